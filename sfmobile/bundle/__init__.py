@@ -1,0 +1,1 @@
+"""The on-disk contract between Python and Swift. No torch here."""

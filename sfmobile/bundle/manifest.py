@@ -1,0 +1,167 @@
+"""The bundle's manifest: everything both sides need to run it, and nothing either side hardcodes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+ComponentName = Literal["text_encoder", "unet", "decoder"]
+COMPONENTS: tuple[ComponentName, ...] = ("text_encoder", "unet", "decoder")
+
+
+def check_relative_path(path: str) -> str:
+    """A bundle path is relative, POSIX, normal, and stays inside the bundle."""
+    parts = path.split("/")
+    if not path or path.startswith("/") or "\\" in path or "\0" in path or any(part in ("", ".", "..") for part in parts):
+        raise ValueError(f"'{path}' is not a relative path inside the bundle")
+    return path
+
+
+BundlePath = Annotated[str, AfterValidator(check_relative_path)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Model(BaseModel):
+    """Strict by default: an unknown key is a mistake, not an extension."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FileRecord(_Model):
+    """Size and checksum of one file."""
+
+    bytes: int = Field(ge=0)
+    sha256: Sha256
+
+
+class TensorRecord(_Model):
+    """One input or output of a component."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: Literal["float16", "float32", "int32"]
+    description: str = ""
+
+
+class CompressionRecord(_Model):
+    """How the weights are stored. `bits` is the most frequent choice; a recipe may differ per layer."""
+
+    kind: Literal["palettized"] = "palettized"
+    bits: int
+    group_size: int | None = None
+    recipe_sha256: Sha256 | None = None
+
+
+class ComponentRecord(_Model):
+    """One exported component."""
+
+    format: Literal["mlprogram", "onnx"]
+    package: BundlePath
+    function: str = "main"
+    inputs: tuple[TensorRecord, ...]
+    outputs: tuple[TensorRecord, ...]
+    compute_precision: Literal["float16", "float32"]
+    attention: Literal["original", "split-einsum", "split-einsum-v2"]
+    compression: CompressionRecord | None
+    parameters: int = Field(ge=0)
+    bytes: int = Field(ge=0)
+    source_sha256: Sha256
+    options_sha256: Sha256
+    files: dict[BundlePath, FileRecord]
+
+
+class SchedulerRecord(_Model):
+    """Constants of the DDIM scheduler (arXiv 2010.02502), named as in diffusers' config."""
+
+    kind: Literal["ddim"] = "ddim"
+    num_train_timesteps: int
+    beta_start: float
+    beta_end: float
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
+    prediction_type: Literal["epsilon", "v_prediction"]
+    timestep_spacing: Literal["leading", "trailing", "linspace"]
+    steps_offset: int
+    set_alpha_to_one: bool
+    clip_sample: bool
+    clip_sample_range: float = 1.0
+    rescale_betas_zero_snr: bool
+    default_steps: int = 8
+
+
+class LatentsRecord(_Model):
+    """Shape of the latents and their relation to pixels and to the decoder's input."""
+
+    channels: int
+    height: int
+    width: int
+    pixels_per_latent: int
+    scaling_factor: float
+
+
+class GuidanceRecord(_Model):
+    """Classifier-free guidance: the UNet's batch (2 = unconditional and conditional in one call) and default scale."""
+
+    batch: Literal[1, 2]
+    default_scale: float
+
+
+class TimeEmbeddingRecord(_Model):
+    """The sinusoid the host computes: `dimension` values, cosines first if `flip_sin_to_cos`."""
+
+    kind: Literal["sinusoid"] = "sinusoid"
+    dimension: int
+    flip_sin_to_cos: bool = True
+    frequency_shift: float = 0.0
+    max_period: float = 10000.0
+
+
+class TokenizerRecord(_Model):
+    """CLIP byte-pair tokenizer: files and the ids both sides must agree on."""
+
+    vocab: BundlePath
+    merges: BundlePath
+    max_length: int
+    bos_token_id: int
+    eos_token_id: int
+    pad_token_id: int
+    files: dict[BundlePath, FileRecord]
+
+
+class GoldenRecord(_Model):
+    """Committed reference vectors: .npy files by name, with the run that made them."""
+
+    prompt: str
+    negative_prompt: str
+    seed: int
+    steps: int
+    guidance_scale: float
+    files: dict[BundlePath, FileRecord]
+
+
+class SourceRecord(_Model):
+    """Where the weights came from."""
+
+    id: str
+    sha256: Sha256
+    licence: str = ""
+
+
+class Manifest(_Model):
+    """`manifest.json`."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: str
+    source: SourceRecord
+    target: Literal["ios16", "ios17", "ios18"]
+    options: dict[str, Any]
+    tools: dict[str, str]
+    components: dict[ComponentName, ComponentRecord]
+    scheduler: SchedulerRecord
+    latents: LatentsRecord
+    guidance: GuidanceRecord
+    time_embedding: TimeEmbeddingRecord
+    tokenizer: TokenizerRecord
+    golden: GoldenRecord | None = None

@@ -1,0 +1,1 @@
+"""PyTorch networks in the Neural Engine's layout: one source for training, reference and export."""

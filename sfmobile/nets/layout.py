@@ -1,0 +1,220 @@
+"""Networks as data: block layouts of the UNet, the text encoder and the autoencoder.
+
+A UNet is a list of stages; SD-1.5 and SnapFusion are two values of one type. Block counts of SnapFusion
+are Table 3 of arXiv 2306.00980; its paper says 848 M parameters, its own table gives 759.33 M with the
+only split of "Mid 4" that keeps one ResNet on each side of the bottleneck (Down-4 / mid / Up-0 = 1/1/2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from sfmobile.errors import UsageError
+
+BlockKind = Literal["resnet", "attention"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One resolution on one side of the UNet: its width and how many blocks of each kind it runs."""
+
+    channels: int
+    resnets: int
+    attentions: int
+
+    def order(self) -> tuple[tuple[BlockKind, int], ...]:
+        """Blocks in running order."""
+        return block_order(self.resnets, self.attentions)
+
+
+def block_order(resnets: int, attentions: int) -> tuple[tuple[BlockKind, int], ...]:
+    """Running order of a stage: one attention block behind each ResNet, spread evenly where there are more of them.
+
+    Stable Diffusion's mid stage (2 ResNets, 1 attention) comes out as ResNet, attention, ResNet.
+    """
+    slots: list[list[int]] = [[] for _ in range(max(resnets, 1))]
+    for attention in range(attentions):
+        slot = attention * len(slots) // attentions if attentions > len(slots) else attention
+        slots[slot].append(attention)
+    order: list[tuple[BlockKind, int]] = []
+    for slot, members in enumerate(slots):
+        if slot < resnets:
+            order.append(("resnet", slot))
+        order.extend(("attention", member) for member in members)
+    return tuple(order)
+
+
+@dataclass(frozen=True)
+class UNetLayout:
+    """Block layout of a conditional UNet over latents (B, in_channels, H, W).
+
+    down: stages from the highest resolution to the lowest; all but the last end in a stride-2 convolution.
+    mid: blocks at the lowest resolution (channels equal the last down stage's).
+    up: stages from the lowest resolution to the highest; all but the last end in a 2x upsampling.
+    Each up ResNet consumes one skip connection, so up stage i needs one ResNet more than its down partner.
+    """
+
+    name: str
+    down: tuple[Stage, ...]
+    mid: Stage
+    up: tuple[Stage, ...]
+    cross_attention_dim: int
+    heads: int | tuple[int, ...] = 8
+    in_channels: int = 4
+    out_channels: int = 4
+    norm_groups: int = 32
+    guidance_embedding_dim: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.down) != len(self.up):
+            raise UsageError(
+                f"UNet layout '{self.name}': expected as many up stages as down stages, found {len(self.up)} "
+                f"and {len(self.down)}; give every down stage its up partner."
+            )
+        if self.mid.channels != self.down[-1].channels:
+            raise UsageError(
+                f"UNet layout '{self.name}': expected the mid stage to have the {self.down[-1].channels} channels of "
+                f"the last down stage, found {self.mid.channels}."
+            )
+        if isinstance(self.heads, tuple) and len(self.heads) != len(self.down):
+            raise UsageError(
+                f"UNet layout '{self.name}': expected one head count per down stage ({len(self.down)}), "
+                f"found {len(self.heads)}."
+            )
+        for level, stage in enumerate(self.down[1:], start=1):
+            if stage.resnets == 0 and stage.channels != self.down[level - 1].channels:
+                raise UsageError(
+                    f"UNet layout '{self.name}': down stage {level} has no ResNet to change the width from "
+                    f"{self.down[level - 1].channels} to {stage.channels}; give it one."
+                )
+        for level, stage in enumerate(self.up):
+            partner = self.down[-1 - level]
+            if stage.channels != partner.channels or stage.resnets != partner.resnets + 1:
+                raise UsageError(
+                    f"UNet layout '{self.name}': up stage {level} doesn't close its skip connections: expected "
+                    f"{partner.resnets + 1} ResNets of {partner.channels} channels (one more than its down partner), "
+                    f"found {stage.resnets} of {stage.channels}."
+                )
+        for stage in (*self.down, self.mid, *self.up):
+            if stage.channels % self.norm_groups:
+                raise UsageError(
+                    f"UNet layout '{self.name}': {stage.channels} channels can't be split into {self.norm_groups} "
+                    "normalisation groups; use a multiple."
+                )
+
+    @property
+    def downsampling(self) -> int:
+        """Latent height and width must be multiples of this."""
+        return int(2 ** (len(self.down) - 1))
+
+    def heads_at(self, level: int) -> int:
+        """Attention heads at down level `level` (0 = highest resolution)."""
+        return self.heads[level] if isinstance(self.heads, tuple) else self.heads
+
+    def check_latent_size(self, height: int, width: int) -> None:
+        """Raise `UsageError` unless (height, width) can be halved as often as the layout does."""
+        factor = self.downsampling
+        if height < factor or width < factor or height % factor or width % factor:
+            raise UsageError(
+                f"Latent size {height}x{width} doesn't fit UNet layout '{self.name}': both sides must be multiples of "
+                f"{factor} because it halves them {len(self.down) - 1} times; the nearest that fits is "
+                f"{max(factor, round(height / factor) * factor)}x{max(factor, round(width / factor) * factor)}."
+            )
+
+    def block_names(self) -> tuple[str, ...]:
+        """Every removable block in running order, named as in the state dict (`down_blocks.0.resnets.1`, ...)."""
+        names: list[str] = []
+        for prefix, stages in (("down_blocks", self.down), ("mid_block", (self.mid,)), ("up_blocks", self.up)):
+            for level, stage in enumerate(stages):
+                base = prefix if prefix == "mid_block" else f"{prefix}.{level}"
+                names.extend(f"{base}.{kind}s.{index}" for kind, index in stage.order())
+        return tuple(names)
+
+
+@dataclass(frozen=True)
+class TextEncoderLayout:
+    """CLIP text transformer: token ids (B, max_length) to hidden states (B, hidden, 1, max_length)."""
+
+    hidden: int
+    layers: int
+    heads: int
+    intermediate: int
+    activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    vocabulary: int = 49408
+    max_length: int = 77
+    norm_eps: float = 1e-5
+
+
+@dataclass(frozen=True)
+class AutoencoderLayout:
+    """KL autoencoder: images (B, 3, H, W) in [-1, 1] to latents (B, latent_channels, H/f, W/f), f = `downsampling`.
+
+    The encoder may be narrower than the decoder and the reverse: SnapFusion halves the decoder alone.
+    """
+
+    name: str
+    decoder_channels: tuple[int, ...]
+    encoder_channels: tuple[int, ...]
+    latent_channels: int = 4
+    layers_per_block: int = 2
+    norm_groups: int = 32
+    scaling_factor: float = 0.18215
+
+    @property
+    def downsampling(self) -> int:
+        """Image pixels per latent pixel, each side."""
+        return int(2 ** (len(self.decoder_channels) - 1))
+
+    def halved_decoder(self) -> AutoencoderLayout:
+        """The same autoencoder with half the decoder's channels (SnapFusion's efficient decoder)."""
+        channels = tuple(width // 2 for width in self.decoder_channels)
+        return replace(self, name=f"{self.name}-half", decoder_channels=channels)
+
+
+def _unet(
+    name: str,
+    channels: tuple[int, ...],
+    down: tuple[tuple[int, int], ...],
+    mid: tuple[int, int],
+    up: tuple[tuple[int, int], ...],
+    cross_attention_dim: int,
+    heads: int,
+) -> UNetLayout:
+    """Layout from (resnets, attentions) pairs per stage."""
+    return UNetLayout(
+        name=name,
+        down=tuple(Stage(width, *blocks) for width, blocks in zip(channels, down, strict=True)),
+        mid=Stage(channels[-1], *mid),
+        up=tuple(Stage(width, *blocks) for width, blocks in zip(reversed(channels), up, strict=True)),
+        cross_attention_dim=cross_attention_dim,
+        heads=heads,
+    )
+
+
+SD15_CHANNELS = (320, 640, 1280, 1280)
+SD15_UNET = _unet(
+    "sd15",
+    SD15_CHANNELS,
+    down=((2, 2), (2, 2), (2, 2), (2, 0)),
+    mid=(2, 1),
+    up=((3, 0), (3, 3), (3, 3), (3, 3)),
+    cross_attention_dim=768,
+    heads=8,
+)
+SNAPFUSION_UNET = _unet(
+    "snapfusion",
+    SD15_CHANNELS,
+    down=((2, 0), (2, 2), (1, 2), (1, 0)),
+    mid=(1, 1),
+    up=((2, 0), (2, 6), (3, 3), (3, 0)),
+    cross_attention_dim=768,
+    heads=8,
+)
+SD15_TEXT_ENCODER = TextEncoderLayout(hidden=768, layers=12, heads=12, intermediate=3072)
+SD15_AUTOENCODER = AutoencoderLayout("sd15", decoder_channels=(128, 256, 512, 512), encoder_channels=(128, 256, 512, 512))
+SNAPFUSION_AUTOENCODER = AutoencoderLayout(
+    "snapfusion", decoder_channels=(64, 128, 256, 256), encoder_channels=(128, 256, 512, 512)
+)
+
+UNET_LAYOUTS = {layout.name: layout for layout in (SD15_UNET, SNAPFUSION_UNET)}

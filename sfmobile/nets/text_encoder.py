@@ -1,0 +1,60 @@
+"""The CLIP text transformer in the Neural Engine's layout."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sfmobile.nets.attention import MASKED, Attention, pointwise
+from sfmobile.nets.layout import TextEncoderLayout
+from sfmobile.nets.norm import ChannelLayerNorm
+
+
+class TextLayer(nn.Module):
+    """Causal self-attention and a perceptron, each behind a LayerNorm and around a residual."""
+
+    def __init__(self, layout: TextEncoderLayout) -> None:
+        super().__init__()
+        self.activation = layout.activation
+        self.layer_norm1 = ChannelLayerNorm(layout.hidden, layout.norm_eps)
+        self.self_attn = Attention(layout.hidden, layout.heads, qkv_bias=True)
+        self.layer_norm2 = ChannelLayerNorm(layout.hidden, layout.norm_eps)
+        self.fc1 = pointwise(layout.hidden, layout.intermediate)
+        self.fc2 = pointwise(layout.intermediate, layout.hidden)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x (B, C, 1, S), mask (S, S)."""
+        x = x + self.self_attn(self.layer_norm1(x), mask=mask)
+        hidden = self.fc1(self.layer_norm2(x))
+        hidden = hidden * torch.sigmoid(1.702 * hidden) if self.activation == "quick_gelu" else F.gelu(hidden)
+        return x + self.fc2(hidden)
+
+
+class TextEncoder(nn.Module):
+    """CLIP text encoder: the last hidden state behind the final LayerNorm, as Stable Diffusion uses it."""
+
+    causal_mask: Tensor
+
+    def __init__(self, layout: TextEncoderLayout) -> None:
+        super().__init__()
+        self.layout = layout
+        self.token_embedding = nn.Embedding(layout.vocabulary, layout.hidden)
+        self.position_embedding = nn.Embedding(layout.max_length, layout.hidden)
+        self.layers = nn.ModuleList([TextLayer(layout) for _ in range(layout.layers)])
+        self.final_layer_norm = ChannelLayerNorm(layout.hidden, layout.norm_eps)
+        self.register_buffer("causal_mask", causal_mask(layout.max_length), persistent=False)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """input_ids (B, max_length) integers; returns hidden states (B, hidden, 1, max_length)."""
+        tokens = self.token_embedding(input_ids) + self.position_embedding.weight
+        x = tokens.transpose(1, 2).unsqueeze(2)
+        mask = self.causal_mask.to(x.dtype)
+        for layer in self.layers:
+            x = layer(x, mask)
+        return self.final_layer_norm(x)
+
+
+def causal_mask(length: int) -> Tensor:
+    """(length, length) fp32: 0 where query i may look at key j <= i, a large finite negative elsewhere."""
+    return torch.full((length, length), MASKED).triu(1)

@@ -1,0 +1,166 @@
+"""The conditional UNet, built from a `UNetLayout`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sfmobile.nets.attention import pointwise
+from sfmobile.nets.layout import Stage, UNetLayout
+from sfmobile.nets.resnet import Downsample, ResnetBlock, Upsample
+from sfmobile.nets.transformer import CrossAttentionBlock
+
+
+class TimeEmbedding(nn.Module):
+    """Two-layer perceptron over the host-computed sinusoid, with the optional guidance-scale projection.
+
+    The sinusoid itself isn't in the graph: in fp16 its sine is off by 0.27 at t = 981.
+    """
+
+    def __init__(self, channels: int, embedding: int, guidance_channels: int | None) -> None:
+        super().__init__()
+        self.linear_1 = pointwise(channels, embedding)
+        self.linear_2 = pointwise(embedding, embedding)
+        if guidance_channels is not None:
+            self.cond_proj = pointwise(guidance_channels, channels, bias=False)
+
+    def forward(self, sinusoid: Tensor, guidance: Tensor | None) -> Tensor:
+        """sinusoid (B, C, 1, 1), guidance (B, G, 1, 1) or None; returns (B, E, 1, 1)."""
+        if guidance is not None:
+            sinusoid = sinusoid + self.cond_proj(guidance)
+        return self.linear_2(F.silu(self.linear_1(sinusoid)))
+
+
+class UNetStage(nn.Module):
+    """The blocks of one `Stage`, run in its order, with at most one resampling layer at the end."""
+
+    def __init__(
+        self, stage: Stage, inputs: list[int], time_channels: int, heads: int, context_channels: int, groups: int
+    ) -> None:
+        """`inputs` are the input channels of each ResNet (skip connection included)."""
+        super().__init__()
+        self.stage = stage
+        if inputs:
+            self.resnets = nn.ModuleList(
+                [ResnetBlock(width, stage.channels, groups, time_channels) for width in inputs]
+            )
+        if stage.attentions:
+            self.attentions = nn.ModuleList(
+                [CrossAttentionBlock(stage.channels, heads, context_channels, groups) for _ in range(stage.attentions)]
+            )
+
+    def forward(
+        self, x: Tensor, time: Tensor, context: Tensor, skips: list[Tensor], gates: list[Tensor] | None, push: bool
+    ) -> Tensor:
+        """Run the blocks. `push` appends the state behind each ResNet group to `skips` (down side); otherwise each
+        ResNet of an up stage consumes one. `gates` is a queue of one gate per block, in running order."""
+        order = self.stage.order()
+        for position, (kind, index) in enumerate(order):
+            gate = gates.pop(0) if gates is not None else None
+            if kind == "resnet":
+                if not push and skips:
+                    x = torch.cat([x, skips.pop()], dim=1)
+                x = self.resnets[index](x, time, gate)
+            else:
+                x = self.attentions[index](x, context, gate)
+            ends_group = position + 1 == len(order) or order[position + 1][0] == "resnet"
+            if push and ends_group and self.stage.resnets:
+                skips.append(x)
+        return x
+
+
+class DownStage(UNetStage):
+    """A down stage: pushes one skip per ResNet, then halves unless it is the last."""
+
+    def __init__(self, stage: Stage, in_channels: int, last: bool, **widths: int) -> None:
+        inputs = [in_channels if index == 0 else stage.channels for index in range(stage.resnets)]
+        super().__init__(stage, inputs, **widths)
+        self.downsamplers = None if last else nn.ModuleList([Downsample(stage.channels)])
+
+
+class UpStage(UNetStage):
+    """An up stage: consumes one skip per ResNet, then doubles unless it is the last."""
+
+    def __init__(self, stage: Stage, in_channels: int, skips: list[int], last: bool, **widths: int) -> None:
+        inputs = [(in_channels if index == 0 else stage.channels) + skip for index, skip in enumerate(skips)]
+        super().__init__(stage, inputs, **widths)
+        self.upsamplers = None if last else nn.ModuleList([Upsample(stage.channels)])
+
+
+class UNet(nn.Module):
+    """Noise (or v) prediction over latents. Weight names are diffusers' `UNet2DConditionModel`."""
+
+    def __init__(self, layout: UNetLayout) -> None:
+        super().__init__()
+        self.layout = layout
+        width = layout.down[0].channels
+        embedding = width * 4
+        self.conv_in = nn.Conv2d(layout.in_channels, width, kernel_size=3, padding=1)
+        self.time_embedding = TimeEmbedding(width, embedding, layout.guidance_embedding_dim)
+        skips = [width]
+        down_blocks: list[DownStage] = []
+        current = width
+        for level, stage in enumerate(layout.down):
+            last = level == len(layout.down) - 1
+            block = DownStage(stage, current, last, **self._widths(level))
+            down_blocks.append(block)
+            current = stage.channels
+            skips.extend([stage.channels] * stage.resnets)
+            if not last:
+                skips.append(stage.channels)
+        self.down_blocks = nn.ModuleList(down_blocks)
+        bottom = len(layout.down) - 1
+        self.mid_block = UNetStage(
+            layout.mid, [layout.mid.channels] * layout.mid.resnets, **self._widths(bottom)
+        )
+        up_blocks: list[UpStage] = []
+        for index, stage in enumerate(layout.up):
+            taken = [skips.pop() for _ in range(stage.resnets)]
+            last = index == len(layout.up) - 1
+            up_blocks.append(UpStage(stage, current, taken, last, **self._widths(bottom - index)))
+            current = stage.channels
+        self.up_blocks = nn.ModuleList(up_blocks)
+        self.conv_norm_out = nn.GroupNorm(layout.norm_groups, width, eps=1e-5)
+        self.conv_out = nn.Conv2d(width, layout.out_channels, kernel_size=3, padding=1)
+
+    def _widths(self, level: int) -> dict[str, int]:
+        layout = self.layout
+        return {
+            "time_channels": layout.down[0].channels * 4,
+            "heads": layout.heads_at(level),
+            "context_channels": layout.cross_attention_dim,
+            "groups": layout.norm_groups,
+        }
+
+    def forward(
+        self,
+        latents: Tensor,
+        time_embedding: Tensor,
+        encoder_hidden_states: Tensor,
+        guidance_embedding: Tensor | None = None,
+        gates: Tensor | None = None,
+    ) -> Tensor:
+        """Predict noise or v.
+
+        latents (B, in_channels, H, W); time_embedding (B or 1, C0, 1, 1), the sinusoid of the timestep;
+        encoder_hidden_states (B, cross_attention_dim, 1, S); guidance_embedding (B, G, 1, 1) where the layout has
+        one; gates (blocks,) or (blocks, B), the factor on each block's residual in `layout.block_names()` order.
+        Returns (B, out_channels, H, W).
+        """
+        time = F.silu(self.time_embedding(time_embedding, guidance_embedding))
+        queue = None if gates is None else [gate.reshape(-1, 1, 1, 1) for gate in gates.unbind(0)]
+        x = self.conv_in(latents)
+        skips = [x]
+        for block in self.down_blocks:
+            x = block(x, time, encoder_hidden_states, skips, queue, push=True)
+            if block.downsamplers is not None:
+                x = block.downsamplers[0](x)
+                skips.append(x)
+        # The mid stage neither takes nor leaves skips.
+        x = self.mid_block(x, time, encoder_hidden_states, [], queue, push=False)
+        for block in self.up_blocks:
+            x = block(x, time, encoder_hidden_states, skips, queue, push=False)
+            if block.upsamplers is not None:
+                x = block.upsamplers[0](x)
+        return self.conv_out(F.silu(self.conv_norm_out(x)))
