@@ -73,9 +73,7 @@ class Attention(nn.Module):
     Weight names and meanings are diffusers' (`to_q`, `to_k`, `to_v`, `to_out.0`).
     """
 
-    def __init__(
-        self, channels: int, heads: int, context_channels: int | None = None, qkv_bias: bool = False
-    ) -> None:
+    def __init__(self, channels: int, heads: int, context_channels: int | None = None, qkv_bias: bool = False) -> None:
         super().__init__()
         if channels % heads:
             raise UsageError(f"Attention over {channels} channels can't be split into {heads} heads; use a divisor.")

@@ -179,7 +179,8 @@ def _unet(
     mid: tuple[int, int],
     up: tuple[tuple[int, int], ...],
     cross_attention_dim: int,
-    heads: int,
+    heads: int | tuple[int, ...],
+    norm_groups: int = 32,
 ) -> UNetLayout:
     """Layout from (resnets, attentions) pairs per stage."""
     return UNetLayout(
@@ -189,6 +190,7 @@ def _unet(
         up=tuple(Stage(width, *blocks) for width, blocks in zip(reversed(channels), up, strict=True)),
         cross_attention_dim=cross_attention_dim,
         heads=heads,
+        norm_groups=norm_groups,
     )
 
 
@@ -212,9 +214,55 @@ SNAPFUSION_UNET = _unet(
     heads=8,
 )
 SD15_TEXT_ENCODER = TextEncoderLayout(hidden=768, layers=12, heads=12, intermediate=3072)
-SD15_AUTOENCODER = AutoencoderLayout("sd15", decoder_channels=(128, 256, 512, 512), encoder_channels=(128, 256, 512, 512))
+SD15_AUTOENCODER = AutoencoderLayout(
+    "sd15", decoder_channels=(128, 256, 512, 512), encoder_channels=(128, 256, 512, 512)
+)
 SNAPFUSION_AUTOENCODER = AutoencoderLayout(
     "snapfusion", decoder_channels=(64, 128, 256, 256), encoder_channels=(128, 256, 512, 512)
 )
 
-UNET_LAYOUTS = {layout.name: layout for layout in (SD15_UNET, SNAPFUSION_UNET)}
+# The built-in model at 128 px: 16x16 latents, so three resolutions. The teacher has SD-1.5's shape scaled down; the
+# student follows SnapFusion: no attention at the highest resolution, fewer ResNets at the lowest, more attention
+# between. Widths are shared, so that the student starts from the teacher's blocks.
+GLYPH_CHANNELS = (96, 160, 224)
+GLYPH_TEACHER_UNET = _unet(
+    "glyph-teacher",
+    GLYPH_CHANNELS,
+    down=((2, 2), (2, 2), (2, 0)),
+    mid=(2, 1),
+    up=((3, 0), (3, 3), (3, 3)),
+    cross_attention_dim=192,
+    heads=(3, 5, 7),
+    norm_groups=16,
+)
+GLYPH_UNET = _unet(
+    "glyph",
+    GLYPH_CHANNELS,
+    down=((2, 0), (2, 2), (1, 0)),
+    mid=(1, 1),
+    up=((2, 0), (3, 4), (3, 0)),
+    cross_attention_dim=192,
+    heads=(3, 5, 7),
+    norm_groups=16,
+)
+GLYPH_TEXT_ENCODER = TextEncoderLayout(hidden=192, layers=4, heads=3, intermediate=768)
+GLYPH_TEACHER_AUTOENCODER = AutoencoderLayout(
+    "glyph-teacher",
+    decoder_channels=(64, 128, 256, 256),
+    encoder_channels=(32, 64, 128, 128),
+    norm_groups=16,
+    scaling_factor=1.0,
+)
+GLYPH_AUTOENCODER = AutoencoderLayout(
+    "glyph",
+    decoder_channels=(32, 64, 128, 128),
+    encoder_channels=(32, 64, 128, 128),
+    norm_groups=16,
+    scaling_factor=1.0,
+)
+
+UNET_LAYOUTS = {layout.name: layout for layout in (SD15_UNET, SNAPFUSION_UNET, GLYPH_TEACHER_UNET, GLYPH_UNET)}
+AUTOENCODER_LAYOUTS = {
+    layout.name: layout
+    for layout in (SD15_AUTOENCODER, SNAPFUSION_AUTOENCODER, GLYPH_TEACHER_AUTOENCODER, GLYPH_AUTOENCODER)
+}

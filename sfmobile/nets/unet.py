@@ -111,9 +111,7 @@ class UNet(nn.Module):
                 skips.append(stage.channels)
         self.down_blocks = nn.ModuleList(down_blocks)
         bottom = len(layout.down) - 1
-        self.mid_block = UNetStage(
-            layout.mid, [layout.mid.channels] * layout.mid.resnets, **self._widths(bottom)
-        )
+        self.mid_block = UNetStage(layout.mid, [layout.mid.channels] * layout.mid.resnets, **self._widths(bottom))
         up_blocks: list[UpStage] = []
         for index, stage in enumerate(layout.up):
             taken = [skips.pop() for _ in range(stage.resnets)]
