@@ -76,7 +76,8 @@ class DownStage(UNetStage):
     def __init__(self, stage: Stage, in_channels: int, last: bool, **widths: int) -> None:
         inputs = [in_channels if index == 0 else stage.channels for index in range(stage.resnets)]
         super().__init__(stage, inputs, **widths)
-        self.downsamplers = None if last else nn.ModuleList([Downsample(stage.channels)])
+        if not last:
+            self.downsamplers = nn.ModuleList([Downsample(stage.channels)])
 
 
 class UpStage(UNetStage):
@@ -85,7 +86,8 @@ class UpStage(UNetStage):
     def __init__(self, stage: Stage, in_channels: int, skips: list[int], last: bool, **widths: int) -> None:
         inputs = [(in_channels if index == 0 else stage.channels) + skip for index, skip in enumerate(skips)]
         super().__init__(stage, inputs, **widths)
-        self.upsamplers = None if last else nn.ModuleList([Upsample(stage.channels)])
+        if not last:
+            self.upsamplers = nn.ModuleList([Upsample(stage.channels)])
 
 
 class UNet(nn.Module):
@@ -152,13 +154,13 @@ class UNet(nn.Module):
         skips = [x]
         for block in self.down_blocks:
             x = block(x, time, encoder_hidden_states, skips, queue, push=True)
-            if block.downsamplers is not None:
+            if isinstance(block, DownStage) and hasattr(block, "downsamplers"):
                 x = block.downsamplers[0](x)
                 skips.append(x)
         # The mid stage neither takes nor leaves skips.
         x = self.mid_block(x, time, encoder_hidden_states, [], queue, push=False)
         for block in self.up_blocks:
             x = block(x, time, encoder_hidden_states, skips, queue, push=False)
-            if block.upsamplers is not None:
+            if isinstance(block, UpStage) and hasattr(block, "upsamplers"):
                 x = block.upsamplers[0](x)
         return self.conv_out(F.silu(self.conv_norm_out(x)))
