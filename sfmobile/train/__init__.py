@@ -1,0 +1,1 @@
+"""Training: data, the stages of the recipe, metrics and their evaluation."""

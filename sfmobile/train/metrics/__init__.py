@@ -1,0 +1,1 @@
+"""Measures of a trained model: perceptual distance, feature distances, agreement, composed prompts, memorisation."""
