@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+from typing_extensions import Self
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 
 ComponentName = Literal["text_encoder", "unet", "decoder"]
 COMPONENTS: tuple[ComponentName, ...] = ("text_encoder", "unet", "decoder")
@@ -15,12 +16,19 @@ COMPONENTS: tuple[ComponentName, ...] = ("text_encoder", "unet", "decoder")
 def check_relative_path(path: str) -> str:
     """A bundle path is relative, POSIX, normal, and stays inside the bundle."""
     parts = path.split("/")
-    if not path or path.startswith("/") or "\\" in path or "\0" in path or any(part in ("", ".", "..") for part in parts):
+    if "\\" in path or "\0" in path or any(part in ("", ".", "..") for part in parts):
         raise ValueError(f"'{path}' is not a relative path inside the bundle")
     return path
 
 
-BundlePath = Annotated[str, AfterValidator(check_relative_path)]
+# The same rule as `check_relative_path`, for readers that only have the schema.
+PATH_PATTERN = r"^(?!.*(^|/)\.{1,2}(/|$))(?!.*//)(?!/)[^\\\u0000]+(?<!/)$"
+
+BundlePath = Annotated[
+    str,
+    AfterValidator(check_relative_path),
+    WithJsonSchema({"type": "string", "pattern": PATH_PATTERN}),
+]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -35,6 +43,9 @@ class FileRecord(_Model):
 
     bytes: int = Field(ge=0)
     sha256: Sha256
+
+
+Files = Annotated[dict[BundlePath, FileRecord], Field(json_schema_extra={"additionalProperties": False})]
 
 
 class TensorRecord(_Model):
@@ -70,7 +81,18 @@ class ComponentRecord(_Model):
     bytes: int = Field(ge=0)
     source_sha256: Sha256
     options_sha256: Sha256
-    files: dict[BundlePath, FileRecord]
+    files: Files
+
+    @model_validator(mode="after")
+    def _files_belong_to_package(self) -> Self:
+        # A package is a directory (.mlpackage) or a file with companions (UNet.onnx, UNet.onnx.data).
+        prefixes = (f"{self.package}/", f"{self.package}.")
+        if not self.files:
+            raise ValueError(f"no file is recorded for package '{self.package}'")
+        for path in self.files:
+            if path != self.package and not path.startswith(prefixes):
+                raise ValueError(f"file '{path}' lies outside package '{self.package}'")
+        return self
 
 
 class SchedulerRecord(_Model):
@@ -127,7 +149,14 @@ class TokenizerRecord(_Model):
     bos_token_id: int
     eos_token_id: int
     pad_token_id: int
-    files: dict[BundlePath, FileRecord]
+    files: Files
+
+    @model_validator(mode="after")
+    def _vocabulary_is_recorded(self) -> Self:
+        for path in (self.vocab, self.merges):
+            if path not in self.files:
+                raise ValueError(f"tokenizer file '{path}' has no checksum")
+        return self
 
 
 class GoldenRecord(_Model):
@@ -138,7 +167,7 @@ class GoldenRecord(_Model):
     seed: int
     steps: int
     guidance_scale: float
-    files: dict[BundlePath, FileRecord]
+    files: Files
 
 
 class SourceRecord(_Model):

@@ -1,0 +1,194 @@
+"""A bundle on disk, read: its manifest and files, checked before anything is executed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import numpy as np
+from pydantic import ValidationError
+
+from sfmobile.bundle.digest import digest_file
+from sfmobile.bundle.manifest import SCHEMA_VERSION, ComponentName, FileRecord, Manifest
+from sfmobile.errors import ArtifactError
+
+MANIFEST_FILE = "manifest.json"
+GOLDEN_FOLDER = "golden"
+TOKENIZER_FOLDER = "tokenizer"
+REPORTS_FOLDER = "reports"
+
+Check = Literal["full", "sizes", "none"]
+Reason = Literal[
+    "not_a_bundle",
+    "invalid_json",
+    "future_schema",
+    "invalid_manifest",
+    "path_outside",
+    "link_outside",
+    "missing_file",
+    "wrong_size",
+    "wrong_checksum",
+]
+MEND = "export it again or copy the bundle anew"
+
+
+class BundleError(ArtifactError):
+    """A bundle that must not be used. `reason` is a stable word shared with the Swift reader."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Bundle:
+    """An opened bundle. Use `Bundle.open`; the constructor checks nothing."""
+
+    def __init__(self, root: Path, manifest: Manifest) -> None:
+        self.root = root
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, path: Path | str, check: Check = "full", advance: Callable[[int], None] | None = None) -> Bundle:
+        """Open the bundle at `path`.
+
+        check: "full" compares every file's SHA-256 with the manifest (reads all bytes; `advance` is told of each
+        piece), "sizes" only existence and sizes, "none" only the manifest. Links that leave the bundle are refused
+        in every mode. Raises `BundleError` (an `ArtifactError`).
+        """
+        root = Path(path)
+        manifest = read_manifest(root)
+        bundle = cls(root, manifest)
+        for relative, record in sorted(bundle.files().items()):
+            check_file(root, relative, record, check, advance)
+        return bundle
+
+    def files(self) -> dict[str, FileRecord]:
+        """Every file the manifest names, by relative path."""
+        manifest = self.manifest
+        files: dict[str, FileRecord] = {}
+        for component in manifest.components.values():
+            files.update(component.files)
+        files.update(manifest.tokenizer.files)
+        if manifest.golden is not None:
+            files.update(manifest.golden.files)
+        return files
+
+    def package(self, name: ComponentName) -> Path:
+        """Path of a component's .mlpackage (or .onnx file). Raises `ArtifactError` if the bundle has none."""
+        record = self.manifest.components.get(name)
+        if record is None:
+            present = ", ".join(sorted(self.manifest.components)) or "none"
+            raise ArtifactError(
+                f"Bundle '{self.root}' has no component '{name}' (it has: {present}); export it with "
+                f"`sfmobile export --component {name}`."
+            )
+        return self.root / record.package
+
+    @property
+    def tokenizer_dir(self) -> Path:
+        """Directory with vocab.json and merges.txt."""
+        return (self.root / self.manifest.tokenizer.vocab).parent
+
+    @property
+    def reports_dir(self) -> Path:
+        """Where `verify` and `bench` leave their reports; may not exist yet."""
+        return self.root / REPORTS_FOLDER
+
+    def golden(self, name: str) -> np.ndarray:
+        """Golden vector `name` (without .npy). Raises `ArtifactError` if the bundle has none of that name."""
+        relative = f"{GOLDEN_FOLDER}/{name}.npy"
+        record = self.manifest.golden
+        if record is None or relative not in record.files:
+            raise ArtifactError(f"Bundle '{self.root}' has no golden vector '{name}'; {MEND}.")
+        array: np.ndarray = np.load(self.root / relative, allow_pickle=False)
+        return array
+
+
+def read_manifest(root: Path) -> Manifest:
+    """Read and validate `root`/manifest.json. Raises `BundleError`."""
+    path = root / MANIFEST_FILE
+    if not root.is_dir():
+        found = "a file" if root.exists() else "nothing"
+        raise BundleError("not_a_bundle", f"'{root}' is not a bundle: expected a directory, found {found}.")
+    check_inside(root, MANIFEST_FILE)
+    if not path.is_file():
+        raise BundleError(
+            "not_a_bundle",
+            f"'{root}' is not a bundle: it has no {MANIFEST_FILE}; make one with `sfmobile export SOURCE -o {root}`.",
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        detail = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise BundleError("invalid_json", f"'{path}' is not valid JSON ({detail}); {MEND}.") from error
+    return validate_manifest(content, path)
+
+
+def validate_manifest(content: object, path: Path) -> Manifest:
+    """`content` (parsed JSON of `path`) as a `Manifest`. Raises `BundleError`."""
+    if not isinstance(content, Mapping):
+        raise BundleError("invalid_manifest", f"'{path}': expected a JSON object, found {type(content).__name__}.")
+    version = content.get("schema_version")
+    if isinstance(version, int) and not isinstance(version, bool) and version > SCHEMA_VERSION:
+        raise BundleError(
+            "future_schema",
+            f"'{path}' has schema_version {version} but this sfmobile reads {SCHEMA_VERSION}; upgrade sfmobile.",
+        )
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the manifest"
+        reason: Reason = "path_outside" if _is_path_error(first) else "invalid_manifest"
+        found = first["msg"].removeprefix("Value error, ")
+        raise BundleError(reason, f"'{path}' is not a valid manifest at {place}: {found}; {MEND}.") from error
+
+
+def check_inside(root: Path, relative: str) -> None:
+    """Raise `BundleError` if a link on the way to `root`/`relative` leads out of `root`."""
+    base = root.resolve()
+    try:
+        target = (root / relative).resolve()
+    except (OSError, RuntimeError) as error:
+        raise BundleError("link_outside", f"'{root / relative}' can't be resolved ({error}); {MEND}.") from error
+    if target != base and base not in target.parents:
+        raise BundleError(
+            "link_outside", f"'{root / relative}' is a link that leaves the bundle, to '{target}'; {MEND}."
+        )
+
+
+def check_file(
+    root: Path,
+    relative: str,
+    record: FileRecord,
+    check: Check = "full",
+    advance: Callable[[int], None] | None = None,
+) -> None:
+    """Compare one file with its record. Raises `BundleError`."""
+    check_inside(root, relative)
+    if check == "none":
+        return
+    path = root / relative
+    if not path.is_file():
+        raise BundleError("missing_file", f"'{path}' is missing; {MEND}.")
+    size = path.stat().st_size
+    if size != record.bytes:
+        word = "truncated" if size < record.bytes else "too long"
+        raise BundleError("wrong_size", f"'{path}' is {word}: expected {record.bytes} bytes, found {size}; {MEND}.")
+    if check == "full":
+        found = digest_file(path, advance).sha256
+        if found != record.sha256:
+            raise BundleError(
+                "wrong_checksum",
+                f"'{path}' has changed: expected SHA-256 {record.sha256[:12]}…, found {found[:12]}…; {MEND}.",
+            )
+
+
+def _is_path_error(error: Mapping[str, Any]) -> bool:
+    return error["type"] == "value_error" and "relative path inside the bundle" in error["msg"]
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
