@@ -1,0 +1,5 @@
+"""`python -m sfmobile`."""
+
+from sfmobile.cli.main import main
+
+main()

@@ -1,0 +1,111 @@
+"""Entry point: registers every command and turns failures into one sentence and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+import sfmobile
+from sfmobile.cli import console, doctor
+from sfmobile.errors import SfmobileError, UnavailableError
+
+INTERRUPTED = 130
+# EX_SOFTWARE of sysexits.h: a failure this program should have foreseen, so none of the documented codes.
+BUG = 70
+
+app = typer.Typer(
+    name="sfmobile",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Text-to-image on the iPhone: export to Core ML, run and verify the export on any machine, measure it.",
+    epilog="Exit codes: 0 ok, 1 a gate failed, 2 usage, 3 this environment can't, 4 an artifact is missing or corrupt.",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.print_text(f"sfmobile {sfmobile.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Options of every command."""
+
+
+app.command("doctor")(doctor.doctor)
+
+
+def quiet_libraries() -> None:
+    """Keep other packages' start-up chatter off the screen: on Linux coremltools reports each macOS-only
+    part it can't load, and warns of every torch release newer than itself."""
+    logging.getLogger("coremltools").setLevel(logging.ERROR)
+    for variable, value in (
+        ("TRANSFORMERS_VERBOSITY", "error"),
+        ("DIFFUSERS_VERBOSITY", "error"),
+        ("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1"),
+        ("TOKENIZERS_PARALLELISM", "false"),
+    ):
+        os.environ.setdefault(variable, value)
+
+
+def explain(error: Exception) -> tuple[str, int]:
+    """The sentence and the exit code of a failure."""
+    if isinstance(error, SfmobileError):
+        return str(error), error.exit_code
+    if isinstance(error, OSError):
+        name = f"'{error.filename}'" if error.filename else "the output"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return (
+                f"No space left while writing {name}; free some and run the command again, what is whole is kept.",
+                UnavailableError.exit_code,
+            )
+        return f"Can't use {name}: {error.strerror or error}.", UnavailableError.exit_code
+    if isinstance(error, MemoryError):
+        return "Out of memory; close other programs or use a machine with more.", UnavailableError.exit_code
+    return (
+        f"Unexpected {type(error).__name__}: {error} (a mistake in sfmobile; --debug shows where, please report it).",
+        BUG,
+    )
+
+
+def take_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:
+    """`--debug` may stand anywhere before a `--`; typer only knows it in front of the command."""
+    cut = arguments.index("--") if "--" in arguments else len(arguments)
+    head = [argument for argument in arguments[:cut] if argument != "--debug"]
+    return [*head, *arguments[cut:]], len(head) < cut
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit the process with its code."""
+    rest, debug = take_debug(list(sys.argv[1:] if arguments is None else arguments))
+    quiet_libraries()
+    try:
+        app(args=rest, prog_name="sfmobile")
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    # The one place that may catch everything: below it there is only the interpreter's traceback.
+    except Exception as error:
+        message, code = explain(error)
+        if debug:
+            traceback.print_exc()
+        console.fail(message)
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
