@@ -181,7 +181,7 @@ class SourceRecord(_Model):
 class Manifest(_Model):
     """`manifest.json`."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1]
     name: str
     source: SourceRecord
     target: Literal["ios16", "ios17", "ios18"]
