@@ -1,0 +1,67 @@
+# make demo   from nothing to a picture: environment, export, verify, generate, latency table
+# make test   everything a change must pass: lint, types, tests, Swift tests where there is a toolchain
+# make clean  remove what the two made
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types pytest swift environment clean
+
+# The newest supported Python found; choose another with `make PYTHON=...`.
+PYTHON ?= $(shell for python in python3.12 python3.13 python3.11 python3.10 python3; do \
+	if "$$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null; \
+	then echo "$$python"; break; fi; done)
+VENV := .venv
+RUN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+MODEL := models/glyph-128
+OUT := out
+BUNDLE := $(OUT)/glyph-128
+PROMPT ?= a red apple
+SEED ?= 0
+PYTEST_FLAGS ?= -n auto
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+environment: $(INSTALLED)
+
+# Made again only when pyproject.toml changes. The stamp is written last: an interrupted set-up starts over.
+$(INSTALLED): pyproject.toml
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "error: no Python 3.10 to 3.13 found; install one, or name it with 'make PYTHON=/path/to/python'." >&2; exit 3; fi
+	@if [ ! -x $(RUN)/python ]; then echo "Creating $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV) || { \
+		echo "error: $(PYTHON) can't create environments; on Debian and Ubuntu install python3-venv." >&2; \
+		rm -rf $(VENV); exit 3; }; fi
+	@echo "Installing sfmobile and its dependencies into $(VENV) (a few minutes the first time)"
+	@$(RUN)/python -m pip install --quiet --editable '.[dev,onnx,train]'
+	@touch $@
+
+demo: environment
+	$(RUN)/sfmobile export $(MODEL) -o $(BUNDLE)
+	$(RUN)/sfmobile verify $(BUNDLE) --source $(MODEL)
+	$(RUN)/sfmobile generate $(BUNDLE) "$(PROMPT)" --seed $(SEED) -o $(OUT)/demo.png
+	$(RUN)/sfmobile bench $(BUNDLE)
+
+test: lint types pytest swift
+
+lint: environment
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+
+types: environment
+	$(RUN)/mypy
+
+# One thread a worker: the workers share the cores already.
+pytest: environment
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest $(PYTEST_FLAGS)
+
+swift:
+	@if .ci/swift-toolchain find >/dev/null 2>&1; then \
+		.ci/swift-toolchain run sh -c 'cd ios_harness && swift test'; \
+	else \
+		echo "Swift tests SKIPPED: no Swift toolchain on this machine (.ci/swift-toolchain install makes one on Debian)."; \
+	fi
+
+clean:
+	rm -rf $(VENV) $(OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis ios_harness/.build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,124 @@
+"""How long a component takes: cold and warm load, first prediction, and the distribution of the ones that follow."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from sfmobile.profile.memory import PeakMemory
+from sfmobile.profile.report import ComponentLatency, Engine, Precision
+
+if TYPE_CHECKING:
+    from sfmobile.bundle.directory import Bundle
+    from sfmobile.bundle.manifest import ComponentName, TensorRecord
+    from sfmobile.runtime.protocol import Runtime
+
+Result = TypeVar("Result")
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """Which runtime to open on which bundle; picklable, so that a fresh process can open it."""
+
+    bundle: Path
+    engine: Engine
+    precision: Precision | None = None
+    compute_unit: str | None = None
+    source: Path | None = None
+
+    def open(self) -> tuple[Bundle, Runtime]:
+        """Open the bundle (its checksums are the caller's business) and the runtime on it."""
+        from sfmobile.bundle.directory import Bundle
+
+        bundle = Bundle.open(self.bundle, check="none")
+        return bundle, self.open_on(bundle)
+
+    def open_on(self, bundle: Bundle) -> Runtime:
+        """Open the runtime on a bundle that is open already."""
+        from sfmobile.checkpoint.directory import Checkpoint
+        from sfmobile.runtime.engine import open_runtime
+
+        source = None if self.source is None else Checkpoint.open(self.source)
+        return open_runtime(
+            self.engine, bundle, precision=self.precision or "fp32", compute_unit=self.compute_unit, source=source
+        )
+
+
+def measure_component(
+    request: EngineRequest, name: ComponentName, predictions: int, advance: Advance
+) -> ComponentLatency:
+    """Measure one component; call it in a fresh process (`isolation.run_isolated`).
+
+    advance: told 1 for each of the `predictions` + 3 pieces of work. Inputs are seeded noise of the recorded shapes:
+    no operation's time depends on the values as long as they are finite.
+    """
+    bundle, runtime = request.open()
+    record = bundle.manifest.components[name]
+    inputs = {tensor.name: sample_input(tensor) for tensor in record.inputs}
+    evict_from_file_cache(bundle.package(name))
+    with PeakMemory() as memory:
+        component, cold_load = timed(lambda: runtime.load(name))
+        advance(1)
+        with component:
+            _, first = timed(lambda: component.predict(inputs))
+            advance(1)
+            seconds: list[float] = []
+            for _ in range(predictions):
+                seconds.append(timed(lambda: component.predict(inputs))[1])
+                advance(1)
+    reloaded, warm_load = timed(lambda: runtime.load(name))
+    reloaded.close()
+    advance(1)
+    return ComponentLatency(
+        cold_load_ms=cold_load * 1e3,
+        warm_load_ms=warm_load * 1e3,
+        first_prediction_ms=first * 1e3,
+        predictions=predictions,
+        median_ms=float(np.median(seconds)) * 1e3,
+        p95_ms=float(np.percentile(seconds, 95)) * 1e3,
+        minimum_ms=min(seconds) * 1e3,
+        memory=memory.record,
+        package_bytes=record.bytes,
+        parameters=record.parameters,
+    )
+
+
+def timed(work: Callable[[], Result]) -> tuple[Result, float]:
+    """The result and the wall-clock seconds it took."""
+    start = perf_counter()
+    result = work()
+    return result, perf_counter() - start
+
+
+def sample_input(tensor: TensorRecord, seed: int = 0) -> np.ndarray:
+    """An input of the recorded shape: standard normal noise, or small token ids for an integer input."""
+    generator = np.random.default_rng(seed)
+    if tensor.dtype == "int32":
+        return generator.integers(0, 256, size=tensor.shape, dtype=np.int32)
+    return generator.standard_normal(tensor.shape).astype(np.float32)
+
+
+def evict_from_file_cache(package: Path) -> bool:
+    """Ask the system to forget the file contents of `package`, so that loading it reads the disk.
+
+    Returns whether it could be asked: Linux can, macOS can't without administrator rights.
+    """
+    if not hasattr(os, "posix_fadvise"):
+        return False
+    files = [package] if package.is_file() else [path for path in package.rglob("*") if path.is_file()]
+    for path in files:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            # Pages that aren't on disk yet can't be dropped.
+            os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+    return True
