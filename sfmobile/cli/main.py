@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import sfmobile
-from sfmobile.cli import console, doctor
+from sfmobile.cli import compare, console, doctor
 from sfmobile.errors import SfmobileError, UnavailableError
 
 INTERRUPTED = 130
@@ -47,6 +47,7 @@ def options(
     """Options of every command."""
 
 
+app.command("compare")(compare.compare)
 app.command("doctor")(doctor.doctor)
 
 

@@ -249,6 +249,11 @@ class VerifyReport(_Model):
 
 Report = TypeVar("Report", BenchReport, VerifyReport)
 
+_KINDS: dict[type[BenchReport] | type[VerifyReport], Literal["bench", "verify"]] = {
+    BenchReport: "bench",
+    VerifyReport: "verify",
+}
+
 
 def now() -> datetime:
     """The time of day for `created_at`, UTC, whole seconds."""
@@ -257,20 +262,10 @@ def now() -> datetime:
 
 def read_report(path: Path, kind: type[Report]) -> Report:
     """Read a report of the given kind. Raises `ArtifactError` if it is missing, of another kind or from the future."""
-    name = "bench" if kind is BenchReport else "verify"
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ArtifactError(f"'{path}' doesn't exist; write it with `sfmobile {name} BUNDLE -o {path}`.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"'{path}' can't be read as a {name} report: {error}.") from error
-    except json.JSONDecodeError as error:
-        raise ArtifactError(
-            f"'{path}' is not JSON (line {error.lineno}: {error.msg}); expected a report of `sfmobile {name}`."
-        ) from error
-    if not isinstance(data, dict) or data.get("kind") != name:
-        found = data.get("kind") if isinstance(data, dict) else type(data).__name__
-        raise ArtifactError(f"'{path}' is not a {name} report: expected kind '{name}', found {found!r}.")
+    name = _KINDS[kind]
+    data = _read_json(path)
+    if data["kind"] != name:
+        raise ArtifactError(f"'{path}' is not a {name} report: expected kind '{name}', found '{data['kind']}'.")
     version = data.get("schema_version")
     if isinstance(version, int) and version > REPORT_VERSION:
         raise ArtifactError(
@@ -282,6 +277,29 @@ def read_report(path: Path, kind: type[Report]) -> Report:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise ArtifactError(f"'{path}' is not a valid {name} report: {place}: {first['msg']}.") from error
+
+
+def report_kind(path: Path) -> Literal["bench", "verify"]:
+    """Which kind of report a file is. Raises `ArtifactError` if it is none."""
+    kind: Literal["bench", "verify"] = _read_json(path)["kind"]
+    return kind
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The file as a JSON object that says it is a report."""
+    mend = "write one with `sfmobile bench BUNDLE -o FILE` or `sfmobile verify BUNDLE -o FILE`"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"'{path}' doesn't exist: expected a report; {mend}.") from None
+    except json.JSONDecodeError as error:
+        raise ArtifactError(f"'{path}' is not JSON (line {error.lineno}: {error.msg}); {mend}.") from error
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
+        raise ArtifactError(f"'{path}' can't be read as a report: {error}.") from error
+    if not isinstance(data, dict) or data.get("kind") not in _KINDS.values():
+        found = repr(data.get("kind")) if isinstance(data, dict) else f"JSON of type {type(data).__name__}"
+        raise ArtifactError(f"'{path}' is not a report: expected kind 'bench' or 'verify', found {found}; {mend}.")
+    return data
 
 
 def report_schema(kind: type[BenchReport] | type[VerifyReport]) -> dict[str, Any]:
