@@ -1,0 +1,204 @@
+"""A small dual encoder of pictures and captions, trained contrastively (Radford et al., arXiv 2103.00020).
+
+It measures how well a generated picture agrees with its prompt. It learns from pictures that the generator never sees,
+so that it can't reward what both have memorised, and its own retrieval on real held-out pairs is reported before any
+figure of a generator.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sfmobile.errors import ArtifactError, UsageError
+from sfmobile.train.config import parse_config
+from sfmobile.train.state import load_tensors, save_tensors
+
+PADDING_ID = 49407  # CLIP's end-of-text, which also pads
+
+
+@dataclass(frozen=True)
+class DualEncoderLayout:
+    """Widths of both towers.
+
+    image_size: side that pictures are resized to; image_channels and image_blocks by stage, the first at a quarter of
+    the resolution and each following at half of the one before; vocabulary: rows of the token embedding.
+    """
+
+    vocabulary: int
+    image_size: int = 128
+    image_channels: tuple[int, ...] = (64, 128, 256)
+    image_blocks: tuple[int, ...] = (2, 3, 2)
+    text_width: int = 192
+    text_layers: int = 3
+    text_heads: int = 6
+    text_length: int = 77
+    embedding: int = 256
+
+
+class _ConvNextBlock(nn.Module):
+    """Depthwise 7×7, norm, and a perceptron per pixel, around a residual (arXiv 2201.03545); GroupNorm, no scale."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
+        self.norm = nn.GroupNorm(1, channels)
+        self.expand = nn.Conv2d(channels, 4 * channels, 1)
+        self.project = nn.Conv2d(4 * channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.project(functional.gelu(self.expand(self.norm(self.depthwise(x)))))
+
+
+class ImageTower(nn.Module):
+    """Pictures (B, 3, H, W) in [-1, 1] -> (B, embedding)."""
+
+    def __init__(self, layout: DualEncoderLayout) -> None:
+        super().__init__()
+        self.size = layout.image_size
+        stages: list[nn.Module] = []
+        previous = 3
+        for index, (channels, blocks) in enumerate(zip(layout.image_channels, layout.image_blocks, strict=True)):
+            stride = 4 if index == 0 else 2
+            stages.append(nn.Conv2d(previous, channels, stride, stride))
+            stages += [_ConvNextBlock(channels) for _ in range(blocks)]
+            previous = channels
+        self.stages = nn.Sequential(*stages)
+        side = layout.image_size // (4 * 2 ** (len(layout.image_channels) - 1))
+        # Pooling forgets where a feature was; "left of" needs it, so places are written into the last map first.
+        self.place = nn.Parameter(torch.randn(1, previous, side, side) * 0.02)
+        self.mix = _ConvNextBlock(previous)
+        self.norm = nn.LayerNorm(previous)
+        self.project = nn.Linear(previous, layout.embedding, bias=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Any picture size; resized to the tower's own."""
+        if images.shape[-2:] != (self.size, self.size):
+            images = functional.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
+        x = self.mix(self.stages(images) + self.place)
+        return self.project(self.norm(x.mean(dim=(2, 3))))
+
+
+class TextTower(nn.Module):
+    """Token ids (B, S) of the CLIP tokenizer -> (B, embedding).
+
+    Only tokens that captions use have a row: all 49,408 would weigh more than the rest of the model ten times over.
+    `vocabulary` holds their ids in order; any other token has row 0.
+    """
+
+    vocabulary: Tensor
+
+    def __init__(self, layout: DualEncoderLayout) -> None:
+        super().__init__()
+        width = layout.text_width
+        self.register_buffer("vocabulary", torch.arange(layout.vocabulary, dtype=torch.int32))
+        self.token_embedding = nn.Embedding(layout.vocabulary + 1, width)
+        self.position_embedding = nn.Embedding(layout.text_length, width)
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+        nn.init.normal_(self.position_embedding.weight, std=0.02)
+        layer = nn.TransformerEncoderLayer(
+            width, layout.text_heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerEncoder(layer, layout.text_layers, enable_nested_tensor=False)
+        self.norm = nn.LayerNorm(width)
+        self.project = nn.Linear(width, layout.embedding, bias=False)
+
+    def rows(self, input_ids: Tensor) -> Tensor:
+        """Embedding row of each token id; 0 for ids outside the vocabulary."""
+        ids = input_ids.to(self.vocabulary.dtype)
+        place = torch.searchsorted(self.vocabulary, ids).clamp_max(len(self.vocabulary) - 1)
+        return torch.where(self.vocabulary[place] == ids, place + 1, 0)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Tokens behind the first end-of-text are padding and not looked at."""
+        ends = input_ids == PADDING_ID
+        kept = ~(ends & (ends.cumsum(dim=1) > 1))  # up to and with the first end-of-text
+        x = self.token_embedding(self.rows(input_ids)) + self.position_embedding.weight[: input_ids.shape[1]]
+        x = self.layers(x, src_key_padding_mask=~kept)
+        weight = kept.unsqueeze(-1).to(x.dtype)
+        return self.project(self.norm((x * weight).sum(dim=1) / weight.sum(dim=1)))
+
+
+class DualEncoder(nn.Module):
+    """Both towers and the temperature of the contrastive loss."""
+
+    def __init__(self, layout: DualEncoderLayout) -> None:
+        super().__init__()
+        self.layout = layout
+        self.image = ImageTower(layout)
+        self.text = TextTower(layout)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1] -> unit vectors (B, embedding) float32."""
+        return functional.normalize(self.image(images).float(), dim=1)
+
+    def encode_texts(self, input_ids: Tensor) -> Tensor:
+        """Token ids (B, S) -> unit vectors (B, embedding) float32."""
+        return functional.normalize(self.text(input_ids).float(), dim=1)
+
+    def save(self, path: Path) -> None:
+        """Write weights in fp16 with the layout in the file's metadata."""
+        state = {
+            name: value if name == "text.vocabulary" else value.to(torch.float16)
+            for name, value in self.state_dict().items()
+        }
+        save_tensors(path, state, {"layout": json.dumps(dataclasses.asdict(self.layout))})
+
+    @classmethod
+    def load(cls, path: Path) -> DualEncoder:
+        """Read what `save` wrote, for measuring: float32, frozen. Raises ArtifactError."""
+        tensors, metadata = load_tensors(path)
+        try:
+            raw = json.loads(metadata["layout"])
+            layout = parse_config(DualEncoderLayout, raw, str(path))
+            encoder = cls(layout)
+            encoder.load_state_dict(tensors)
+        except (KeyError, ValueError, RuntimeError, UsageError) as error:
+            raise ArtifactError(
+                f"{path}: expected a dual encoder, found: {str(error).splitlines()[0]}; "
+                "train it again with `sfmobile train dual-encoder`."
+            ) from error
+        return encoder.requires_grad_(False).eval()
+
+
+def contrastive_loss(images: Tensor, texts: Tensor, same_text: Tensor, scale: Tensor) -> Tensor:
+    """Symmetric InfoNCE of unit rows (B, D); pairs with the same text (B, B, boolean) share the target equally.
+
+    Compositions repeat captions within a batch; counting a true caption as a negative would teach the wrong thing.
+    """
+    logits = scale * images @ texts.T
+    target = same_text.to(logits.dtype)
+    target = target / target.sum(dim=1, keepdim=True)
+    by_image = -(target * functional.log_softmax(logits, dim=1)).sum(dim=1)
+    by_text = -(target * functional.log_softmax(logits.T, dim=1)).sum(dim=1)
+    return (by_image.mean() + by_text.mean()) / 2
+
+
+class ContrastiveObjective(nn.Module):
+    """forward(images (B, 3, H, W), input_ids (B, S)) -> {"loss", "recall_at_1" within the batch}."""
+
+    def __init__(self, encoder: DualEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, images: Tensor, input_ids: Tensor) -> dict[str, Tensor]:
+        """Loss of one batch; negatives are the batch's own other pairs (of this process)."""
+        of_images, of_texts = self.encoder.image(images), self.encoder.text(input_ids)
+        # bfloat16 can't tell apart cosines that the temperature blows up.
+        with torch.autocast(images.device.type, enabled=False):
+            of_images = functional.normalize(of_images.float(), dim=1)
+            of_texts = functional.normalize(of_texts.float(), dim=1)
+            same = (input_ids[:, None, :] == input_ids[None, :, :]).all(dim=2)
+            scale = self.encoder.log_scale.exp().clamp_max(100.0)
+            loss = contrastive_loss(of_images, of_texts, same, scale)
+            nearest = (of_images @ of_texts.T).argmax(dim=1)
+            hits = same[torch.arange(len(same), device=same.device), nearest].float().mean()
+        return {"loss": loss, "recall_at_1": hits}
