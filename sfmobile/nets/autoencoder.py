@@ -71,6 +71,7 @@ class Encoder(nn.Module):
 
     def __init__(self, layout: AutoencoderLayout) -> None:
         super().__init__()
+        self.layout = layout
         widths, groups = layout.encoder_channels, layout.norm_groups
         self.conv_in = nn.Conv2d(3, widths[0], kernel_size=3, padding=1)
         stages = []
@@ -98,6 +99,7 @@ class Decoder(nn.Module):
 
     def __init__(self, layout: AutoencoderLayout) -> None:
         super().__init__()
+        self.layout = layout
         widths, groups = layout.decoder_channels, layout.norm_groups
         self.post_quant_conv = pointwise(layout.latent_channels, layout.latent_channels)
         self.conv_in = nn.Conv2d(layout.latent_channels, widths[-1], kernel_size=3, padding=1)

@@ -1,0 +1,1 @@
+"""Checkpoints: diffusers-format directories to our networks and back, safetensors only."""

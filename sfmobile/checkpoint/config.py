@@ -1,0 +1,400 @@
+"""The `config.json` of each component: diffusers' and transformers' configs to layouts and back.
+
+A layout that diffusers can express is written as the config of its own class, so that diffusers loads the checkpoint.
+The others (SnapFusion's block counts, an autoencoder with halves of different widths) carry one of the class names
+below and the layout itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from sfmobile.bundle.manifest import TimeEmbeddingRecord
+from sfmobile.errors import ArtifactError, UsageError
+from sfmobile.nets.layout import (
+    AUTOENCODER_LAYOUTS,
+    UNET_LAYOUTS,
+    AutoencoderLayout,
+    Stage,
+    TextEncoderLayout,
+    UNetLayout,
+)
+
+Json = dict[str, Any]
+Layout = TypeVar("Layout", UNetLayout, AutoencoderLayout)
+Config = TypeVar("Config", bound=BaseModel)
+
+UNET_CLASS = "SfmobileUNet"
+AUTOENCODER_CLASS = "SfmobileAutoencoder"
+# diffusers skips keys with an underscore in front.
+NAME_KEY = "_layout_name"
+
+# What our networks have built in: a config that asks for anything else describes another network. Values are the
+# defaults of diffusers and transformers, which a config may leave out.
+UNET_CONSTANTS: Json = {
+    "act_fn": "silu",
+    "addition_embed_type": None,
+    "attention_type": "default",
+    "center_input_sample": False,
+    "class_embed_type": None,
+    "conv_in_kernel": 3,
+    "conv_out_kernel": 3,
+    "cross_attention_norm": None,
+    "downsample_padding": 1,
+    "dual_cross_attention": False,
+    "encoder_hid_dim": None,
+    "encoder_hid_dim_type": None,
+    "mid_block_only_cross_attention": None,
+    "mid_block_scale_factor": 1,
+    "norm_eps": 1e-5,
+    "num_class_embeds": None,
+    "only_cross_attention": False,
+    "resnet_out_scale_factor": 1.0,
+    "resnet_skip_time_act": False,
+    "resnet_time_scale_shift": "default",
+    "time_embedding_act_fn": None,
+    "time_embedding_dim": None,
+    "time_embedding_type": "positional",
+    "timestep_post_act": None,
+    "transformer_layers_per_block": 1,
+}
+AUTOENCODER_CONSTANTS: Json = {
+    "act_fn": "silu",
+    "in_channels": 3,
+    "latents_mean": None,
+    "latents_std": None,
+    "mid_block_add_attention": True,
+    "out_channels": 3,
+    "shift_factor": None,
+    "use_post_quant_conv": True,
+    "use_quant_conv": True,
+}
+
+
+class _Config(BaseModel):
+    """The keys that vary; the rest is compared with the constants above or doesn't change the result."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class _UNetConfig(_Config):
+    sample_size: int | tuple[int, int] | None = None
+    in_channels: int = 4
+    out_channels: int = 4
+    flip_sin_to_cos: bool = True
+    freq_shift: float = 0
+    down_block_types: tuple[Literal["CrossAttnDownBlock2D", "DownBlock2D"], ...] = (
+        "CrossAttnDownBlock2D",
+        "CrossAttnDownBlock2D",
+        "CrossAttnDownBlock2D",
+        "DownBlock2D",
+    )
+    mid_block_type: Literal["UNetMidBlock2DCrossAttn", "UNetMidBlock2D"] | None = "UNetMidBlock2DCrossAttn"
+    up_block_types: tuple[Literal["CrossAttnUpBlock2D", "UpBlock2D"], ...] = (
+        "UpBlock2D",
+        "CrossAttnUpBlock2D",
+        "CrossAttnUpBlock2D",
+        "CrossAttnUpBlock2D",
+    )
+    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    layers_per_block: int | tuple[int, ...] = 2
+    norm_num_groups: int = 32
+    cross_attention_dim: int = 1280
+    # diffusers' name for the number of heads (huggingface/diffusers issue 2011).
+    attention_head_dim: int | tuple[int, ...] = 8
+    time_cond_proj_dim: int | None = None
+
+
+class _AutoencoderConfig(_Config):
+    block_out_channels: tuple[int, ...] = (64,)
+    layers_per_block: int = 1
+    latent_channels: int = 4
+    norm_num_groups: int = 32
+    scaling_factor: float = 0.18215
+
+
+class _TextEncoderConfig(_Config):
+    hidden_size: int = 512
+    intermediate_size: int = 2048
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 8
+    hidden_act: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    vocab_size: int = 49408
+    max_position_embeddings: int = 77
+    layer_norm_eps: float = 1e-5
+
+
+def read_json(path: Path) -> Json:
+    """The JSON object in `path`; raises `ArtifactError` if it is missing, cut or not an object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} is missing; a diffusers-format checkpoint has it, so copy it again.") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ArtifactError(f"{path} can't be read as JSON ({error}); copy the checkpoint again.") from error
+    if not isinstance(value, dict):
+        raise ArtifactError(f"{path} should hold a JSON object and holds a {type(value).__name__}.")
+    return value
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write `value` as indented JSON with a final newline."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def unet_layout(config: Json, file: Path) -> UNetLayout:
+    """Layout of a UNet config, diffusers' or our own; raises `ArtifactError` for a network we don't have."""
+    if config.get("_class_name") == UNET_CLASS:
+        return _stored_layout(UNetLayout, config, file)
+    _check_class(config, "UNet2DConditionModel", file)
+    _check_constants(config, UNET_CONSTANTS, file)
+    values = parse(_UNetConfig, config, file)
+    channels = values.block_out_channels
+    layers = values.layers_per_block
+    if isinstance(layers, int):
+        layers = (layers,) * len(channels)
+    for key, found in (
+        ("down_block_types", len(values.down_block_types)),
+        ("up_block_types", len(values.up_block_types)),
+        ("layers_per_block", len(layers)),
+    ):
+        if found != len(channels):
+            raise ArtifactError(
+                f"{file}: '{key}' has {found} entries and 'block_out_channels' {len(channels)}; they must be as many."
+            )
+    down = tuple(
+        Stage(width, count, count if kind.startswith("CrossAttn") else 0)
+        for width, count, kind in zip(channels, layers, values.down_block_types, strict=True)
+    )
+    up = tuple(
+        Stage(width, count + 1, count + 1 if kind.startswith("CrossAttn") else 0)
+        for width, count, kind in zip(reversed(channels), reversed(layers), values.up_block_types, strict=True)
+    )
+    heads = values.attention_head_dim
+    if isinstance(heads, tuple) and len(set(heads)) == 1:
+        heads = heads[0]
+    layout = _checked(
+        UNetLayout,
+        file,
+        name=config.get(NAME_KEY, "unet"),
+        down=down,
+        mid=Stage(channels[-1], *_MID_BLOCKS[values.mid_block_type]),
+        up=up,
+        cross_attention_dim=values.cross_attention_dim,
+        heads=heads,
+        in_channels=values.in_channels,
+        out_channels=values.out_channels,
+        norm_groups=values.norm_num_groups,
+        guidance_embedding_dim=values.time_cond_proj_dim,
+    )
+    return _with_known_name(layout, UNET_LAYOUTS)
+
+
+# ResNets and attentions of diffusers' mid blocks.
+_MID_BLOCKS: dict[str | None, tuple[int, int]] = {
+    "UNetMidBlock2DCrossAttn": (2, 1),
+    "UNetMidBlock2D": (1, 0),
+    None: (0, 0),
+}
+
+
+def unet_config(layout: UNetLayout, latent_size: tuple[int, int]) -> Json:
+    """`unet/config.json` of a layout; diffusers' class if it can express the layout, ours otherwise."""
+    height, width = latent_size
+    sample_size: int | list[int] = height if height == width else [height, width]
+    mid = {blocks: kind for kind, blocks in _MID_BLOCKS.items()}
+    expressible = (layout.mid.resnets, layout.mid.attentions) in mid and all(
+        stage.resnets > 0 and stage.attentions in (0, stage.resnets) for stage in (*layout.down, *layout.up)
+    )
+    if not expressible:
+        return {"_class_name": UNET_CLASS, "sample_size": sample_size, "layout": asdict(layout)}
+    layers = [stage.resnets for stage in layout.down]
+    return {
+        "_class_name": "UNet2DConditionModel",
+        NAME_KEY: layout.name,
+        **UNET_CONSTANTS,
+        "sample_size": sample_size,
+        "in_channels": layout.in_channels,
+        "out_channels": layout.out_channels,
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "down_block_types": ["CrossAttnDownBlock2D" if s.attentions else "DownBlock2D" for s in layout.down],
+        "mid_block_type": mid[layout.mid.resnets, layout.mid.attentions],
+        "up_block_types": ["CrossAttnUpBlock2D" if s.attentions else "UpBlock2D" for s in layout.up],
+        "block_out_channels": [stage.channels for stage in layout.down],
+        "layers_per_block": layers[0] if len(set(layers)) == 1 else layers,
+        "norm_num_groups": layout.norm_groups,
+        "cross_attention_dim": layout.cross_attention_dim,
+        "attention_head_dim": list(layout.heads) if isinstance(layout.heads, tuple) else layout.heads,
+        "time_cond_proj_dim": layout.guidance_embedding_dim,
+        "use_linear_projection": False,
+    }
+
+
+def latent_size(config: Json, file: Path) -> tuple[int, int]:
+    """Height and width of the latents the UNet was trained on (`sample_size`; 64x64 where it isn't said)."""
+    size = parse(_UNetConfig, {"sample_size": config.get("sample_size")}, file).sample_size
+    if size is None:
+        return (64, 64)
+    return (size, size) if isinstance(size, int) else size
+
+
+def time_embedding(config: Json, layout: UNetLayout, file: Path) -> TimeEmbeddingRecord:
+    """The sinusoid the host feeds to this UNet."""
+    keys: Json = {key: config[key] for key in ("flip_sin_to_cos", "freq_shift") if key in config}
+    values = parse(_UNetConfig, keys, file)
+    return TimeEmbeddingRecord(
+        dimension=layout.down[0].channels,
+        flip_sin_to_cos=values.flip_sin_to_cos,
+        frequency_shift=values.freq_shift,
+    )
+
+
+def autoencoder_layout(config: Json, file: Path) -> AutoencoderLayout:
+    """Layout of an autoencoder config, diffusers' or our own; raises `ArtifactError` for a network we don't have."""
+    if config.get("_class_name") == AUTOENCODER_CLASS:
+        return _stored_layout(AutoencoderLayout, config, file)
+    _check_class(config, "AutoencoderKL", file)
+    _check_constants(config, AUTOENCODER_CONSTANTS, file)
+    values = parse(_AutoencoderConfig, config, file)
+    layout = AutoencoderLayout(
+        name=config.get(NAME_KEY, "vae"),
+        decoder_channels=values.block_out_channels,
+        encoder_channels=values.block_out_channels,
+        latent_channels=values.latent_channels,
+        layers_per_block=values.layers_per_block,
+        norm_groups=values.norm_num_groups,
+        scaling_factor=values.scaling_factor,
+    )
+    return _with_known_name(layout, AUTOENCODER_LAYOUTS)
+
+
+def autoencoder_config(layout: AutoencoderLayout, parts: tuple[str, ...], image_size: int) -> Json:
+    """`vae/config.json`. `parts` names the halves that are stored ("encoder", "decoder")."""
+    channels = list(layout.decoder_channels)
+    if layout.encoder_channels != layout.decoder_channels or set(parts) != {"encoder", "decoder"}:
+        return {"_class_name": AUTOENCODER_CLASS, "parts": sorted(parts), "layout": asdict(layout)}
+    return {
+        "_class_name": "AutoencoderKL",
+        NAME_KEY: layout.name,
+        **AUTOENCODER_CONSTANTS,
+        "sample_size": image_size,
+        "down_block_types": ["DownEncoderBlock2D"] * len(channels),
+        "up_block_types": ["UpDecoderBlock2D"] * len(channels),
+        "block_out_channels": channels,
+        "layers_per_block": layout.layers_per_block,
+        "latent_channels": layout.latent_channels,
+        "norm_num_groups": layout.norm_groups,
+        "scaling_factor": layout.scaling_factor,
+        "force_upcast": False,
+    }
+
+
+def autoencoder_parts(config: Json) -> tuple[str, ...]:
+    """The halves whose weights a checkpoint with this config holds."""
+    if config.get("_class_name") == AUTOENCODER_CLASS:
+        return tuple(part for part in ("decoder", "encoder") if part in config.get("parts", ()))
+    return ("decoder", "encoder")
+
+
+def text_encoder_layout(config: Json, file: Path) -> TextEncoderLayout:
+    """Layout of a CLIP text config, alone or inside a whole CLIP config."""
+    if isinstance(config.get("text_config"), dict):
+        config = config["text_config"]
+    if config.get("model_type", "clip_text_model") not in ("clip_text_model", "clip"):
+        raise ArtifactError(
+            f"{file}: expected a CLIP text encoder (model_type 'clip_text_model'), found '{config['model_type']}'."
+        )
+    values = parse(_TextEncoderConfig, config, file)
+    return TextEncoderLayout(
+        hidden=values.hidden_size,
+        layers=values.num_hidden_layers,
+        heads=values.num_attention_heads,
+        intermediate=values.intermediate_size,
+        activation=values.hidden_act,
+        vocabulary=values.vocab_size,
+        max_length=values.max_position_embeddings,
+        norm_eps=values.layer_norm_eps,
+    )
+
+
+def text_encoder_config(layout: TextEncoderLayout) -> Json:
+    """`text_encoder/config.json` as transformers' CLIPTextModel reads it. The last two token ids are start and end."""
+    return {
+        "architectures": ["CLIPTextModel"],
+        "model_type": "clip_text_model",
+        "hidden_size": layout.hidden,
+        "projection_dim": layout.hidden,
+        "intermediate_size": layout.intermediate,
+        "num_hidden_layers": layout.layers,
+        "num_attention_heads": layout.heads,
+        "hidden_act": layout.activation,
+        "vocab_size": layout.vocabulary,
+        "max_position_embeddings": layout.max_length,
+        "layer_norm_eps": layout.norm_eps,
+        "attention_dropout": 0.0,
+        "bos_token_id": layout.vocabulary - 2,
+        "eos_token_id": layout.vocabulary - 1,
+        "pad_token_id": layout.vocabulary - 1,
+    }
+
+
+def parse(model: type[Config], config: Json, file: Path) -> Config:
+    """`config` as `model`; the first thing that doesn't fit becomes an `ArtifactError` naming key and value."""
+    try:
+        return model.model_validate(config)
+    except ValidationError as error:
+        raise ArtifactError(_first_mistake(error, file)) from error
+
+
+def _first_mistake(error: ValidationError, file: Path) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    return f"{file}: '{key}' is {first['input']!r}, which sfmobile's networks don't have ({first['msg']})."
+
+
+def _check_class(config: Json, expected: str, file: Path) -> None:
+    found = config.get("_class_name", expected)
+    if found != expected:
+        raise ArtifactError(f"{file}: expected a network of class {expected}, found {found}.")
+
+
+def _check_constants(config: Json, constants: Json, file: Path) -> None:
+    for key, expected in constants.items():
+        found = config.get(key, expected)
+        if isinstance(found, list) and found and all(value == expected for value in found):
+            continue
+        if found != expected:
+            raise ArtifactError(
+                f"{file}: '{key}' is {found!r}; expected {expected!r}, the only form sfmobile's networks have."
+            )
+
+
+def _stored_layout(kind: type[Layout], config: Json, file: Path) -> Layout:
+    try:
+        return TypeAdapter(kind).validate_python(config.get("layout"))
+    except ValidationError as error:
+        raise ArtifactError(_first_mistake(error, file)) from error
+    except UsageError as error:
+        raise ArtifactError(f"{file}: {error}") from error
+
+
+def _checked(kind: type[UNetLayout], file: Path, **values: Any) -> UNetLayout:
+    try:
+        return kind(**values)
+    except UsageError as error:
+        raise ArtifactError(f"{file}: {error}") from error
+
+
+def _with_known_name(layout: Layout, known: Mapping[str, Layout]) -> Layout:
+    """The layout under its own name if it is one of `known`."""
+    for candidate in known.values():
+        if replace(layout, name=candidate.name) == candidate:
+            return candidate
+    return layout

@@ -1,0 +1,222 @@
+"""Reading a diffusers-format directory: layouts from the configs, weights memory-mapped from safetensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sfmobile.bundle.manifest import SchedulerRecord, TimeEmbeddingRecord
+from sfmobile.checkpoint.config import (
+    Json,
+    autoencoder_layout,
+    autoencoder_parts,
+    latent_size,
+    read_json,
+    text_encoder_layout,
+    time_embedding,
+    unet_layout,
+)
+from sfmobile.checkpoint.scheduler import read_scheduler
+from sfmobile.checkpoint.weights import FOLDERS, PARTS, STEMS, PartName, WeightFiles, read_weights
+from sfmobile.errors import ArtifactError
+from sfmobile.nets.layout import AutoencoderLayout, TextEncoderLayout, UNetLayout
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+MODEL_INDEX = "model_index.json"
+DEFAULT_GUIDANCE_SCALE = 7.5
+# Keys that diffusers skips (it drops names with an underscore in front) and that sfmobile writes.
+GUIDANCE_KEY = "_default_guidance_scale"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A text-to-image checkpoint on disk. Opening reads configs and file headers; weights are mapped when asked for."""
+
+    root: Path
+    name: str
+    text_encoder_layout: TextEncoderLayout
+    unet_layout: UNetLayout
+    autoencoder_layout: AutoencoderLayout
+    scheduler: SchedulerRecord
+    time_embedding: TimeEmbeddingRecord
+    latent_size: tuple[int, int]
+    guidance_scale: float
+    tokenizer_dir: Path
+    licence: str
+    parts: tuple[PartName, ...]
+    _files: dict[str, WeightFiles] = field(repr=False, compare=False, default_factory=dict)
+    _digests: dict[str, str] = field(repr=False, compare=False, default_factory=dict)
+
+    @classmethod
+    def open(cls, path: Path, name: str | None = None) -> Checkpoint:
+        """Open the directory `path`; `name` is what reports call it (the directory's own name by default).
+
+        Raises `ArtifactError` naming the file that is missing, cut, of a forbidden kind or of an unknown network.
+        """
+        root = Path(path)
+        index = _read_index(root)
+        configs: dict[str, Json] = {}
+        for folder in ("text_encoder", "unet", "vae"):
+            configs[folder] = read_json(root / folder / "config.json")
+        unet_file = root / "unet" / "config.json"
+        unet = unet_layout(configs["unet"], unet_file)
+        text_encoder = text_encoder_layout(configs["text_encoder"], root / "text_encoder" / "config.json")
+        autoencoder = autoencoder_layout(configs["vae"], root / "vae" / "config.json")
+        _check_fit(root, text_encoder, unet, autoencoder)
+        tokenizer_dir = root / "tokenizer"
+        for file in ("vocab.json", "merges.txt"):
+            if not (tokenizer_dir / file).is_file():
+                raise ArtifactError(
+                    f"{tokenizer_dir / file} is missing; expected CLIP's byte-pair tokenizer files there."
+                )
+        halves = autoencoder_parts(configs["vae"])
+        return cls(
+            root=root,
+            name=name or root.resolve().name,
+            text_encoder_layout=text_encoder,
+            unet_layout=unet,
+            autoencoder_layout=autoencoder,
+            scheduler=read_scheduler(root, index),
+            time_embedding=time_embedding(configs["unet"], unet, unet_file),
+            latent_size=latent_size(configs["unet"], unet_file),
+            guidance_scale=float(index.get(GUIDANCE_KEY, DEFAULT_GUIDANCE_SCALE)),
+            tokenizer_dir=tokenizer_dir,
+            licence=_licence(root),
+            parts=tuple(part for part in PARTS if FOLDERS[part] != "vae" or part in halves),
+            _files={folder: WeightFiles(root / folder, stem) for folder, stem in STEMS.items()},
+        )
+
+    def layout(self, part: PartName) -> TextEncoderLayout | UNetLayout | AutoencoderLayout:
+        """The layout that `part` is built from."""
+        if part == "text_encoder":
+            return self.text_encoder_layout
+        return self.unet_layout if part == "unet" else self.autoencoder_layout
+
+    def state_dict(self, part: PartName) -> dict[str, Tensor]:
+        """Weights of `part` under our names, in our shapes and their stored dtype, memory-mapped.
+
+        Raises `ArtifactError` if a weight is missing, unexpected or of another shape than the config says.
+        """
+        self._check_part(part)
+        shapes = {key: tuple(value.shape) for key, value in self._empty(part).state_dict().items()}
+        return read_weights(part, self._files[FOLDERS[part]], shapes)
+
+    def load(self, part: PartName, dtype: torch.dtype | None = None) -> nn.Module:
+        """`part` in eval mode with its weights as `dtype` (e.g. torch.float32).
+
+        With None they keep the stored dtype and stay memory-mapped: a full-size network costs no anonymous memory.
+        """
+        from sfmobile.nets.text_encoder import TextEncoder, causal_mask
+
+        weights = self.state_dict(part)
+        net = self._empty(part)
+        net.load_state_dict({k: v if dtype is None else v.to(dtype) for k, v in weights.items()}, assign=True)
+        if isinstance(net, TextEncoder):
+            # The only buffer that isn't stored, still without data from being built on the meta device.
+            net.causal_mask = causal_mask(self.text_encoder_layout.max_length)
+        return net.eval()
+
+    def sha256(self, part: PartName, advance: Callable[[int], None] | None = None) -> str:
+        """Content hash of `part`: its layout, and each weight's name, dtype, shape and bytes.
+
+        Neither sharding nor the file's naming scheme changes it. `advance` is told the bytes hashed.
+        """
+        import torch
+
+        if part not in self._digests:
+            layout = {key: value for key, value in asdict(self.layout(part)).items() if key != "name"}
+            digest = hashlib.sha256(json.dumps(layout, sort_keys=True).encode())
+            for key, tensor in sorted(self.state_dict(part).items()):
+                digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+                content = tensor.reshape(-1).view(torch.uint8).numpy().data
+                digest.update(content)
+                if advance is not None:
+                    advance(content.nbytes)
+            self._digests[part] = digest.hexdigest()
+        return self._digests[part]
+
+    def parameters(self, part: PartName) -> int:
+        """Number of weights of `part`."""
+        return sum(tensor.numel() for tensor in self.state_dict(part).values())
+
+    def _check_part(self, part: PartName) -> None:
+        if part not in self.parts:
+            raise ArtifactError(
+                f"{self.root} holds no {part} (its parts: {', '.join(self.parts)}); use a checkpoint that has one."
+            )
+
+    def _empty(self, part: PartName) -> nn.Module:
+        """The network without memory for its weights."""
+        import torch
+
+        from sfmobile.nets.autoencoder import Decoder, Encoder
+        from sfmobile.nets.text_encoder import TextEncoder
+        from sfmobile.nets.unet import UNet
+
+        with torch.device("meta"):
+            if part == "text_encoder":
+                return TextEncoder(self.text_encoder_layout)
+            if part == "unet":
+                return UNet(self.unet_layout)
+            return (Decoder if part == "decoder" else Encoder)(self.autoencoder_layout)
+
+
+def _read_index(root: Path) -> Json:
+    if not root.exists():
+        raise ArtifactError(f"{root} doesn't exist; expected a diffusers-format directory.")
+    if root.is_file():
+        what = "a single file" if root.suffix == ".safetensors" else f"a file of kind '{root.suffix or root.name}'"
+        raise ArtifactError(
+            f"{root} is {what}; expected a diffusers-format directory: convert it with diffusers' "
+            "StableDiffusionPipeline.from_single_file(...).save_pretrained(...)."
+        )
+    if not (root / MODEL_INDEX).is_file():
+        raise ArtifactError(
+            f"{root} is not a diffusers-format checkpoint: {MODEL_INDEX} is missing; give the directory that holds it, "
+            "with tokenizer, text_encoder, unet, vae and scheduler beside it."
+        )
+    return read_json(root / MODEL_INDEX)
+
+
+def _check_fit(root: Path, text: TextEncoderLayout, unet: UNetLayout, autoencoder: AutoencoderLayout) -> None:
+    """The components must belong together: what one gives, the next takes."""
+    file = root / "unet" / "config.json"
+    if text.hidden != unet.cross_attention_dim:
+        raise ArtifactError(
+            f"{file}: 'cross_attention_dim' is {unet.cross_attention_dim} and the text encoder gives {text.hidden} "
+            "channels; they are not of one model."
+        )
+    if unet.out_channels != autoencoder.latent_channels:
+        raise ArtifactError(
+            f"{file}: 'out_channels' is {unet.out_channels} and the autoencoder's latents have "
+            f"{autoencoder.latent_channels} channels; they are not of one model."
+        )
+    if unet.in_channels != autoencoder.latent_channels:
+        raise ArtifactError(
+            f"{file}: 'in_channels' is {unet.in_channels} and the autoencoder's latents have "
+            f"{autoencoder.latent_channels}; inpainting and other conditional UNets are not text-to-image models."
+        )
+
+
+def _licence(root: Path) -> str:
+    """The licence in the model card's front matter, or empty."""
+    card = root / "README.md"
+    if not card.is_file():
+        return ""
+    lines = card.read_text(encoding="utf-8", errors="replace").splitlines()
+    if not lines or lines[0].strip() != "---":
+        return ""
+    for line in lines[1:]:
+        key, _, value = line.partition(":")
+        if line.strip() == "---":
+            break
+        if key.strip() in ("license", "licence"):
+            return value.strip().strip("'\"")
+    return ""

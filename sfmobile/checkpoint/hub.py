@@ -1,0 +1,97 @@
+"""Sources: a local directory, or a Hugging Face Hub id whose safetensors are fetched through `huggingface_hub`."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import importlib.util
+import re
+from pathlib import Path
+
+from sfmobile.checkpoint.directory import MODEL_INDEX, Checkpoint
+from sfmobile.checkpoint.weights import STEMS
+from sfmobile.errors import ArtifactError, UnavailableError
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_SMALL_FILES = (MODEL_INDEX, "README.md", "LICENSE*", "tokenizer/*", "scheduler/*.json", "*/config.json")
+
+
+def open_checkpoint(source: str, revision: str | None = None) -> Checkpoint:
+    """Open `source`: a directory if one is there, else a Hub id such as `stable-diffusion-v1-5/stable-diffusion-v1-5`.
+
+    Raises `ArtifactError` if it is neither, `UnavailableError` if the Hub can't be reached.
+    """
+    path = Path(source).expanduser()
+    if path.exists() or not _HUB_ID.fullmatch(source):
+        return Checkpoint.open(path)
+    return Checkpoint.open(fetch(source, revision), name=source)
+
+
+def fetch(repo_id: str, revision: str | None = None) -> Path:
+    """Download a checkpoint's configs, tokenizer and safetensors into the Hub's cache; returns the directory.
+
+    Pickles are never fetched, and of two precisions only the full one.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        names = HfApi().list_repo_files(repo_id, revision=revision)
+        patterns = [*_SMALL_FILES, *weight_patterns(repo_id, names)]
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns))
+    except GatedRepoError as error:
+        raise UnavailableError(
+            f"'{repo_id}' asks for an agreement before it is downloaded; accept it on its page and log in with "
+            "'hf auth login'."
+        ) from error
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise ArtifactError(
+            f"'{repo_id}' is neither a directory here nor a model on the Hugging Face Hub; check the name."
+        ) from error
+    except _connection_errors() as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise UnavailableError(f"The disk is full while downloading '{repo_id}'; free some space.") from error
+        cached = _cached(repo_id, revision)
+        if cached is not None:
+            return cached
+        raise UnavailableError(
+            f"'{repo_id}' is no directory here, and the Hugging Face Hub can't be reached ({type(error).__name__}); go "
+            "online or give the path of a downloaded checkpoint."
+        ) from error
+
+
+def weight_patterns(repo_id: str, names: list[str]) -> list[str]:
+    """The weight files to fetch out of a repository's file `names`; raises `ArtifactError` if it has only pickles."""
+    patterns: list[str] = []
+    for folder, stem in STEMS.items():
+        # Whole file, shard or index, with or without a variant; not "non_ema" and other extras.
+        form = re.compile(rf"{folder}/{stem}(\.fp16)?(-\d+-of-\d+)?\.safetensors(\.index(\.fp16)?\.json)?")
+        stored = [name for name in names if form.fullmatch(name)]
+        chosen = [name for name in stored if ".fp16" not in name] or stored
+        if not chosen:
+            raise ArtifactError(
+                f"'{repo_id}' has no {folder}/{stem}.safetensors and no shards of it; sfmobile doesn't read pickles."
+            )
+        patterns += chosen
+    return patterns
+
+
+def _connection_errors() -> tuple[type[Exception], ...]:
+    """What a failed connection raises: OSErrors, requests' among them, and httpx's since huggingface_hub 1.0."""
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    errors: tuple[type[Exception], ...] = (OSError, HfHubHTTPError, LocalEntryNotFoundError)
+    if importlib.util.find_spec("httpx") is None:
+        return errors
+    return (*errors, importlib.import_module("httpx").HTTPError)
+
+
+def _cached(repo_id: str, revision: str | None) -> Path | None:
+    """The directory of an earlier download, if there is one."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo_id, revision=revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None

@@ -1,0 +1,128 @@
+"""Random checkpoints of any layout, for tests and for benchmarks at full size without a download."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sfmobile.bundle.manifest import SchedulerRecord
+from sfmobile.checkpoint.directory import DEFAULT_GUIDANCE_SCALE
+from sfmobile.checkpoint.weights import PartName
+from sfmobile.checkpoint.writer import MAX_SHARD_BYTES, Weights, write_parts
+from sfmobile.errors import UsageError
+from sfmobile.nets.layout import AutoencoderLayout, TextEncoderLayout, UNetLayout
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+# Stable Diffusion 1.5's constants.
+SD15_SCHEDULER = SchedulerRecord(
+    num_train_timesteps=1000,
+    beta_start=0.00085,
+    beta_end=0.012,
+    beta_schedule="scaled_linear",
+    prediction_type="epsilon",
+    timestep_spacing="leading",
+    steps_offset=1,
+    set_alpha_to_one=False,
+    clip_sample=False,
+    rescale_betas_zero_snr=False,
+)
+
+
+def write_synthetic_checkpoint(
+    root: Path,
+    *,
+    unet_layout: UNetLayout,
+    text_encoder_layout: TextEncoderLayout,
+    autoencoder_layout: AutoencoderLayout,
+    seed: int = 0,
+    dtype: torch.dtype | None = None,
+    tokenizer_dir: Path | None = None,
+    scheduler: SchedulerRecord = SD15_SCHEDULER,
+    latent_size: tuple[int, int] = (64, 64),
+    guidance_scale: float = DEFAULT_GUIDANCE_SCALE,
+    encoder: bool = True,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Write a checkpoint of random weights (fp16 unless `dtype` says otherwise).
+
+    Each weight depends on `seed` and its name alone and is made when it is written, so full size needs the memory of
+    one shard. Norms get random scales and shifts: at 1 and 0 they would fold away and hide mistakes.
+    Without `tokenizer_dir` the tokenizer is a byte-level one that fits any vocabulary from 514 tokens on.
+    """
+    import torch
+
+    from sfmobile.nets.autoencoder import Decoder, Encoder
+    from sfmobile.nets.text_encoder import TextEncoder
+    from sfmobile.nets.unet import UNet
+
+    with torch.device("meta"):
+        nets: dict[PartName, torch.nn.Module] = {
+            "text_encoder": TextEncoder(text_encoder_layout),
+            "unet": UNet(unet_layout),
+            "decoder": Decoder(autoencoder_layout),
+        }
+        if encoder:
+            nets["encoder"] = Encoder(autoencoder_layout)
+    with tempfile.TemporaryDirectory() as scratch:
+        if tokenizer_dir is None:
+            tokenizer_dir = Path(scratch)
+            write_byte_tokenizer(tokenizer_dir, text_encoder_layout.vocabulary)
+        write_parts(
+            root,
+            {part: _random_weights(part, net, seed) for part, net in nets.items()},
+            text_encoder_layout=text_encoder_layout,
+            unet_layout=unet_layout,
+            autoencoder_layout=autoencoder_layout,
+            scheduler=scheduler,
+            tokenizer_dir=tokenizer_dir,
+            latent_size=latent_size,
+            guidance_scale=guidance_scale,
+            dtype=dtype,
+            max_shard_bytes=max_shard_bytes,
+        )
+
+
+def _random_weights(part: PartName, net: torch.nn.Module, seed: int) -> Weights:
+    shapes = {key: tuple(value.shape) for key, value in net.state_dict().items()}
+    return Weights(shapes, lambda key: random_weight(f"{part}.{key}", shapes[key], seed))
+
+
+def random_weight(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
+    """A random weight, fp32: kernels as torch initialises them, norms around 1, biases small, embeddings as CLIP's."""
+    import torch
+
+    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()) ^ (seed << 32))
+    uniform = torch.empty(shape).uniform_(-1.0, 1.0, generator=generator)
+    if len(shape) == 1:
+        return 1.0 + 0.3 * uniform if name.endswith(".weight") else 0.1 * uniform
+    if "embedding.weight" in name:
+        return 0.035 * uniform
+    fan_in = int(torch.Size(shape[1:]).numel())
+    return uniform / math.sqrt(fan_in)
+
+
+def write_byte_tokenizer(folder: Path, vocabulary: int) -> None:
+    """CLIP tokenizer files without merges: one token per byte, and start and end as the last two ids."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    symbols = [chr(byte) for byte in printable] + [chr(256 + index) for index in range(256 - len(printable))]
+    tokens = [*symbols, *(f"{symbol}</w>" for symbol in symbols)]
+    if vocabulary < len(tokens) + 2:
+        raise UsageError(
+            f"A vocabulary of {vocabulary} is too small; the byte-level tokenizer needs {len(tokens) + 2}."
+        )
+    ids = {token: index for index, token in enumerate(tokens)}
+    ids["<|startoftext|>"] = vocabulary - 2
+    ids["<|endoftext|>"] = vocabulary - 1
+    (folder / "vocab.json").write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    names = {"bos_token": "<|startoftext|>"} | dict.fromkeys(("eos_token", "pad_token", "unk_token"), "<|endoftext|>")
+    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, **names}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    (folder / "special_tokens_map.json").write_text(json.dumps(names, indent=2), encoding="utf-8")

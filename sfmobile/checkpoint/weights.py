@@ -1,0 +1,242 @@
+"""Where each weight of ours lives in a diffusers or transformers file, and the safetensors files themselves.
+
+This is the one place that knows both naming schemes. Our networks keep diffusers' names; what differs is
+- linear layers, stored (out, in), which we run as 1x1 convolutions (out, in, 1, 1);
+- the text encoder, whose names are transformers' (behind `text_model.` up to transformers 4, bare since);
+- the autoencoder's halves, stored as `encoder.`/`decoder.` with the quantisation convolutions beside them, and its
+  attention, called `query`, `key`, `value`, `proj_attn` in files from before diffusers 0.18.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from sfmobile.checkpoint.config import read_json
+from sfmobile.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PartName = Literal["text_encoder", "unet", "decoder", "encoder"]
+PARTS: tuple[PartName, ...] = ("text_encoder", "unet", "decoder", "encoder")
+
+FOLDERS: dict[PartName, str] = {"text_encoder": "text_encoder", "unet": "unet", "decoder": "vae", "encoder": "vae"}
+STEMS: dict[str, str] = {
+    "text_encoder": "model",
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+}
+
+# Ours to transformers', behind `encoder.layers.N.`.
+_TEXT_LAYER = {
+    "self_attn.to_q": "self_attn.q_proj",
+    "self_attn.to_k": "self_attn.k_proj",
+    "self_attn.to_v": "self_attn.v_proj",
+    "self_attn.to_out.0": "self_attn.out_proj",
+    "fc1": "mlp.fc1",
+    "fc2": "mlp.fc2",
+}
+_OLD_PIXEL_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+# Buffers of old files that hold no weight.
+_IGNORED = re.compile(r"(^|\.)position_ids$")
+_STORED_DTYPES = {"F16", "BF16", "F32"}
+_PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+
+
+def stored_names(part: PartName, key: str) -> tuple[str, ...]:
+    """Names under which a file may hold our weight `key`; the first is the one we write."""
+    if part == "unet":
+        return (key,)
+    if part == "text_encoder":
+        name = _text_encoder_name(key)
+        return (f"text_model.{name}", name)
+    if key.startswith(("quant_conv.", "post_quant_conv.")):
+        return (key,)
+    name = f"{part}.{key}".replace(".attention.", ".")
+    module, _, leaf = name.rpartition(".")
+    for new, old in _OLD_PIXEL_ATTENTION.items():
+        if ".attentions." in module and module.endswith(f".{new}"):
+            return (name, f"{module.removesuffix(new)}{old}.{leaf}")
+    return (name,)
+
+
+def _text_encoder_name(key: str) -> str:
+    if key.startswith(("token_embedding.", "position_embedding.")):
+        return f"embeddings.{key}"
+    matched = re.fullmatch(r"layers\.(\d+)\.(.+)\.(weight|bias)", key)
+    if matched is None:
+        return key
+    layer, module, leaf = matched.groups()
+    return f"encoder.layers.{layer}.{_TEXT_LAYER.get(module, module)}.{leaf}"
+
+
+def stored_shape(key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape in which diffusers and transformers keep our weight `key` of `shape`: linear layers lose (1, 1)."""
+    module = key.rpartition(".")[0].rpartition(".")[2]
+    convolution = module.startswith("conv") or module in ("proj_in", "proj_out", "quant_conv", "post_quant_conv")
+    return shape[:2] if len(shape) == 4 and shape[2:] == (1, 1) and not convolution else shape
+
+
+def belongs_to(part: PartName, name: str) -> bool:
+    """Whether a stored weight is `part`'s: a vae file holds both halves."""
+    prefixes = {"decoder": ("encoder.", "quant_conv."), "encoder": ("decoder.", "post_quant_conv.")}
+    return _IGNORED.search(name) is None and not name.startswith(prefixes.get(part, ("\0",)))
+
+
+class _SafetensorsSlice(Protocol):
+    def get_dtype(self) -> str: ...
+
+    def get_shape(self) -> list[int]: ...
+
+
+class _SafetensorsFile(Protocol):
+    """What we use of `safetensors.safe_open`, which has no types of its own."""
+
+    def keys(self) -> list[str]: ...
+
+    def get_slice(self, name: str) -> _SafetensorsSlice: ...
+
+    def get_tensor(self, name: str) -> Tensor: ...
+
+
+class WeightFiles(Mapping[str, "Tensor"]):
+    """Memory-mapped tensors of the safetensors file or shards in one component folder, by stored name.
+
+    Nothing is read before a tensor is used; a tensor's pages belong to the file, not to the process.
+    """
+
+    def __init__(self, folder: Path, stem: str) -> None:
+        """Open `folder`; raises `ArtifactError` for a missing, cut or pickled file."""
+        from safetensors import SafetensorError, safe_open
+
+        self.folder = folder
+        self._files: dict[str, Path] = {}
+        self._open: dict[Path, _SafetensorsFile] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        for path, promised in weight_files(folder, stem).items():
+            try:
+                handle: _SafetensorsFile = safe_open(path, framework="pt")
+            except (SafetensorError, OSError) as error:
+                raise ArtifactError(
+                    f"{path} is not a whole safetensors file ({error}; {path.stat().st_size} bytes found); copy or "
+                    "download it again."
+                ) from error
+            names = set(handle.keys())
+            absent = sorted((promised or names) - names)
+            if absent:
+                raise ArtifactError(
+                    f"{path} lacks '{absent[0]}' and {len(absent) - 1} more that its index lists; copy it again."
+                )
+            self._open[path] = handle
+            for name in promised or names:
+                entry = handle.get_slice(name)
+                if entry.get_dtype() not in _STORED_DTYPES and _IGNORED.search(name) is None:
+                    raise ArtifactError(
+                        f"{path}: '{name}' is stored as {entry.get_dtype()}; expected F16, BF16 or F32 weights."
+                    )
+                self._files[name] = path
+                self._shapes[name] = tuple(entry.get_shape())
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._open[self._files[name]].get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Stored shape, from the header alone."""
+        return self._shapes[name]
+
+    def file(self, name: str) -> Path:
+        """The file that holds `name`."""
+        return self._files[name]
+
+
+def weight_files(folder: Path, stem: str) -> dict[Path, set[str] | None]:
+    """The safetensors files of a component: each with the names its index lists, or None where there's no index.
+
+    Full precision is taken before the `fp16` variant if a folder has both.
+    """
+    for variant in ("", ".fp16"):
+        for index in (f"{stem}.safetensors.index{variant}.json", f"{stem}{variant}.safetensors.index.json"):
+            if (folder / index).is_file():
+                return _shards(folder / index)
+        single = folder / f"{stem}{variant}.safetensors"
+        if single.is_file():
+            return {single: None}
+    pickles = sorted(path.name for path in folder.glob("*") if path.suffix in _PICKLES) if folder.is_dir() else []
+    if pickles:
+        raise ArtifactError(
+            f"{folder} holds {pickles[0]}, a pickle, which can run code when it is opened; expected "
+            f"{stem}.safetensors: convert the checkpoint with diffusers' save_pretrained(safe_serialization=True)."
+        )
+    raise ArtifactError(
+        f"{folder / (stem + '.safetensors')} is missing, and so is an index of shards; copy the checkpoint again."
+    )
+
+
+def _shards(index: Path) -> dict[Path, set[str] | None]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ArtifactError(f"{index} has no 'weight_map'; expected the index of a sharded safetensors checkpoint.")
+    shards: dict[Path, set[str] | None] = {}
+    for name, file in sorted(weight_map.items()):
+        if not isinstance(file, str) or Path(file).name != file:
+            raise ArtifactError(f"{index}: '{name}' points at {file!r}; expected the name of a file beside the index.")
+        if not file.endswith(".safetensors"):
+            raise ArtifactError(f"{index}: '{name}' points at {file!r}; expected a .safetensors file, never a pickle.")
+        names = shards.setdefault(index.parent / file, set())
+        if names is not None:
+            names.add(name)
+    for shard in shards:
+        if not shard.is_file():
+            raise ArtifactError(
+                f"{shard} is missing, one of {len(shards)} shards that {index.name} lists; copy it again."
+            )
+    return shards
+
+
+def read_weights(part: PartName, files: WeightFiles, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Our weights of `part` from `files`, memory-mapped, with our names and shapes and the stored dtype.
+
+    `expected` maps our names to our shapes. Raises `ArtifactError` on a missing or unexpected weight or a wrong shape.
+    """
+    found: dict[str, str] = {}
+    missing: list[str] = []
+    for key in expected:
+        name = next((name for name in stored_names(part, key) if name in files), None)
+        if name is None:
+            missing.append(stored_names(part, key)[0])
+        else:
+            found[key] = name
+    taken = set(found.values())
+    unexpected = sorted(name for name in files if name not in taken and belongs_to(part, name))
+    if missing or unexpected:
+        raise ArtifactError(_wrong_names(files.folder, missing, unexpected))
+    for key, name in found.items():
+        shape = files.shape(name)
+        # A linear layer and a 1x1 convolution hold the same numbers in the same order, whichever a file chose.
+        if _without_kernel(shape) != _without_kernel(expected[key]):
+            raise ArtifactError(
+                f"{files.file(name)}: '{name}' has shape {shape}; config.json asks for "
+                f"{stored_shape(key, expected[key])}: config and weights are not of one model."
+            )
+    return {key: files[name].reshape(expected[key]) for key, name in found.items()}
+
+
+def _without_kernel(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[:2] if len(shape) == 4 and shape[2:] == (1, 1) else shape
+
+
+def _wrong_names(folder: Path, missing: list[str], unexpected: list[str]) -> str:
+    parts = []
+    for label, names in (("lacks", missing), ("holds unknown", unexpected)):
+        if names:
+            parts.append(f"{label} '{names[0]}'" + (f" and {len(names) - 1} more" if len(names) > 1 else ""))
+    return f"{folder}: the checkpoint {', and '.join(parts)}; config and weights are not of one model."

@@ -1,0 +1,214 @@
+"""Writing a diffusers-format directory: configs, sharded safetensors, tokenizer, scheduler."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sfmobile.bundle.manifest import SchedulerRecord
+from sfmobile.checkpoint.config import (
+    AUTOENCODER_CLASS,
+    UNET_CLASS,
+    Json,
+    autoencoder_config,
+    text_encoder_config,
+    unet_config,
+    write_json,
+)
+from sfmobile.checkpoint.directory import DEFAULT_GUIDANCE_SCALE, GUIDANCE_KEY, MODEL_INDEX
+from sfmobile.checkpoint.scheduler import scheduler_config
+from sfmobile.checkpoint.weights import FOLDERS, STEMS, PartName, stored_names, stored_shape
+from sfmobile.errors import UsageError
+from sfmobile.nets.layout import AutoencoderLayout, TextEncoderLayout, UNetLayout
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from sfmobile.nets.autoencoder import Decoder, Encoder
+    from sfmobile.nets.text_encoder import TextEncoder
+    from sfmobile.nets.unet import UNet
+
+MAX_SHARD_BYTES = 2 << 30
+TOKENIZER_FILES = (
+    "vocab.json",
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "README.md",
+)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights to write: our names and shapes, and a function that makes one when its turn comes."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    tensor: Callable[[str], Tensor]
+
+
+def write_checkpoint(
+    root: Path,
+    *,
+    text_encoder: TextEncoder,
+    unet: UNet,
+    decoder: Decoder,
+    encoder: Encoder | None,
+    scheduler: SchedulerRecord,
+    tokenizer_dir: Path,
+    latent_size: tuple[int, int] = (64, 64),
+    guidance_scale: float = DEFAULT_GUIDANCE_SCALE,
+    dtype: torch.dtype | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Write the networks as a checkpoint at `root` (fp16 unless `dtype` says otherwise).
+
+    Everything is written beside `root` and moved into place at the end, `model_index.json` last; other files in an
+    existing `root`, a model card say, stay. A checkpoint whose layouts diffusers can express is a
+    StableDiffusionPipeline to it, which always samples unclipped and with `steps_offset` 1.
+    `encoder` None writes a checkpoint that can generate but not encode. Raises `UsageError` if the networks don't fit
+    together.
+    """
+    if encoder is not None and encoder.layout != decoder.layout:
+        raise UsageError("The encoder and the decoder come from different autoencoder layouts; build both from one.")
+    nets = {"text_encoder": text_encoder, "unet": unet, "decoder": decoder, "encoder": encoder}
+    weights: dict[PartName, Weights] = {}
+    part: PartName
+    for part in FOLDERS:
+        net = nets[part]
+        if net is not None:
+            state = net.state_dict()
+            weights[part] = Weights({key: tuple(value.shape) for key, value in state.items()}, state.__getitem__)
+    write_parts(
+        root,
+        weights,
+        text_encoder_layout=text_encoder.layout,
+        unet_layout=unet.layout,
+        autoencoder_layout=decoder.layout,
+        scheduler=scheduler,
+        tokenizer_dir=tokenizer_dir,
+        latent_size=latent_size,
+        guidance_scale=guidance_scale,
+        dtype=dtype,
+        max_shard_bytes=max_shard_bytes,
+    )
+
+
+def write_parts(
+    root: Path,
+    weights: Mapping[PartName, Weights],
+    *,
+    text_encoder_layout: TextEncoderLayout,
+    unet_layout: UNetLayout,
+    autoencoder_layout: AutoencoderLayout,
+    scheduler: SchedulerRecord,
+    tokenizer_dir: Path,
+    latent_size: tuple[int, int],
+    guidance_scale: float,
+    dtype: torch.dtype | None,
+    max_shard_bytes: int,
+) -> None:
+    """`write_checkpoint` for weights that are made one at a time: memory stays below about one shard."""
+    unet_layout.check_latent_size(*latent_size)
+    if root.exists() and (root.is_file() or (any(root.iterdir()) and not (root / MODEL_INDEX).is_file())):
+        raise UsageError(
+            f"{root} exists and is not a checkpoint; give a new directory or an older checkpoint to replace."
+        )
+    image_size = max(latent_size) * autoencoder_layout.downsampling
+    halves = tuple(part for part in ("decoder", "encoder") if part in weights)
+    configs = {
+        "text_encoder": text_encoder_config(text_encoder_layout),
+        "unet": unet_config(unet_layout, latent_size),
+        "vae": autoencoder_config(autoencoder_layout, halves, image_size),
+    }
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{root.name}.", suffix=".partial", dir=root.parent) as scratch:
+        draft = Path(scratch) / "checkpoint"
+        for folder, stem in STEMS.items():
+            (draft / folder).mkdir(parents=True)
+            write_json(draft / folder / "config.json", configs[folder])
+            stored = {part: weights[part] for part in weights if FOLDERS[part] == folder}
+            _write_weights(draft / folder, stem, stored, dtype, max_shard_bytes)
+        (draft / "scheduler").mkdir()
+        write_json(draft / "scheduler" / "scheduler_config.json", scheduler_config(scheduler))
+        (draft / "tokenizer").mkdir()
+        for file in TOKENIZER_FILES:
+            if (tokenizer_dir / file).is_file():
+                shutil.copyfile(tokenizer_dir / file, draft / "tokenizer" / file)
+        write_json(draft / MODEL_INDEX, _model_index(configs, guidance_scale))
+        _move_into_place(draft, root)
+
+
+def _model_index(configs: Mapping[str, Json], guidance_scale: float) -> Json:
+    ours = configs["unet"]["_class_name"] == UNET_CLASS or configs["vae"]["_class_name"] == AUTOENCODER_CLASS
+    unet, vae = configs["unet"]["_class_name"], configs["vae"]["_class_name"]
+    return {
+        "_class_name": "SfmobilePipeline" if ours else "StableDiffusionPipeline",
+        "_sfmobile_version": version("sfmobile"),
+        GUIDANCE_KEY: guidance_scale,
+        "feature_extractor": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["sfmobile" if unet == UNET_CLASS else "diffusers", unet],
+        "vae": ["sfmobile" if vae == AUTOENCODER_CLASS else "diffusers", vae],
+    }
+
+
+def _write_weights(
+    folder: Path, stem: str, parts: Mapping[PartName, Weights], dtype: torch.dtype | None, max_shard_bytes: int
+) -> None:
+    """Safetensors of one folder: a single file, or shards with an index where it would exceed `max_shard_bytes`."""
+    import torch
+    from safetensors.torch import save_file
+
+    dtype = dtype or torch.float16
+    shards: list[list[tuple[PartName, str]]] = [[]]
+    filled = total = 0
+    for part, weights in parts.items():
+        for key, shape in weights.shapes.items():
+            size = int(torch.Size(shape).numel()) * dtype.itemsize
+            if shards[-1] and filled + size > max_shard_bytes:
+                shards.append([])
+                filled = 0
+            shards[-1].append((part, key))
+            filled += size
+            total += size
+    weight_map: dict[str, str] = {}
+    for number, members in enumerate(shards, start=1):
+        suffix = f"-{number:05d}-of-{len(shards):05d}" if len(shards) > 1 else ""
+        file = f"{stem}{suffix}.safetensors"
+        tensors: dict[str, Any] = {}
+        for part, key in members:
+            tensor = parts[part].tensor(key).detach().to("cpu", dtype)
+            name = stored_names(part, key)[0]
+            tensors[name] = tensor.reshape(stored_shape(key, tuple(tensor.shape))).contiguous()
+            weight_map[name] = file
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        write_json(folder / f"{stem}.safetensors.index.json", index)
+
+
+def _move_into_place(draft: Path, root: Path) -> None:
+    """Move the finished draft to `root`; over an older checkpoint, folder by folder with the index last."""
+    if not root.exists() or not any(root.iterdir()):
+        if root.exists():
+            root.rmdir()
+        draft.rename(root)
+        return
+    # Without its index a directory isn't a checkpoint, so a reader never sees half of the old and half of the new.
+    (root / MODEL_INDEX).unlink()
+    for entry in sorted(draft.iterdir(), key=lambda path: path.name == MODEL_INDEX):
+        target = root / entry.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        entry.rename(target)

@@ -1,0 +1,1 @@
+"""From a prompt to a picture: tokenizer, noise, DDIM, guidance, the loop. Arrays are numpy's."""

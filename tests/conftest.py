@@ -1,0 +1,46 @@
+"""Fixtures shared by all tests: tiny checkpoints, written once a session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sfmobile.checkpoint.directory import Checkpoint
+from sfmobile.checkpoint.synthetic import write_synthetic_checkpoint
+from tests.tiny import (
+    TINY_ASYMMETRIC_AUTOENCODER,
+    TINY_AUTOENCODER,
+    TINY_LATENT_SIZE,
+    TINY_SNAPFUSION_UNET,
+    TINY_TEXT_ENCODER,
+    TINY_UNET,
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A tiny checkpoint in fp16 that diffusers can load too. Shared: don't write into it."""
+    root: Path = tmp_path_factory.mktemp("checkpoints") / "tiny"
+    write_synthetic_checkpoint(
+        root,
+        unet_layout=TINY_UNET,
+        text_encoder_layout=TINY_TEXT_ENCODER,
+        autoencoder_layout=TINY_AUTOENCODER,
+        latent_size=TINY_LATENT_SIZE,
+    )
+    return Checkpoint.open(root)
+
+
+@pytest.fixture(scope="session")
+def tiny_snapfusion_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A tiny checkpoint with SnapFusion's kind of UNet and decoder, which only we can load."""
+    root: Path = tmp_path_factory.mktemp("checkpoints") / "tiny-snapfusion"
+    write_synthetic_checkpoint(
+        root,
+        unet_layout=TINY_SNAPFUSION_UNET,
+        text_encoder_layout=TINY_TEXT_ENCODER,
+        autoencoder_layout=TINY_ASYMMETRIC_AUTOENCODER,
+        latent_size=TINY_LATENT_SIZE,
+    )
+    return Checkpoint.open(root)
