@@ -45,13 +45,14 @@ class PeakMemory:
         self._before = resident_bytes()
         self._peaks = dict(self._before)
 
-    def _take(self) -> None:
+    def take(self) -> None:
+        """Take one sample now."""
         for kind, size in resident_bytes().items():
             self._peaks[kind] = max(self._peaks[kind], size)
 
     def _sample(self) -> None:
         while not self._stop.wait(self._interval):
-            self._take()
+            self.take()
 
     def __enter__(self) -> Self:
         self._before = resident_bytes()
@@ -64,7 +65,7 @@ class PeakMemory:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        self._take()
+        self.take()
 
     @property
     def record(self) -> MemoryRecord:

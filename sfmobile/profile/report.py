@@ -9,6 +9,7 @@ JSON has no infinity: a PSNR is null where the two results are identical, see `A
 from __future__ import annotations
 
 import json
+import os
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
@@ -253,6 +254,10 @@ _KINDS: dict[type[BenchReport] | type[VerifyReport], Literal["bench", "verify"]]
     BenchReport: "bench",
     VerifyReport: "verify",
 }
+SCHEMA_FILES: dict[type[BenchReport] | type[VerifyReport], Path] = {
+    BenchReport: Path(__file__).with_name("bench.schema.json"),
+    VerifyReport: Path(__file__).with_name("verify.schema.json"),
+}
 
 
 def now() -> datetime:
@@ -302,7 +307,26 @@ def _read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def report_schema(kind: type[BenchReport] | type[VerifyReport]) -> dict[str, Any]:
-    """JSON schema of a report as written (every field is there); committed beside this file."""
-    schema = kind.model_json_schema(mode="serialization")
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+def write_report(report: BenchReport | VerifyReport, path: Path) -> None:
+    """Write a report whole or not at all, making its folder if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with scratch.open("w", encoding="utf-8") as file:
+            file.write(report.model_dump_json(indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def report_schema(kind: type[BenchReport] | type[VerifyReport]) -> str:
+    """JSON schema of a report, as committed beside this file. Fields with a default may be left out."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **kind.model_json_schema()}
+    return json.dumps(schema, indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    for schema_kind, schema_file in SCHEMA_FILES.items():
+        schema_file.write_text(report_schema(schema_kind), encoding="utf-8")
