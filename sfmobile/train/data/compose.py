@@ -1,0 +1,147 @@
+"""Batches of captioned pictures, rendered on the device that holds the sprites."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sfmobile.errors import UnavailableError
+from sfmobile.train.data.scenes import Attributes, Plan, Planner
+from sfmobile.train.data.sprites import Sprite, read_index
+
+
+@dataclass(frozen=True)
+class SpritePool:
+    """Sprites on a device. `pixels` uint8 (N, 4, 128, 128), colour multiplied by alpha; `sprites` their records."""
+
+    sprites: list[Sprite]
+    pixels: Tensor
+    planner: Planner
+
+
+def load_pool(
+    index: Path,
+    device: torch.device | str = "cpu",
+    *,
+    splits: Sequence[str] = ("train",),
+    kinds: dict[str, float] | None = None,
+    judge: bool = False,
+    verify: bool = True,
+) -> SpritePool:
+    """Read a sprite cache by its index file; all sprites go to the device, `splits` says which are composed.
+
+    Raises:
+        ArtifactError: the cache is missing, damaged or of another version.
+        UnavailableError: it doesn't fit the device's memory.
+    """
+    from safetensors.torch import load_file
+
+    sprites, data = read_index(index, verify=verify)
+    try:
+        pixels = load_file(data)["pixels"].to(device)
+    except torch.OutOfMemoryError as error:
+        raise UnavailableError(
+            f"{data.name} ({data.stat().st_size >> 20} MiB) doesn't fit the memory of {device}; keep the sprites on the "
+            f"CPU (device cpu)"
+        ) from error
+    return SpritePool(sprites, pixels, Planner(sprites, splits, kinds, judge=judge))
+
+
+def compose_batch(
+    pool: SpritePool, index: int, batch_size: int, seed: int
+) -> tuple[Tensor, list[str], list[Attributes]]:
+    """Batch number `index` of the sequence that `seed` stands for.
+
+    Returns:
+        images float32 (batch_size, 3, 128, 128) in [-1, 1] on the pool's device, captions, attributes.
+    """
+    plan = pool.planner.plan(index, batch_size, seed)
+    return render(pool.pixels, plan), plan.captions, plan.attributes
+
+
+def render(pixels: Tensor, plan: Plan) -> Tensor:
+    """Draw a plan: float32 (B, 3, S, S) in [-1, 1] for `pixels` uint8 (N, 4, S, S), on their device."""
+    device, size = pixels.device, pixels.shape[-1]
+    background = torch.from_numpy(plan.background).to(device, non_blocking=True)
+    images = background[:, :, None, None].expand(-1, -1, size, size).contiguous()
+    # Level l holds sprites shrunk by 2^l before they are resampled, so that small ones don't alias.
+    levels = torch.from_numpy(plan.place[:, 0]).reciprocal().log2().add(0.5).floor().clamp(0, 3).long()
+    for layer in _layers(plan):
+        for level in levels[layer].unique().tolist():
+            rows = layer[levels[layer] == level]
+            picked = pixels[torch.from_numpy(plan.sprite)[rows].to(device)].float().div_(255)
+            recolour = torch.from_numpy(plan.recolour)[rows]
+            turned = recolour[:, 0].nonzero()[:, 0]
+            if len(turned):
+                on_device = turned.to(device)
+                picked[on_device] = recoloured(picked[on_device], recolour[turned, 1:].to(device))
+            if level:
+                picked = F.avg_pool2d(picked, 2**level)
+            placed = _placed(picked, torch.from_numpy(plan.place)[rows].to(device), size)
+            where = torch.from_numpy(plan.picture)[rows].to(device)
+            images[where] = placed[:, :3] + (1 - placed[:, 3:]) * images[where]
+    return images.mul_(2).sub_(1)
+
+
+def _layers(plan: Plan) -> list[Tensor]:
+    """Rows of the plan in passes: no picture occurs twice in one pass, and the drawing order is kept."""
+    passes: list[list[int]] = []
+    depth: dict[int, int] = {}
+    for row, picture in enumerate(plan.picture.tolist()):
+        level = depth.get(picture, 0)
+        depth[picture] = level + 1
+        if level == len(passes):
+            passes.append([])
+        passes[level].append(row)
+    return [torch.tensor(rows) for rows in passes]
+
+
+def _placed(sprites: Tensor, place: Tensor, size: int) -> Tensor:
+    """Sprites (M, 4, s, s) scaled and moved onto canvases (M, 4, size, size); place (M, 3) as in `Plan`."""
+    side, x, y = place.unbind(1)
+    zero = torch.zeros_like(side)
+    theta = torch.stack(
+        [torch.stack([1 / side, zero, -x / side], 1), torch.stack([zero, 1 / side, -y / side], 1)], dim=1
+    )
+    grid = F.affine_grid(theta, [len(sprites), 4, size, size], align_corners=False)
+    return F.grid_sample(sprites, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def recoloured(sprites: Tensor, recolour: Tensor) -> Tensor:
+    """Give the pixels of one hue another colour; other hues and greys stay.
+
+    Saturation is a ratio and hue is invariant under multiplication by alpha, so this is done on premultiplied colour.
+
+    Args:
+        sprites: float (M, 4, S, S) in [0, 1], colour multiplied by alpha.
+        recolour: float (M, 5): the sprite's hue, the target's hue (degrees), saturation factor, value factor, lift.
+    """
+    rgb, alpha = sprites[:, :3], sprites[:, 3]
+    own, target, saturate, brighten, lift = (column[:, None, None] for column in recolour.unbind(1))
+    high, low = rgb.amax(1), rgb.amin(1)
+    chroma = high - low
+    safe = chroma.clamp_min(1e-5)
+    red, green, blue = rgb.unbind(1)
+    sector = torch.where(
+        high == red,
+        ((green - blue) / safe) % 6,
+        torch.where(high == green, (blue - red) / safe + 2, (red - green) / safe + 4),
+    )
+    distance = ((sector * 60 - own + 180) % 360 - 180).abs()
+    saturation = chroma / high.clamp_min(1e-5)
+    share = ((44 - distance) / 14).clamp(0, 1) * ((saturation - 0.1) / 0.12).clamp(0, 1)
+    value = brighten * high
+    value = value + lift * (alpha - value).clamp_min(0)
+    strength = (saturation * saturate).clamp(0, 1)
+    # A pure hue: piecewise linear in each channel, at most 1 and at least 0.
+    offsets = torch.tensor([5.0, 3.0, 1.0], device=rgb.device)[None, :, None, None]
+    k = (offsets + target[:, None] / 60) % 6
+    shade = torch.minimum(k, 4 - k).clamp(0, 1)
+    new = value[:, None] * (1 - strength[:, None] * shade)
+    mixed = share[:, None] * new + (1 - share[:, None]) * rgb
+    return torch.cat([mixed, alpha[:, None]], dim=1)
