@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from sfmobile.errors import ArtifactError, UsageError
 from sfmobile.train.config import parse_config
+from sfmobile.train.metrics.efficientnet_lite import TRUNK_CHANNELS, Trunk
 from sfmobile.train.state import load_tensors, save_tensors
 
 PADDING_ID = 49407  # CLIP's end-of-text, which also pads
@@ -28,61 +29,45 @@ PADDING_ID = 49407  # CLIP's end-of-text, which also pads
 class DualEncoderLayout:
     """Widths of both towers.
 
-    image_size: side that pictures are resized to; image_channels and image_blocks by stage, the first at a quarter of
-    the resolution and each following at half of the one before; vocabulary: rows of the token embedding.
+    vocabulary: how many tokens have a row of the embedding; image_size: side that pictures are resized to.
     """
 
     vocabulary: int
     image_size: int = 128
-    image_channels: tuple[int, ...] = (64, 128, 256)
-    image_blocks: tuple[int, ...] = (2, 3, 2)
     text_width: int = 192
-    text_layers: int = 3
+    text_layers: int = 2
     text_heads: int = 6
     text_length: int = 77
-    embedding: int = 256
-
-
-class _ConvNextBlock(nn.Module):
-    """Depthwise 7×7, norm, and a perceptron per pixel, around a residual (arXiv 2201.03545); GroupNorm, no scale."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.depthwise = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
-        self.norm = nn.GroupNorm(1, channels)
-        self.expand = nn.Conv2d(channels, 4 * channels, 1)
-        self.project = nn.Conv2d(4 * channels, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.project(functional.gelu(self.expand(self.norm(self.depthwise(x)))))
+    embedding: int = 192
 
 
 class ImageTower(nn.Module):
-    """Pictures (B, 3, H, W) in [-1, 1] -> (B, embedding)."""
+    """Pictures (B, 3, H, W) in [-1, 1] -> (B, embedding): EfficientNet-Lite0's trunk and a head of our own."""
 
     def __init__(self, layout: DualEncoderLayout) -> None:
         super().__init__()
         self.size = layout.image_size
-        stages: list[nn.Module] = []
-        previous = 3
-        for index, (channels, blocks) in enumerate(zip(layout.image_channels, layout.image_blocks, strict=True)):
-            stride = 4 if index == 0 else 2
-            stages.append(nn.Conv2d(previous, channels, stride, stride))
-            stages += [_ConvNextBlock(channels) for _ in range(blocks)]
-            previous = channels
-        self.stages = nn.Sequential(*stages)
-        side = layout.image_size // (4 * 2 ** (len(layout.image_channels) - 1))
-        # Pooling forgets where a feature was; "left of" needs it, so places are written into the last map first.
-        self.place = nn.Parameter(torch.randn(1, previous, side, side) * 0.02)
-        self.mix = _ConvNextBlock(previous)
-        self.norm = nn.LayerNorm(previous)
-        self.project = nn.Linear(previous, layout.embedding, bias=False)
+        self.trunk = Trunk()
+        # Pooling forgets where a feature was; "left of" needs it, so places are written into the map first.
+        side = -(-layout.image_size // 32)
+        self.place = nn.Parameter(torch.randn(1, layout.embedding, side, side) * 0.02)
+        self.widen = nn.Conv2d(TRUNK_CHANNELS, layout.embedding, 1)
+        self.mix = nn.Sequential(
+            nn.Conv2d(layout.embedding, layout.embedding, 3, padding=1, groups=layout.embedding),
+            nn.GroupNorm(1, layout.embedding),
+            nn.Conv2d(layout.embedding, 2 * layout.embedding, 1),
+            nn.GELU(),
+            nn.Conv2d(2 * layout.embedding, layout.embedding, 1),
+        )
+        self.norm = nn.LayerNorm(layout.embedding)
+        self.project = nn.Linear(layout.embedding, layout.embedding, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Any picture size; resized to the tower's own."""
         if images.shape[-2:] != (self.size, self.size):
             images = functional.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
-        x = self.mix(self.stages(images) + self.place)
+        x = self.widen(self.trunk(images)) + self.place
+        x = x + self.mix(x)
         return self.project(self.norm(x.mean(dim=(2, 3))))
 
 
@@ -104,7 +89,7 @@ class TextTower(nn.Module):
         nn.init.normal_(self.token_embedding.weight, std=0.02)
         nn.init.normal_(self.position_embedding.weight, std=0.02)
         layer = nn.TransformerEncoderLayer(
-            width, layout.text_heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            width, layout.text_heads, 2 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
         self.layers = nn.TransformerEncoder(layer, layout.text_layers, enable_nested_tensor=False)
         self.norm = nn.LayerNorm(width)

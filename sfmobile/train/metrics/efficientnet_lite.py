@@ -19,6 +19,8 @@ from sfmobile.errors import ArtifactError
 from sfmobile.train.metrics.packages import EFFICIENTNET_LITE0, fetch, read_member
 
 FEATURES = 1280
+TRUNK_CHANNELS = 320
+_STEM_CHANNELS = 32
 INPUT_SIZE = 224
 _BATCH_NORM_EPS = 1e-3
 # ImageNet's usual mean and deviation, restated for images in [-1, 1].
@@ -74,24 +76,36 @@ class _Block(nn.Module):
         return x + y if self.skip else y
 
 
-class EfficientNetLite0(nn.Module):
-    """Images (B, 3, H, W) in [-1, 1], any size -> features (B, 1280) float32; frozen; batch norms folded."""
+class Trunk(nn.Module):
+    """All but the head: images (B, 3, H, W) in [-1, 1] -> maps (B, 320, H / 32, W / 32); batch norms folded."""
 
     mean: Tensor
     std: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = _SameConv(3, 32, 3, 2)
-        blocks, channels = [], 32
+        self.stem = _SameConv(3, _STEM_CHANNELS, 3, 2)
+        blocks, channels = [], _STEM_CHANNELS
         for stage in _STAGES:
             for repeat in range(stage.repeats):
                 blocks.append(_Block(channels, stage, stage.stride if repeat == 0 else 1))
                 channels = stage.channels
         self.blocks = nn.Sequential(*blocks)
-        self.head = nn.Conv2d(channels, FEATURES, 1)
         self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps at a 32nd of the resolution, rounded up."""
+        return self.blocks(functional.relu6(self.stem((images - self.mean) / self.std)))
+
+
+class EfficientNetLite0(nn.Module):
+    """Images (B, 3, H, W) in [-1, 1], any size -> features (B, 1280) float32; frozen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = Trunk()
+        self.head = nn.Conv2d(TRUNK_CHANNELS, FEATURES, 1)
         self.requires_grad_(False)
         self.eval()
 
@@ -123,9 +137,7 @@ class EfficientNetLite0(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Pooled features of a batch, (B, 1280) float32."""
         x = functional.interpolate(images, (INPUT_SIZE, INPUT_SIZE), mode="bicubic", antialias=True)
-        x = (x - self.mean) / self.std
-        x = self.blocks(functional.relu6(self.stem(x)))
-        return functional.relu6(self.head(x)).mean(dim=(2, 3)).float()
+        return functional.relu6(self.head(self.trunk(x))).mean(dim=(2, 3)).float()
 
 
 def convert(cache: Path, path: Path) -> None:
@@ -155,12 +167,12 @@ def folded_state(original: dict[str, Tensor]) -> dict[str, Tensor]:
         state[f"{ours}.weight"] = original[f"{convolution}.weight"] * scale.view(-1, 1, 1, 1)
         state[f"{ours}.bias"] = original[f"{norm}.bias"] - original[f"{norm}.running_mean"] * scale
 
-    fold("stem", "_conv_stem", "_bn0")
+    fold("trunk.stem", "_conv_stem", "_bn0")
     for index in range(sum(stage.repeats for stage in _STAGES)):
         theirs = f"_blocks.{index}"
         if f"{theirs}._expand_conv.weight" in original:
-            fold(f"blocks.{index}.expand", f"{theirs}._expand_conv", f"{theirs}._bn0")
-        fold(f"blocks.{index}.depthwise", f"{theirs}._depthwise_conv", f"{theirs}._bn1")
-        fold(f"blocks.{index}.project", f"{theirs}._project_conv", f"{theirs}._bn2")
+            fold(f"trunk.blocks.{index}.expand", f"{theirs}._expand_conv", f"{theirs}._bn0")
+        fold(f"trunk.blocks.{index}.depthwise", f"{theirs}._depthwise_conv", f"{theirs}._bn1")
+        fold(f"trunk.blocks.{index}.project", f"{theirs}._project_conv", f"{theirs}._bn2")
     fold("head", "_conv_head", "_bn1")
     return state
