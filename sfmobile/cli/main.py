@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import sfmobile
-from sfmobile.cli import compare, console, doctor
+from sfmobile.cli import compare, console, doctor, inspect
 from sfmobile.errors import SfmobileError, UnavailableError
 
 INTERRUPTED = 130
@@ -49,6 +49,7 @@ def options(
 
 app.command("compare")(compare.compare)
 app.command("doctor")(doctor.doctor)
+app.command("inspect")(inspect.inspect)
 
 
 def quiet_libraries() -> None:

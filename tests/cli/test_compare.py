@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sfmobile.profile.report import write_report
+from tests.cli.run import run
+from tests.profile.sample import MACHINE, bench, close_by, verify
+
+
+@pytest.fixture
+def reports(tmp_path: Path) -> Path:
+    write_report(bench(10.0), tmp_path / "before.json")
+    write_report(bench(15.0), tmp_path / "slower.json")
+    write_report(bench(10.0, machine=MACHINE.model_copy(update={"model": "Mac15,3"})), tmp_path / "elsewhere.json")
+    write_report(verify(), tmp_path / "verify.json")
+    write_report(verify(close_by(None, nonfinite=1)), tmp_path / "broken.json")
+    return tmp_path
+
+
+def test_equal_reports_pass(reports: Path, capsys) -> None:
+    outcome = run(capsys, "compare", reports / "before.json", reports / "before.json")
+    assert outcome.code == 0 and "unet median_ms" in outcome.out and "REGRESSED" not in outcome.out
+
+
+def test_a_slower_report_exits_with_1_and_names_the_figures(reports: Path, capsys) -> None:
+    outcome = run(capsys, "compare", reports / "before.json", reports / "slower.json")
+    assert outcome.code == 1 and "unet median_ms" in outcome.sentence and "+50.0 %" in outcome.out
+    assert run(capsys, "compare", reports / "before.json", reports / "slower.json", "--threshold", 60).code == 0
+
+
+def test_json_is_alone_on_stdout_even_when_the_gate_fails(reports: Path, capsys) -> None:
+    outcome = run(capsys, "compare", reports / "verify.json", reports / "broken.json", "--json")
+    assert outcome.code == 1
+    assert json.loads(outcome.out)["regressed"] == ["mil fp16 unet"]
+
+
+def test_other_machines_are_refused_unless_asked_for(reports: Path, capsys) -> None:
+    outcome = run(capsys, "compare", reports / "before.json", reports / "elsewhere.json")
+    assert outcome.code == 2 and "machine Mac14,2 against Mac15,3" in outcome.sentence
+    assert run(capsys, "compare", reports / "before.json", reports / "elsewhere.json", "--across").code == 0
+
+
+def test_reports_of_two_kinds_have_nothing_in_common(reports: Path, capsys) -> None:
+    outcome = run(capsys, "compare", reports / "before.json", reports / "verify.json")
+    assert outcome.code == 2 and "bench report" in outcome.sentence and "verify report" in outcome.sentence
+
+
+def test_a_missing_report_exits_with_4(reports: Path, capsys) -> None:
+    outcome = run(capsys, "compare", reports / "before.json", reports / "nothing.json")
+    assert outcome.code == 4 and "nothing.json" in outcome.sentence

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import typer
+
+import sfmobile
+from sfmobile.cli import main as entry
+from sfmobile.cli.main import BUG, explain, take_debug
+from sfmobile.errors import ArtifactError, GateError, UnavailableError, UsageError
+from tests.cli.run import run
+
+COMMANDS = ("export", "verify", "generate", "bench", "inspect", "compare", "doctor")
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch):
+    """An app whose only command raises what the test puts in."""
+    raised: list[BaseException] = []
+    app = typer.Typer(pretty_exceptions_enable=False)
+
+    @app.command()
+    def command(debug: bool = False) -> None:
+        raise raised[0]
+
+    monkeypatch.setattr(entry, "app", app)
+    return raised
+
+
+def test_help_names_every_command_and_the_exit_codes(capsys) -> None:
+    outcome = run(capsys, "--help")
+    assert outcome.code == 0 and outcome.err == ""
+    assert all(f" {command} " in outcome.out for command in COMMANDS)
+    assert "1 a gate failed" in outcome.out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_of_its_own(command: str, capsys) -> None:
+    outcome = run(capsys, command, "--help")
+    assert outcome.code == 0 and f"sfmobile {command}" in outcome.out
+
+
+def test_version_is_the_packages(capsys) -> None:
+    assert run(capsys, "--version").out == f"sfmobile {sfmobile.__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [["paint"], ["doctor", "--fast"], ["compare"], ["generate", "--steps", "many"]])
+def test_mistakes_on_the_command_line_exit_with_2_and_say_so_on_stderr(arguments: list[str], capsys) -> None:
+    outcome = run(capsys, *arguments)
+    assert outcome.code == 2 and outcome.out == "" and "Usage: sfmobile" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (GateError("UNet: 12.0 dB is under the gate of 35.0 dB."), 1),
+        (UsageError("Steps must be at least 1, found 0."), 2),
+        (UnavailableError("Core ML needs macOS."), 3),
+        (ArtifactError("'x' is truncated."), 4),
+    ],
+)
+def test_a_failure_is_one_sentence_on_stderr_and_its_exit_code(error: Exception, code: int, failing, capsys) -> None:
+    failing.append(error)
+    outcome = run(capsys)
+    assert outcome.code == code and outcome.out == ""
+    assert outcome.err == f"error: {error}\n"
+
+
+def test_a_long_sentence_stays_on_one_line_and_keeps_its_brackets(failing, capsys) -> None:
+    failing.append(ArtifactError("'[bold]/x[/bold]' " + "is very wrong, " * 40 + "export it again."))
+    assert run(capsys).sentence == str(failing[0])
+
+
+def test_debug_adds_the_traceback_wherever_it_stands(failing, capsys) -> None:
+    failing.append(ArtifactError("'x' is truncated."))
+    outcome = run(capsys, "--debug")
+    assert "Traceback" in outcome.err and "'x' is truncated." in outcome.sentence
+    assert take_debug(["export", "a", "--debug"]) == (["export", "a"], True)
+    assert take_debug(["generate", "b", "--", "--debug"]) == (["generate", "b", "--", "--debug"], False)
+
+
+def test_a_mistake_of_ours_shows_no_traceback_unasked_and_has_a_code_of_its_own(failing, capsys) -> None:
+    failing.append(KeyError("surprise"))
+    outcome = run(capsys)
+    assert outcome.code == BUG and "Traceback" not in outcome.err and "KeyError" in outcome.sentence
+
+
+def test_a_full_disk_and_a_forbidden_file_are_the_environments_fault() -> None:
+    full, code = explain(OSError(errno.ENOSPC, "No space left on device", "/out/UNet.mlpackage"))
+    assert code == 3 and full.startswith("No space left while writing '/out/UNet.mlpackage'")
+    forbidden, code = explain(PermissionError(errno.EACCES, "Permission denied", "/out"))
+    assert code == 3 and forbidden == "Can't use '/out': Permission denied."
+
+
+def test_ctrl_c_exits_with_130_and_no_traceback(failing, capsys) -> None:
+    failing.append(KeyboardInterrupt())
+    outcome = run(capsys)
+    assert outcome.code == 130 and "Traceback" not in outcome.err
+
+
+def test_ctrl_c_in_a_real_process() -> None:
+    script = (
+        "import os, signal, time, typer\n"
+        "from sfmobile.cli import main as entry\n"
+        "entry.app = typer.Typer()\n"
+        "@entry.app.command()\n"
+        "def command():\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(30)\n"
+        "entry.main([])\n"
+    )
+    signal_free = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, **signal_free)
+    assert done.returncode == 130 and "Traceback" not in done.stderr
+
+
+def test_it_runs_as_a_module_too() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "sfmobile", "--version"], capture_output=True, text=True, env=os.environ, check=True
+    )
+    assert done.stdout.startswith("sfmobile ")
