@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,8 @@ SIZE = 128
 # The 3D and gradient packages store the drawing of U+1F3FC under U+1F3FD and the other way round.
 _SWAPPED_TONES = {"1F3FC": "1F3FD", "1F3FD": "1F3FC"}
 _SWAPPED_STYLES = ("3d", "glossy")
+# Drawings filed under a name that means something else: Noto v1's "cricket" is the game.
+_MISFILED = {("retro", "1F997")}
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,9 @@ class Artwork:
     quarter_turns: int = 0
 
 
-def find_artwork(sources: Mapping[str, Mapping[str, bytes]], concepts: Mapping[str, Concept]) -> dict[str, dict[str, Artwork]]:
+def find_artwork(
+    sources: Mapping[str, Mapping[str, bytes]], concepts: Mapping[str, Concept]
+) -> dict[str, dict[str, Artwork]]:
     """Style -> normalised hexcode -> drawing, for every drawing that has a caption.
 
     Raises:
@@ -49,7 +54,9 @@ def find_artwork(sources: Mapping[str, Mapping[str, bytes]], concepts: Mapping[s
             else:
                 by_code = flat_names if style == "flat" else names
                 drawings = _from_icon_set(json.loads(sources[style]["icons.json"]), by_code)
-            found[style] = {code: art for code, art in drawings.items() if code in concepts}
+            found[style] = {
+                code: art for code, art in drawings.items() if code in concepts and (style, code) not in _MISFILED
+            }
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ArtifactError(f"an icon set's index can't be read ({error!r}); fetch the packages again") from error
     return found
@@ -64,24 +71,21 @@ def _from_files(members: Mapping[str, bytes]) -> dict[str, Artwork]:
     return drawings
 
 
-def _from_icon_set(icon_set: Mapping[str, object], names: Mapping[str, str]) -> dict[str, Artwork]:
-    icons, aliases = icon_set["icons"], icon_set.get("aliases", {})
-    assert isinstance(icons, dict) and isinstance(aliases, dict)
+def _from_icon_set(icon_set: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Artwork]:
+    """An Iconify set (https://iconify.design/docs/types/iconify-json.html): bodies by name, aliases that turn them."""
     drawings = {}
     for code, name in names.items():
-        turned: dict[str, object] = {}
-        if name in aliases:
-            turned = aliases[name]
-            name = turned["parent"]
-        if name not in icons:
+        alias = icon_set.get("aliases", {}).get(name, {})
+        icon = icon_set["icons"].get(alias.get("parent", name))
+        if icon is None:
             continue
-        icon = icons[name]
-        width = icon.get("width", icon_set.get("width", 16))
-        height = icon.get("height", icon_set.get("height", 16))
-        box = f"{icon.get('left', 0)} {icon.get('top', 0)} {width} {height}"
-        svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}" width="{width}" height="{height}">{icon["body"]}</svg>'
+        width, height = (icon.get(side, icon_set.get(side, 16)) for side in ("width", "height"))
+        size = (
+            f'viewBox="{icon.get("left", 0)} {icon.get("top", 0)} {width} {height}" width="{width}" height="{height}"'
+        )
+        svg = f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{icon["body"]}</svg>'
         drawings[code] = Artwork(
-            "svg", svg.encode(), bool(turned.get("hFlip")), bool(turned.get("vFlip")), int(str(turned.get("rotate", 0)))
+            "svg", svg.encode(), alias.get("hFlip", False), alias.get("vFlip", False), alias.get("rotate", 0)
         )
     return drawings
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sfmobile.errors import ArtifactError
+from sfmobile.train.data.english import with_inner_articles
 
 GROUPS = {
     0: "smileys",
@@ -124,6 +125,23 @@ _NAMED = {
     "exploding head": "exploding head face",
     "head shaking horizontally": "face shaking horizontally",
     "head shaking vertically": "face nodding vertically",
+    "hourglass done": "hourglass",
+    "hourglass not done": "hourglass with flowing sand",
+    "page facing up": "page of paper",
+    "chart increasing": "increasing line chart",
+    "chart decreasing": "decreasing line chart",
+    "chart increasing with yen": "increasing line chart with yen",
+    "level slider": "level slider knob",
+    "speaker low volume": "quiet speaker",
+    "speaker medium volume": "speaker with a sound wave",
+    "speaker high volume": "loud speaker",
+    "meat on bone": "piece of meat on a bone",
+    "umbrella on ground": "beach umbrella on the ground",
+    "face savoring food": "face licking its lips",
+    "face with head-bandage": "face with a head bandage",
+    "eye in speech bubble": "speech bubble with an eye",
+    "flag in hole": "golf flag in a hole",
+    "person in suit levitating": "man in a suit levitating",
     "thumbs up": "thumbs-up hand",
     "thumbs down": "thumbs-down hand",
     "selfie": "hand taking a selfie",
@@ -210,7 +228,7 @@ def read_concepts(members: Mapping[str, bytes]) -> dict[str, Concept]:
             if group is None:
                 continue
             base = normalise(entry["hexcode"])
-            phrase = noun_phrase(entry["label"], entry["subgroup"])
+            phrase = with_inner_articles(noun_phrase(entry["label"], entry["subgroup"]))
             tags = clean_tags(entry.get("tags", []), phrase)
             concepts[base] = Concept(base, base, phrase, tags, group, entry["subgroup"], None)
             for skin in entry.get("skins", []):
@@ -227,8 +245,43 @@ def read_concepts(members: Mapping[str, bytes]) -> dict[str, Concept]:
 
 # Tags that say what a sender means by the drawing, not what is seen in it.
 _CHATTER = frozenset(
-    "lol haha omg wow yolo smh ily ttyl ttfn cya gtg brb omw rofl lmao bff bae woah whoa yay meh ugh hmm awk awww ikr tbh "
-    "pissed drunk sex lust horny cute bro dude".split()
+    [
+        "lol",
+        "haha",
+        "omg",
+        "wow",
+        "yolo",
+        "smh",
+        "ily",
+        "ttyl",
+        "ttfn",
+        "cya",
+        "gtg",
+        "brb",
+        "omw",
+        "rofl",
+        "lmao",
+        "bff",
+        "bae",
+        "woah",
+        "whoa",
+        "yay",
+        "meh",
+        "ugh",
+        "hmm",
+        "awk",
+        "awww",
+        "ikr",
+        "tbh",
+        "pissed",
+        "drunk",
+        "sex",
+        "lust",
+        "horny",
+        "cute",
+        "bro",
+        "dude",
+    ]
 )
 
 

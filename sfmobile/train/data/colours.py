@@ -33,7 +33,7 @@ COLOUR_WORDS = frozenset(NAMES) | {
 
 @dataclass(frozen=True)
 class Recolour:
-    """HSV target of a recoloured sprite: hue in degrees; saturation × `saturation`; value × `value` lifted by `lift`."""
+    """HSV target of a recoloured sprite: hue in degrees, factors on saturation and value, share lifted to white."""
 
     hue: float
     saturation: float = 1.0
@@ -43,8 +43,8 @@ class Recolour:
 
 RECOLOURS: dict[str, Recolour] = {
     "red": Recolour(0.0, 1.1),
-    "orange": Recolour(27.0, 1.1, lift=0.25),
-    "yellow": Recolour(49.0, 1.0, lift=0.5),
+    "orange": Recolour(27.0, 1.15, lift=0.5),
+    "yellow": Recolour(51.0, 1.0, lift=0.55),
     "green": Recolour(130.0, 0.9),
     "turquoise": Recolour(177.0, 0.95, lift=0.15),
     "blue": Recolour(220.0, 1.0, lift=0.1),
@@ -94,6 +94,25 @@ def colour_names(rgb: NDArray[np.float32]) -> NDArray[np.int64]:
     name = np.where(dull & (value > 0.86), index["white"], name)
     name = np.where(dull & (value <= 0.86), index["grey"], name)
     return np.where((value < 0.2) | (dull & (value < 0.27)), index["black"], name)
+
+
+def clear_colour(rgb: NDArray[np.float32]) -> str | None:
+    """The name of a colour that nobody would dispute, or None: rgb (3,) sRGB in [0, 1].
+
+    Values near the border of two names (amber, olive, raspberry) and dull or dark ones that pass for brown or grey
+    have none.
+    """
+    hue, saturation, value = (float(part) for part in hsv(rgb))
+    name = NAMES[int(colour_names(rgb))]
+    if name in ("white", "black", "grey", "brown"):
+        return name
+    near = min(abs((hue - bound + 180) % 360 - 180) for bound in _HUE_BOUNDS)
+    least_chroma, least_value = _CLEAR.get(name, (0.35, 0.4))
+    return name if near > 4 and saturation * value > least_chroma and value > least_value else None
+
+
+# Least saturation × value, and least value, at which a chromatic name is beyond dispute.
+_CLEAR = {"red": (0.5, 0.6), "orange": (0.55, 0.85), "yellow": (0.5, 0.8), "pink": (0.2, 0.85)}
 
 
 def says_colour(phrase: str) -> bool:

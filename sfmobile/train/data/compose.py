@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sfmobile.errors import UnavailableError
+from sfmobile.train.data.recolour import recoloured
 from sfmobile.train.data.scenes import Attributes, Plan, Planner
 from sfmobile.train.data.sprites import Sprite, read_index
 
@@ -46,8 +49,8 @@ def load_pool(
         pixels = load_file(data)["pixels"].to(device)
     except torch.OutOfMemoryError as error:
         raise UnavailableError(
-            f"{data.name} ({data.stat().st_size >> 20} MiB) doesn't fit the memory of {device}; keep the sprites on the "
-            f"CPU (device cpu)"
+            f"{data.name} ({data.stat().st_size >> 20} MiB) doesn't fit the memory of {device}; keep the sprites on "
+            f"the CPU (device cpu)"
         ) from error
     return SpritePool(sprites, pixels, Planner(sprites, splits, kinds, judge=judge))
 
@@ -70,10 +73,10 @@ def render(pixels: Tensor, plan: Plan) -> Tensor:
     background = torch.from_numpy(plan.background).to(device, non_blocking=True)
     images = background[:, :, None, None].expand(-1, -1, size, size).contiguous()
     # Level l holds sprites shrunk by 2^l before they are resampled, so that small ones don't alias.
-    levels = torch.from_numpy(plan.place[:, 0]).reciprocal().log2().add(0.5).floor().clamp(0, 3).long()
+    levels = np.floor(0.5 - np.log2(plan.place[:, 0])).clip(0, 3).astype(np.int64)
     for layer in _layers(plan):
-        for level in levels[layer].unique().tolist():
-            rows = layer[levels[layer] == level]
+        for level in np.unique(levels[layer]).tolist():
+            rows = torch.from_numpy(layer[levels[layer] == level])
             picked = pixels[torch.from_numpy(plan.sprite)[rows].to(device)].float().div_(255)
             recolour = torch.from_numpy(plan.recolour)[rows]
             turned = recolour[:, 0].nonzero()[:, 0]
@@ -88,7 +91,7 @@ def render(pixels: Tensor, plan: Plan) -> Tensor:
     return images.mul_(2).sub_(1)
 
 
-def _layers(plan: Plan) -> list[Tensor]:
+def _layers(plan: Plan) -> list[NDArray[np.int64]]:
     """Rows of the plan in passes: no picture occurs twice in one pass, and the drawing order is kept."""
     passes: list[list[int]] = []
     depth: dict[int, int] = {}
@@ -98,7 +101,7 @@ def _layers(plan: Plan) -> list[Tensor]:
         if level == len(passes):
             passes.append([])
         passes[level].append(row)
-    return [torch.tensor(rows) for rows in passes]
+    return [np.array(rows, np.int64) for rows in passes]
 
 
 def _placed(sprites: Tensor, place: Tensor, size: int) -> Tensor:
@@ -110,38 +113,3 @@ def _placed(sprites: Tensor, place: Tensor, size: int) -> Tensor:
     )
     grid = F.affine_grid(theta, [len(sprites), 4, size, size], align_corners=False)
     return F.grid_sample(sprites, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-
-
-def recoloured(sprites: Tensor, recolour: Tensor) -> Tensor:
-    """Give the pixels of one hue another colour; other hues and greys stay.
-
-    Saturation is a ratio and hue is invariant under multiplication by alpha, so this is done on premultiplied colour.
-
-    Args:
-        sprites: float (M, 4, S, S) in [0, 1], colour multiplied by alpha.
-        recolour: float (M, 5): the sprite's hue, the target's hue (degrees), saturation factor, value factor, lift.
-    """
-    rgb, alpha = sprites[:, :3], sprites[:, 3]
-    own, target, saturate, brighten, lift = (column[:, None, None] for column in recolour.unbind(1))
-    high, low = rgb.amax(1), rgb.amin(1)
-    chroma = high - low
-    safe = chroma.clamp_min(1e-5)
-    red, green, blue = rgb.unbind(1)
-    sector = torch.where(
-        high == red,
-        ((green - blue) / safe) % 6,
-        torch.where(high == green, (blue - red) / safe + 2, (red - green) / safe + 4),
-    )
-    distance = ((sector * 60 - own + 180) % 360 - 180).abs()
-    saturation = chroma / high.clamp_min(1e-5)
-    share = ((44 - distance) / 14).clamp(0, 1) * ((saturation - 0.1) / 0.12).clamp(0, 1)
-    value = brighten * high
-    value = value + lift * (alpha - value).clamp_min(0)
-    strength = (saturation * saturate).clamp(0, 1)
-    # A pure hue: piecewise linear in each channel, at most 1 and at least 0.
-    offsets = torch.tensor([5.0, 3.0, 1.0], device=rgb.device)[None, :, None, None]
-    k = (offsets + target[:, None] / 60) % 6
-    shade = torch.minimum(k, 4 - k).clamp(0, 1)
-    new = value[:, None] * (1 - strength[:, None] * shade)
-    mixed = share[:, None] * new + (1 - share[:, None]) * rgb
-    return torch.cat([mixed, alpha[:, None]], dim=1)

@@ -10,11 +10,11 @@ _POSTMODIFIERS = re.compile(
     r"|crossing|wearing|exhaling|savoring|screaming|vomiting|blowing|shaking|on fire|from)\b"
 )
 # Nouns without an indefinite article and without a plural that is drawn as two of them.
-_MASS = frozenset(
-    "bread bacon butter salt garlic broccoli popcorn spaghetti sushi sake tofu oden fire fog ice rice luggage soap yarn "
-    "thread wood water coral hair lipstick money confetti dna food milk sand cinema radioactive wireless shrimp fish "
-    "playground music equipment litter baggage fondue chocolate gymnastics foggy camping ceremony bubbles sparkles".split()
-)
+_MASS = frozenset({
+    "bread", "bacon", "butter", "salt", "garlic", "broccoli", "popcorn", "spaghetti", "sushi", "sake", "tofu",
+    "oden", "fire", "fog", "ice", "rice", "soap", "yarn", "thread", "wood", "water", "coral", "hair", "money",
+    "confetti", "food", "milk", "litter", "fondue", "chocolate", "bubbles", "sparkles",
+})  # fmt: skip
 _NO_ARTICLE = ("Santa ", "Mrs. ", "Mx ", "Mount ", "Saturn")
 _DEFINITE = ("Statue of Liberty", "Tokyo tower", "flag of ", "Milky Way", "number ", "Kaaba", "zodiac sign ")
 _IRREGULAR = {
@@ -40,26 +40,44 @@ _IRREGULAR = {
     "tomato": "tomatoes",
     "mango": "mangoes",
     "die": "dice",
+    "snowman": "snowmen",
+    "scarf": "scarves",
+    "sheaf": "sheaves",
+    "volcano": "volcanoes",
+    "tornado": "tornadoes",
+    "mosquito": "mosquitoes",
+    "buffalo": "buffaloes",
+    "jellyfish": "jellyfish",
+    "blowfish": "blowfish",
+    "squid": "squid",
 }
-_A_DESPITE_VOWEL = re.compile(r"^(one|once|uni|eu|ukulele|use|utensil|u-)", re.IGNORECASE)
-_AN_DESPITE_CONSONANT = re.compile(r"^(hour|honest|heir|x-|[8FHLMNRSX]\b|[FHLMNRSX][A-Z]|1[18]\b)")
+_PLURAL_S = ("skis",)
+_PERSONS = ("man", "woman", "person", "people", "men", "women", "face")
+_A_DESPITE_VOWEL = re.compile(r"^(one|once|uni|eu|ewe|ukulele|use|utensil|u-)", re.IGNORECASE)
+_AN_DESPITE_CONSONANT = re.compile(r"^(hour|honest|heir|x-|[8FHLMNRSX]\b|NG\b|SOS\b|1[18]\b)")
 
 
 def head(phrase: str) -> str:
     """The phrase up to its first postmodifier: "bottle with popping cork" -> "bottle"."""
     found = _POSTMODIFIERS.search(phrase)
-    return phrase[: found.start()].rstrip(" ,") if found and found.start() else phrase
+    front = phrase[: found.start()].rstrip(" ,") if found and found.start() else phrase
+    words = front.split()
+    # "woman lifting weights": the participle after a person ends the head too.
+    if words[0] in _PERSONS:
+        cut = next((n for n, word in enumerate(words) if n and word.endswith("ing")), len(words))
+        return " ".join(words[:cut])
+    return front
 
 
 def is_plural(phrase: str) -> bool:
     """Whether the head noun is already plural: "french fries", "people holding hands"."""
     words = head(phrase).split()
-    if words[0] in ("people", "men", "women", "two", "hundred") or " and " in head(phrase) and words[0] == "hammer":
-        return words[0] != "hammer"
+    if words[0] in ("people", "men", "women", "two"):
+        return True
     last = words[-1].lower()
-    if last in ("scissors", "jeans", "glasses", "people", "feet", "dice", "octopus", "cactus"):
-        return last not in ("octopus", "cactus")
-    return last.endswith("s") and not last.endswith(("ss", "us", "is", "'s", "bus", "lens", "canvas"))
+    if last in _PLURAL_S:
+        return True
+    return last.endswith("s") and not last.endswith(("ss", "us", "is", "'s", "rhinoceros"))
 
 
 def is_mass(phrase: str) -> bool:
@@ -77,7 +95,7 @@ def with_article(phrase: str) -> str:
 
 
 def article(phrase: str) -> str:
-    """"a" or "an", by sound as far as spelling tells it."""
+    """The indefinite article, by sound as far as spelling tells it."""
     if _AN_DESPITE_CONSONANT.match(phrase):
         return "an"
     return "an" if phrase[0].lower() in "aeiou" and not _A_DESPITE_VOWEL.match(phrase) else "a"
@@ -98,6 +116,27 @@ def plural(phrase: str) -> str | None:
     words = front.split()
     words[-1] = _plural_noun(words[-1])
     return " ".join(words) + phrase[len(front) :]
+
+
+_INNER = re.compile(r"\b(with|without|wearing|in|behind|into) (.+)$")
+# Not articles but set phrases: "busts in silhouette", "person in bed", "litter in bin sign".
+_SET_PHRASES = re.compile(r"\b((with|in|wearing|behind) (a|an|the)|in (silhouette|bed|bin|wind|fog|fear))\b")
+_UNCOUNTED = frozenset({
+    "sweat", "steam", "lightning", "rain", "snow", "yen", "joy", "hair", "flash", "polish", "sand", "eyes",
+    "fingers", "splayed",
+})  # fmt: skip
+
+
+def with_inner_articles(phrase: str) -> str:
+    """The phrase with articles inside: "cat with wry smile" -> "cat with a wry smile", "sun behind cloud" likewise."""
+    found = _INNER.search(phrase)
+    if found is None or _SET_PHRASES.search(phrase):
+        return phrase
+    inner = found.group(2)
+    front = head(inner).split(" and ")[0].split()
+    if front[-1] in _UNCOUNTED or is_plural(inner) or is_mass(inner) or inner[0].isdigit():
+        return phrase
+    return f"{phrase[: found.start(2)]}{article(inner)} {inner}"
 
 
 def _plural_noun(noun: str) -> str:

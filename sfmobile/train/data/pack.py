@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import lzma
-import os
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,5 +25,5 @@ def pack_sources(sources: Mapping[str, Mapping[str, bytes]], path: Path, preset:
                 entry = tarfile.TarInfo(f"{role}/{name}")
                 entry.size = len(sources[role][name])
                 archive.addfile(entry, io.BytesIO(sources[role][name]))
-    os.replace(partial, path)
+    partial.replace(path)
     return path

@@ -6,6 +6,7 @@ batches 0 to 999 were made before it, so that a resumed run sees the data it wou
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,7 +64,7 @@ GROUP_WEIGHTS = {
 _CLOCKS, _FAMILIES, _GEOMETRIC = 58, (30, 31), 96
 # All skin tones of a concept together weigh this much beside the drawing without one.
 _TONES_WEIGHT = 1.0
-_COUNTED_GROUPS = ("smileys", "nature", "food", "travel", "activities", "objects")
+COUNTED_GROUPS = ("smileys", "nature", "food", "travel", "activities", "objects")
 # A sprite isn't put on a background nearer than this to its mean colour (Euclidean in sRGB, [0, 1]).
 _CONTRAST = 0.28
 _DRAWS = 20
@@ -91,15 +92,15 @@ class _Choice:
     """Weighted choice among some of the sprites by one uniform number."""
 
     def __init__(self, members: Sequence[int], weights: NDArray[np.float64]) -> None:
-        self.members = np.asarray(members, np.int64)
-        total = np.cumsum(weights[self.members]) if len(members) else np.zeros(0)
-        self.cumulative = total / total[-1] if len(members) else total
+        self._members = list(members)
+        self._cumulative: list[float] = np.cumsum(weights[self._members]).tolist() if members else []
 
     def __len__(self) -> int:
-        return len(self.members)
+        return len(self._members)
 
     def pick(self, uniform: float) -> int:
-        return int(self.members[min(int(np.searchsorted(self.cumulative, uniform, "right")), len(self.members) - 1)])
+        at = bisect_right(self._cumulative, uniform * self._cumulative[-1])
+        return self._members[min(at, len(self._members) - 1)]
 
 
 class Planner:
@@ -125,17 +126,17 @@ class Planner:
         allowed = [number for number, sprite in enumerate(self.sprites) if sprite.split in splits]
         weights = sprite_weights(self.sprites, allowed)
         self._all = _Choice(allowed, weights)
-        self._plural = [_plural(sprite) for sprite in self.sprites]
+        self._plural = [plural_of(sprite) for sprite in self.sprites]
         self._phrase = [with_article(sprite.phrase) for sprite in self.sprites]
         calm = [n for n in allowed if self.sprites[n].tone is None and self.sprites[n].subgroup not in _FAMILIES]
         self._kinds: dict[str, _Choice] = {
             "count": _Choice([n for n in calm if self._plural[n]], weights),
-            "recolour": _Choice([n for n in calm if self.sprites[n].hue is not None], weights),
+            "recolour": _Choice([n for n in calm if self._recolours(n)], weights),
             "colour": _Choice([n for n in calm if _colour_can_be_named(self.sprites[n])], weights),
         }
         by_style = {style: [n for n in calm if self.sprites[n].style == style] for style in {s.style for s in sprites}}
         self._by_style = {
-            style: _Choice([n for n in members if self.sprites[n].group in _COUNTED_GROUPS], weights)
+            style: _Choice([n for n in members if self.sprites[n].group in COUNTED_GROUPS], weights)
             for style, members in by_style.items()
         }
         shares = dict(KINDS if kinds is None else kinds)
@@ -145,7 +146,7 @@ class Planner:
         if not any(map(len, self._by_style.values())):
             shares.pop("pair", None)
         self._kind_names = list(shares)
-        self._kind_bounds = np.cumsum(list(shares.values())) / sum(shares.values())
+        self._kind_bounds: list[float] = np.cumsum(list(shares.values())).tolist()
 
     def plan(self, index: int, batch_size: int, seed: int) -> Plan:
         """Batch number `index` of the endless, fixed sequence that `seed` stands for."""
@@ -154,7 +155,7 @@ class Planner:
         canvas = _Canvas()
         for row in uniforms:
             draw = _Draws(row)
-            kind = self._kind_names[int(np.searchsorted(self._kind_bounds, draw(), "right"))]
+            kind = self._kind_names[bisect_right(self._kind_bounds, draw() * self._kind_bounds[-1])]
             getattr(self, f"_plan_{kind}")(canvas, draw)
         return canvas.finish()
 
@@ -200,12 +201,12 @@ class Planner:
     def _plan_recolour(self, canvas: _Canvas, draw: _Draws) -> None:
         number = self._kinds["recolour"].pick(draw())
         sprite = self.sprites[number]
-        names = [name for name in RECOLOURS if self.judge or not holds_out_colour(sprite.base, name)]
+        names = self._recolours(number)
         name = names[int(draw() * len(names))]
         caption = coloured(sprite.phrase, name)
         background, rgb = None, (1.0, 1.0, 1.0)
         if draw() < 0.2:
-            others = [other for other in NAMES if other != name and _contrasts(COLOURS[name], COLOURS[other])]
+            others = [other for other in NAMES if other != name and _differ(COLOURS[name], COLOURS[other])]
             background = others[int(draw() * len(others))]
             if not self.judge and holds_out_background(sprite.base, background):
                 background = "white"
@@ -219,7 +220,7 @@ class Planner:
         size = list(SIZES)[int(draw() * len(SIZES))]
         phrase = f"{size} {sprite.phrase}"
         caption = phrase if is_plural(sprite.phrase) else f"a {phrase}"
-        self._single(canvas, draw, number, caption + _tone(sprite), "size", unnamed=True, size=size)
+        self._single(canvas, draw, number, with_tone(caption, sprite), "size", unnamed=True, size=size)
 
     def _plan_count(self, canvas: _Canvas, draw: _Draws) -> None:
         number = self._kinds["count"].pick(draw())
@@ -234,7 +235,7 @@ class Planner:
         for x, y in centres:
             scale = side * (0.94 + 0.08 * draw())
             canvas.place(number, scale, x + 0.03 * (2 * draw() - 1), y + 0.03 * (2 * draw() - 1))
-        canvas.close(rgb, caption, _attributes("count", [sprite], background=name, count=count))
+        canvas.close(rgb, caption, describe("count", [sprite], background=name, count=count))
 
     def _plan_pair(self, canvas: _Canvas, draw: _Draws) -> None:
         styles = [style for style, choice in sorted(self._by_style.items()) if len(choice) > 1]
@@ -256,19 +257,21 @@ class Planner:
             along, across = 0.03 * (2 * draw() - 1), 0.08 * (2 * draw() - 1)
             jitter = (along, across) if x else (across, along)
             canvas.place(number, 0.44 + 0.05 * (along + 0.5), sign * x + jitter[0], sign * y + jitter[1])
-        canvas.close((1.0, 1.0, 1.0), caption, _attributes("pair", [one, other], relation=relation))
+        canvas.close((1.0, 1.0, 1.0), caption, describe("pair", [one, other], relation=relation))
+
+    def _recolours(self, number: int) -> list[str]:
+        sprite = self.sprites[number]
+        return [name for name in sprite.recolours if self.judge or not holds_out_colour(sprite.base, name)]
 
     def _described(self, number: int, draw: _Draws) -> str:
         sprite = self.sprites[number]
-        return self._phrase[number] + (_tone(sprite) if sprite.tone is None or draw() < 0.9 else "")
+        return with_tone(self._phrase[number], sprite) if draw() < 0.9 else self._phrase[number]
 
     def _named_background(self, sprite: Sprite, draw: _Draws) -> tuple[str, tuple[float, float, float]]:
         names = [
             name
             for name in NAMES
-            if (self.judge or not holds_out_background(sprite.base, name))
-            and name != sprite.colour
-            and _contrasts(tuple(255 * value for value in sprite.mean), COLOURS[name])
+            if contrasts(sprite, name) and (self.judge or not holds_out_background(sprite.base, name))
         ]
         name = names[int(draw() * len(names))]
         return name, _jittered(name, draw)
@@ -300,7 +303,7 @@ class Planner:
             jitter * (2 * draw() - 1),
             (sprite.hue or 0.0, recolour) if recolour else None,
         )
-        canvas.close(rgb, caption, _attributes(kind, [sprite], background=background, **attributes))
+        canvas.close(rgb, caption, describe(kind, [sprite], background=background, **attributes))
 
 
 class _Draws:
@@ -375,31 +378,39 @@ def in_style(caption: str, style: str, chance: float) -> str:
 
 
 def coloured(phrase: str, colour: str) -> str:
-    """"a purple apple"; plural phrases take no article."""
+    """The phrase with a colour, "a purple apple"; plural phrases take no article."""
     return f"{colour} {phrase}" if is_plural(phrase) else f"{article(colour)} {colour} {phrase}"
 
 
-def _plural(sprite: Sprite) -> str | None:
-    return plural(sprite.phrase) if sprite.group in _COUNTED_GROUPS else None
+def plural_of(sprite: Sprite) -> str | None:
+    """What several of it are called, or None where that isn't sure or copies of it make no sense."""
+    return plural(sprite.phrase) if sprite.group in COUNTED_GROUPS else None
 
 
 def _colour_can_be_named(sprite: Sprite) -> bool:
     return (
         sprite.colour is not None
-        and sprite.group in _COUNTED_GROUPS
+        and sprite.group in COUNTED_GROUPS
         and sprite.subgroup != _CLOCKS
         and not says_colour(sprite.phrase)
     )
 
 
-def _tone(sprite: Sprite) -> str:
+def with_tone(caption: str, sprite: Sprite) -> str:
+    """The caption with the skin tone of the drawing, if it has one."""
     if sprite.tone is None:
-        return ""
+        return caption
     joint = "," if " with " in sprite.phrase else " with"
-    return f"{joint} {TONES[sprite.tone]} skin tone"
+    return f"{caption}{joint} {TONES[sprite.tone]} skin tone"
 
 
-def _contrasts(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+def contrasts(sprite: Sprite, background: str) -> bool:
+    """Whether the sprite stands out from a background of this colour."""
+    mean = tuple(255 * value for value in sprite.mean)
+    return background != sprite.colour and _differ(mean, COLOURS[background])
+
+
+def _differ(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
     return sum((a - b) ** 2 for a, b in zip(one, other, strict=True)) > (255 * _CONTRAST) ** 2
 
 
@@ -422,7 +433,7 @@ def _unnamed_background(sprite: Sprite, draw: _Draws) -> tuple[float, float, flo
     return (red, green, blue)
 
 
-def _attributes(kind: str, sprites: Sequence[Sprite], **more: Any) -> Attributes:
+def describe(kind: str, sprites: Sequence[Sprite], **more: Any) -> Attributes:
     """What a program can check of a picture. Absent attributes are None; `style` is that of the drawing if named."""
     return {
         "kind": kind,

@@ -1,8 +1,8 @@
 """The sprite cache: every captioned drawing rasterised once, with what is known of it, in two files.
 
 ``sprites-<key>.safetensors`` holds `pixels` uint8 (N, 4, 128, 128), colour multiplied by alpha;
-``sprites-<key>.json`` one record a sprite. The key is a hash of the pinned packages and of the version of this code, so a
-cache made by another version is never read by mistake.
+``sprites-<key>.json`` one record a sprite. The key is a hash of the pinned packages and of the version of this code,
+so that a cache made by another version is never read by mistake.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from sfmobile.errors import ArtifactError
 from sfmobile.train.data.artwork import SIZE, STYLES, Artwork, find_artwork, rasterise
 from sfmobile.train.data.captions import Concept, read_concepts
-from sfmobile.train.data.colours import NAMES, colour_names, hsv, says_colour
+from sfmobile.train.data.colours import NAMES, clear_colour, colour_names, hsv, says_colour
 from sfmobile.train.data.packages import Package, pinned_packages, read_sources
 from sfmobile.train.data.split import HELD_OUT, holds_out_tone, style_splits
 
 # Raise when concepts, artwork, rasterising or the record change, so that older caches are rebuilt.
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 Progress = Callable[[int, int], None]
 
 
@@ -36,7 +36,8 @@ class Sprite:
     """One drawing and what can be said of it truthfully.
 
     `colour` is the one colour that covers most of it, or None; `hue` (degrees) is set where nearly all of its colour
-    is of one hue, so that it can be recoloured; `mean` is its average visible sRGB colour in [0, 1].
+    is of one hue, so that it can be recoloured, truthfully to each of `recolours`; `mean` is its average visible sRGB
+    colour in [0, 1].
     """
 
     hexcode: str
@@ -50,6 +51,7 @@ class Sprite:
     split: str
     colour: str | None
     hue: float | None
+    recolours: tuple[str, ...]
     mean: tuple[float, float, float]
 
 
@@ -103,6 +105,7 @@ def build_cache(
         _describe(concepts[code], style, splits[style, code], measure)
         for (style, code, _), measure in zip(work, measures, strict=True)
     ]
+    sprites = _with_recolours(sprites, pixels)
     visible = [number for number, measure in enumerate(measures) if measure.coverage > 0.01]
     _write(index, pixels[visible], [sprites[number] for number in visible], pins)
     return index
@@ -140,9 +143,11 @@ def measure_colours(pixels: NDArray[np.uint8]) -> _Measure:
         return _Measure(coverage, None, None, (1.0, 1.0, 1.0))
     rgb = (pixels[:3, opaque].astype(np.float32) / 255 / alpha[opaque]).clip(0, 1).T
     red, green, blue = (float(value) for value in rgb.mean(0))
-    shares = np.bincount(colour_names(rgb), minlength=len(NAMES)) / len(rgb)
+    names = colour_names(rgb)
+    shares = np.bincount(names, minlength=len(NAMES)) / len(rgb)
     top = int(shares.argmax())
-    colour = NAMES[top] if shares[top] >= 0.55 else None
+    common = rgb[names == top]
+    colour = clear_colour(np.median(common, axis=0)) if shares[top] >= 0.55 else None
     return _Measure(coverage, colour, _single_hue(rgb), (red, green, blue))
 
 
@@ -183,8 +188,22 @@ def _describe(concept: Concept, style: str, split: str, measure: _Measure) -> Sp
         split=split,
         colour=measure.colour,
         hue=measure.hue if recolourable else None,
+        recolours=(),
         mean=measure.mean,
     )
+
+
+def _with_recolours(sprites: list[Sprite], pixels: NDArray[np.uint8]) -> list[Sprite]:
+    from sfmobile.train.data.recolour import true_recolours
+
+    rows = [number for number, sprite in enumerate(sprites) if sprite.hue is not None]
+    described = list(sprites)
+    for start in range(0, len(rows), 256):
+        part = rows[start : start + 256]
+        hues = np.array([sprites[number].hue for number in part], np.float32)
+        for number, names in zip(part, true_recolours(pixels[part], hues), strict=True):
+            described[number] = dataclasses.replace(sprites[number], recolours=names)
+    return described
 
 
 def _write(index: Path, pixels: NDArray[np.uint8], sprites: list[Sprite], pins: tuple[Package, ...]) -> None:
@@ -195,19 +214,20 @@ def _write(index: Path, pixels: NDArray[np.uint8], sprites: list[Sprite], pins: 
     partial = data.with_name(data.name + f".partial-{os.getpid()}")
     save_file({"pixels": pixels}, partial)
     digest = _sha256(partial)
-    os.replace(partial, data)
+    partial.replace(data)
     record = {
         "cache_version": CACHE_VERSION,
         "key": cache_key(pins),
         "pixels": {"file": data.name, "sha256": digest, "shape": list(pixels.shape)},
         "packages": [
-            {"name": pin.name, "version": pin.version, "licence": pin.licence, "copyright": pin.copyright} for pin in pins
+            {"name": pin.name, "version": pin.version, "licence": pin.licence, "copyright": pin.copyright}
+            for pin in pins
         ],
         "sprites": [dataclasses.asdict(sprite) for sprite in sprites],
     }
     partial = index.with_name(index.name + f".partial-{os.getpid()}")
     partial.write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
-    os.replace(partial, index)
+    partial.replace(index)
 
 
 def _sha256(path: Path) -> str:
@@ -240,7 +260,8 @@ def read_index(index: Path, verify: bool = True) -> tuple[list[Sprite], Path]:
         if version != CACHE_VERSION:
             raise ArtifactError(f"{index} is a sprite cache of version {version}, expected {CACHE_VERSION}; {mend}")
         sprites = [
-            Sprite(**{**entry, "tags": tuple(entry["tags"]), "mean": tuple(entry["mean"])}) for entry in record["sprites"]
+            Sprite(**{**entry, **{name: tuple(entry[name]) for name in ("tags", "recolours", "mean")}})
+            for entry in record["sprites"]
         ]
         data = index.with_name(record["pixels"]["file"])
         expected = record["pixels"]["sha256"]

@@ -72,7 +72,9 @@ def _word_encoder(directory: Path) -> Tokenizer:
         from tokenizers.pre_tokenizers import ByteLevel, Split
         from tokenizers.pre_tokenizers import Sequence as Splitters
     except ImportError as error:
-        raise UnavailableError("encoding captions needs `tokenizers`; install it with `pip install tokenizers`") from error
+        raise UnavailableError(
+            "encoding captions needs `tokenizers`; install it with `pip install tokenizers`"
+        ) from error
     vocab, merges = directory / "vocab.json", directory / "merges.txt"
     for path in (vocab, merges):
         if not path.is_file():
