@@ -206,10 +206,13 @@ class Planner:
         caption = coloured(sprite.phrase, name)
         background, rgb = None, (1.0, 1.0, 1.0)
         if draw() < 0.2:
-            others = [other for other in NAMES if other != name and _differ(COLOURS[name], COLOURS[other])]
+            others = [
+                other
+                for other in NAMES
+                if _differ(COLOURS[name], COLOURS[other])
+                and (self.judge or not holds_out_background(sprite.base, other))
+            ]
             background = others[int(draw() * len(others))]
-            if not self.judge and holds_out_background(sprite.base, background):
-                background = "white"
             rgb = _jittered(background, draw)
             caption += f" on {article(background)} {background} background"
         self._single(canvas, draw, number, caption, "recolour", background=background, rgb=rgb, recolour=name)

@@ -59,8 +59,8 @@ def holds_out_colour(base: str, colour: str) -> bool:
 
 
 def holds_out_background(base: str, colour: str) -> bool:
-    """Whether this object never stands on a background of this colour in training."""
-    return fraction("background", base, colour) < HELD_OUT_SHARE
+    """Whether this object never stands on a background of this colour in training. White is everyone's default."""
+    return colour != "white" and fraction("background", base, colour) < HELD_OUT_SHARE
 
 
 def holds_out_pair(left: str, right: str) -> bool:
