@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from sfmobile.bundle.manifest import SchedulerRecord, TimeEmbeddingRecord
 from sfmobile.checkpoint.config import (
@@ -21,6 +21,7 @@ from sfmobile.checkpoint.config import (
     unet_layout,
 )
 from sfmobile.checkpoint.scheduler import read_scheduler
+from sfmobile.checkpoint.tokenizer import TokenizerConstants, read_tokenizer
 from sfmobile.checkpoint.weights import FOLDERS, PARTS, STEMS, PartName, WeightFiles, read_weights
 from sfmobile.errors import ArtifactError
 from sfmobile.nets.layout import AutoencoderLayout, TextEncoderLayout, UNetLayout
@@ -49,6 +50,7 @@ class Checkpoint:
     latent_size: tuple[int, int]
     guidance_scale: float
     tokenizer_dir: Path
+    tokenizer: TokenizerConstants
     licence: str
     parts: tuple[PartName, ...]
     _files: dict[str, WeightFiles] = field(repr=False, compare=False, default_factory=dict)
@@ -71,11 +73,12 @@ class Checkpoint:
         autoencoder = autoencoder_layout(configs["vae"], root / "vae" / "config.json")
         _check_fit(root, text_encoder, unet, autoencoder)
         tokenizer_dir = root / "tokenizer"
-        for file in ("vocab.json", "merges.txt"):
-            if not (tokenizer_dir / file).is_file():
-                raise ArtifactError(
-                    f"{tokenizer_dir / file} is missing; expected CLIP's byte-pair tokenizer files there."
-                )
+        tokenizer = read_tokenizer(tokenizer_dir)
+        if tokenizer.vocabulary > text_encoder.vocabulary:
+            raise ArtifactError(
+                f"{tokenizer_dir / 'vocab.json'} has token ids up to {tokenizer.vocabulary - 1} and the text encoder "
+                f"knows {text_encoder.vocabulary} tokens; they are not of one model."
+            )
         halves = autoencoder_parts(configs["vae"])
         return cls(
             root=root,
@@ -88,6 +91,7 @@ class Checkpoint:
             latent_size=latent_size(configs["unet"], unet_file),
             guidance_scale=float(index.get(GUIDANCE_KEY, DEFAULT_GUIDANCE_SCALE)),
             tokenizer_dir=tokenizer_dir,
+            tokenizer=replace(tokenizer, max_length=text_encoder.max_length),
             licence=_licence(root),
             parts=tuple(part for part in PARTS if FOLDERS[part] != "vae" or part in halves),
             _files={folder: WeightFiles(root / folder, stem) for folder, stem in STEMS.items()},
@@ -108,16 +112,21 @@ class Checkpoint:
         shapes = {key: tuple(value.shape) for key, value in self._empty(part).state_dict().items()}
         return read_weights(part, self._files[FOLDERS[part]], shapes)
 
-    def load(self, part: PartName, dtype: torch.dtype | None = None) -> nn.Module:
-        """`part` in eval mode with its weights as `dtype` (e.g. torch.float32).
+    def load(self, part: PartName, dtype: torch.dtype | Literal["float32"] | None = "float32") -> nn.Module:
+        """`part` in eval mode with its weights as `dtype`.
 
         With None they keep the stored dtype and stay memory-mapped: a full-size network costs no anonymous memory.
         """
+        import torch
+
         from sfmobile.nets.text_encoder import TextEncoder, causal_mask
 
         weights = self.state_dict(part)
+        if dtype is not None:
+            kind = torch.float32 if dtype == "float32" else dtype
+            weights = {key: tensor.to(kind) for key, tensor in weights.items()}
         net = self._empty(part)
-        net.load_state_dict({k: v if dtype is None else v.to(dtype) for k, v in weights.items()}, assign=True)
+        net.load_state_dict(weights, assign=True)
         if isinstance(net, TextEncoder):
             # The only buffer that isn't stored, still without data from being built on the meta device.
             net.causal_mask = causal_mask(self.text_encoder_layout.max_length)

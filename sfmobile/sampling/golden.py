@@ -1,0 +1,73 @@
+"""Golden vectors: one fixed run recorded with the reference, which every other engine and the phone must reproduce."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sfmobile.sampling.noise import initial_latents
+from sfmobile.sampling.pipeline import Request, TextToImage
+from sfmobile.sampling.tokenizer import Tokenizer
+
+# Samples whose ids Python and Swift must agree on: case, contractions, numbers, accents, emoji, CJK, controls, length.
+TOKENIZER_SAMPLES = (
+    "",
+    "a photo of an astronaut riding a horse on mars",
+    "It's 2024's BEST café, isn't it?",
+    "two   spaces\tand\nlines",
+    "😀🎉 emoji 👩‍👩‍👧",
+    "红苹果 と 사과",
+    "a\u0007b\u0000c",
+    "<|endoftext|> inside <|startoftext|>",
+    "word " * 100,
+)
+# The generator takes 32 bits of state from a seed of up to 64: both sides of that edge.
+NOISE_SEEDS = (0, 1, 42, 2**32 - 1, 2**32 + 1)
+
+
+def record_golden(pipeline: TextToImage, request: Request) -> dict[str, np.ndarray]:
+    """Run `request` on `pipeline` (the torch reference in fp32) and return the vectors by file name without `.npy`.
+
+    <component>.<input or output>    inputs and outputs of each component: the prompt's text encoding, the UNet's call
+                                     of the last step (rows unconditional, conditional), the final decoding
+    run.timesteps                    int64 (steps,)
+    run.latents                      float32 (steps + 1, C, H, W): the noise, then the latents behind each step
+    run.model_output                 float32 (steps, C, H, W): the guided output of each step
+    noise.seeds, noise.values        int64 (n,), float32 (n, 1, C, H, W): initial latents by seed
+    tokenizer.texts                  uint8: UTF-8 of all samples, one behind the other
+    tokenizer.offsets                int64 (n + 1,): sample i is bytes offsets[i] to offsets[i + 1]
+    tokenizer.ids                    int32 (n, max_length)
+    """
+    noise = initial_latents(request.seed, pipeline.latent_shape())
+    steps = list(pipeline.steps(request, noise))
+    last = steps[-1]
+    ids = pipeline.tokenizer.encode(request.prompt)
+    vectors = {
+        "text_encoder.input_ids": ids,
+        "text_encoder.encoder_hidden_states": pipeline.encode(request.prompt),
+        **{f"unet.{name}": np.concatenate([c.inputs[name] for c in last.calls]) for name in last.calls[0].inputs},
+        "unet.model_output": np.concatenate([call.model_output for call in last.calls]),
+        "decoder.latents": pipeline.decoder_input(last.latents),
+        "decoder.image": pipeline.decode(last.latents),
+        "run.timesteps": np.array([step.timestep for step in steps], np.int64),
+        "run.latents": np.concatenate([noise, *(step.latents for step in steps)]),
+        "run.model_output": np.concatenate([step.model_output for step in steps]),
+        **noise_samples(pipeline.latent_shape()),
+        **tokenizer_samples(pipeline.tokenizer),
+    }
+    return {name: np.ascontiguousarray(vector) for name, vector in vectors.items()}
+
+
+def noise_samples(shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Initial latents of `shape` for `NOISE_SEEDS`."""
+    values = np.stack([initial_latents(seed, shape) for seed in NOISE_SEEDS])
+    return {"noise.seeds": np.array(NOISE_SEEDS, np.int64), "noise.values": values}
+
+
+def tokenizer_samples(tokenizer: Tokenizer) -> dict[str, np.ndarray]:
+    """`TOKENIZER_SAMPLES` as bytes and as token ids."""
+    texts = [text.encode() for text in TOKENIZER_SAMPLES]
+    return {
+        "tokenizer.texts": np.frombuffer(b"".join(texts), np.uint8),
+        "tokenizer.offsets": np.cumsum([0, *(len(text) for text in texts)], dtype=np.int64),
+        "tokenizer.ids": np.concatenate([tokenizer.encode(text) for text in TOKENIZER_SAMPLES]),
+    }

@@ -1,0 +1,103 @@
+"""Classifier-free guidance (arXiv 2207.12598) over a UNet whose batch was fixed at export.
+
+    guided = unconditional + scale * (conditional - unconditional)
+
+Batch 2: one call, rows (unconditional, conditional). Batch 1: two calls, the same numbers.
+At scale 1 (and below, as in diffusers) the formula is the conditional prediction alone: a batch-1 UNet is called once,
+half the work; a batch-2 UNet, whose shape can't change, gets the conditional text in both rows and the first row
+is used. The negative prompt isn't encoded then. Models meant for guidance 1 are best exported with batch 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from sfmobile.errors import GateError, UsageError
+from sfmobile.runtime.protocol import LoadedComponent
+
+
+@dataclass(frozen=True)
+class UNetCall:
+    """One call of the UNet: its inputs by name and its output, batch first."""
+
+    inputs: Mapping[str, np.ndarray]
+    model_output: np.ndarray
+
+
+@dataclass(frozen=True)
+class GuidedPrediction:
+    """The guided output (1, C, H, W) and the calls it came from."""
+
+    model_output: np.ndarray
+    calls: tuple[UNetCall, ...]
+
+
+def check_scale(scale: float) -> None:
+    """Raise `UsageError` for a guidance scale that means nothing."""
+    if not math.isfinite(scale) or scale < 0:
+        raise UsageError(f"The guidance scale {scale} makes no sense; expected 1 (none) or more, 7.5 say.")
+
+
+def is_guided(scale: float) -> bool:
+    """Whether `scale` needs the unconditional prediction."""
+    return scale > 1.0
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Guidance for one prompt.
+
+    conditional: hidden states (1, C, 1, S). unconditional: the negative prompt's, None if `scale` is at most 1.
+    """
+
+    batch: Literal[1, 2]
+    scale: float
+    conditional: np.ndarray
+    unconditional: np.ndarray | None
+
+    def predict(self, unet: LoadedComponent, latents: np.ndarray, time_embedding: np.ndarray) -> GuidedPrediction:
+        """Guided prediction for latents (1, C, H, W) and their time embedding (1, D, 1, 1).
+
+        Raises `GateError` if the UNet gives infinities or NaN.
+        """
+        if self.unconditional is None:
+            call = self._call(unet, latents, time_embedding, [self.conditional] * self.batch)
+            return GuidedPrediction(call.model_output[:1], (call,))
+        if self.batch == 2:
+            call = self._call(unet, latents, time_embedding, [self.unconditional, self.conditional])
+            calls: tuple[UNetCall, ...] = (call,)
+            unconditional, conditional = call.model_output[:1], call.model_output[1:]
+        else:
+            calls = tuple(
+                self._call(unet, latents, time_embedding, [states]) for states in (self.unconditional, self.conditional)
+            )
+            unconditional, conditional = (call.model_output for call in calls)
+        guided = unconditional + np.float32(self.scale) * (conditional - unconditional)
+        return GuidedPrediction(guided, calls)
+
+    def _call(
+        self, unet: LoadedComponent, latents: np.ndarray, time_embedding: np.ndarray, states: list[np.ndarray]
+    ) -> UNetCall:
+        inputs = {
+            "latents": np.repeat(latents, len(states), axis=0),
+            "time_embedding": np.repeat(time_embedding, len(states), axis=0),
+            "encoder_hidden_states": np.concatenate(states, axis=0),
+        }
+        output = unet.predict(inputs)["model_output"]
+        check_finite(output, "UNet")
+        return UNetCall(inputs, output)
+
+
+def check_finite(output: np.ndarray, component: str) -> None:
+    """Raise `GateError` if a component's output holds NaN or infinity, which would end in a black picture."""
+    broken = output.size - int(np.count_nonzero(np.isfinite(output)))
+    if broken:
+        raise GateError(
+            f"The {component} gave {broken} of {output.size} values that are NaN or infinite, most likely an fp16 "
+            "overflow; run it with fp32 evaluation, and `sfmobile verify` to find the op."
+        )

@@ -1,0 +1,72 @@
+"""Pictures: float images to pixels, and PNG files that know how they were made."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from sfmobile.errors import ArtifactError, UsageError
+
+Settings = Mapping[str, str | int | float]
+
+# PNG text keyword under which the settings stand, as JSON.
+SETTINGS_KEYWORD = "sfmobile"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Pixels uint8 (H, W, 3) and the settings that made them."""
+
+    pixels: np.ndarray
+    settings: Settings = field(default_factory=dict)
+
+    def png(self) -> bytes:
+        """The PNG file, settings as JSON in its text metadata; without dates, so equal pictures are equal bytes."""
+        from PIL import Image, PngImagePlugin
+
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("Software", "sfmobile")
+        info.add_itxt(SETTINGS_KEYWORD, json.dumps(dict(self.settings), ensure_ascii=False, sort_keys=True))
+        buffer = io.BytesIO()
+        Image.fromarray(self.pixels, mode="RGB").save(buffer, format="PNG", pnginfo=info, compress_level=9)
+        return buffer.getvalue()
+
+    def save(self, path: Path) -> None:
+        """Write the PNG file, whole or not at all. Raises `UsageError` if `path` isn't a writable .png."""
+        if path.suffix.lower() != ".png":
+            raise UsageError(f"{path} should end in .png, the only format pictures are written in.")
+        content = self.png()
+        draft = path.with_name(f".{path.name}.partial")
+        try:
+            draft.write_bytes(content)
+            draft.replace(path)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise UsageError(f"{path} can't be written ({error.strerror}); choose another place.") from error
+
+
+def to_pixels(image: np.ndarray) -> np.ndarray:
+    """Image (1, 3, H, W), -1 black to 1 white, to pixels uint8 (H, W, 3), clamped and rounded as diffusers does."""
+    unit = np.clip(image[0].transpose(1, 2, 0) / np.float32(2) + np.float32(0.5), 0, 1)
+    pixels: np.ndarray = np.round(unit * np.float32(255)).astype(np.uint8)
+    return pixels
+
+
+def read_settings(path: Path) -> dict[str, str | int | float]:
+    """The settings in a picture's metadata. Raises `ArtifactError` if it has none."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            text = image.info.get(SETTINGS_KEYWORD)
+    except (OSError, UnidentifiedImageError) as error:
+        raise ArtifactError(f"{path} is no readable picture ({error}); expected a PNG that sfmobile wrote.") from error
+    if not isinstance(text, str):
+        raise ArtifactError(f"{path} holds no settings; expected a PNG that sfmobile wrote.")
+    settings: dict[str, str | int | float] = json.loads(text)
+    return settings

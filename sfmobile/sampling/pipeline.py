@@ -1,0 +1,197 @@
+"""From text to a picture over any runtime: the loop is a generator, so that previews, progress and tests share it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+from typing_extensions import Self
+
+from sfmobile.bundle.directory import Bundle
+from sfmobile.bundle.manifest import ComponentName, Manifest
+from sfmobile.runtime.protocol import LoadedComponent, Runtime
+from sfmobile.sampling.ddim import DDIM
+from sfmobile.sampling.guidance import Guidance, UNetCall, check_finite, check_scale, is_guided
+from sfmobile.sampling.noise import initial_latents
+from sfmobile.sampling.picture import Picture, to_pixels
+from sfmobile.sampling.time_embedding import sinusoid
+from sfmobile.sampling.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to draw. None takes the model's default."""
+
+    prompt: str
+    negative_prompt: str = ""
+    seed: int = 0
+    steps: int | None = None
+    guidance_scale: float | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the loop, `index` of 0 to `count` - 1.
+
+    latents, denoised, model_output: float32 (1, C, H, W): the latents behind this step, the picture it predicts, the
+    guided output. calls: the UNet calls with their inputs. seconds: wall time of this step.
+    """
+
+    index: int
+    count: int
+    timestep: int
+    latents: np.ndarray
+    denoised: np.ndarray
+    model_output: np.ndarray
+    calls: tuple[UNetCall, ...]
+    seconds: float
+
+
+Observer = Callable[[Step], None]
+
+
+class TextToImage:
+    """The pipeline of one bundle. Components are loaded on first use; close it (or use `with`) to free them.
+
+    With `keep_loaded` False each component is freed as soon as its part is done, which a phone would do.
+    """
+
+    def __init__(self, runtime: Runtime, manifest: Manifest, tokenizer: Tokenizer, *, keep_loaded: bool = True) -> None:
+        self.runtime = runtime
+        self.manifest = manifest
+        self.tokenizer = tokenizer
+        self.ddim = DDIM(manifest.scheduler)
+        self._keep_loaded = keep_loaded
+        self._loaded: dict[ComponentName, LoadedComponent] = {}
+
+    @classmethod
+    def of_bundle(cls, bundle: Bundle, runtime: Runtime, *, keep_loaded: bool = True) -> TextToImage:
+        """The pipeline of `bundle` on `runtime`."""
+        tokenizer = Tokenizer(bundle.tokenizer_dir, bundle.manifest.tokenizer)
+        return cls(runtime, bundle.manifest, tokenizer, keep_loaded=keep_loaded)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free all components."""
+        for name in tuple(self._loaded):
+            self._loaded.pop(name).close()
+
+    def component(self, name: ComponentName) -> LoadedComponent:
+        """Component `name`, loaded once."""
+        if name not in self._loaded:
+            self._loaded[name] = self.runtime.load(name)
+        return self._loaded[name]
+
+    def encode(self, prompt: str) -> np.ndarray:
+        """Hidden states of `prompt`, float32 (1, C, 1, S). What doesn't fit is cut: see `Tokenizer.tokenize`."""
+        inputs = {"input_ids": self.tokenizer.encode(prompt)}
+        states = self.component("text_encoder").predict(inputs)["encoder_hidden_states"]
+        check_finite(states, "text encoder")
+        return states
+
+    def latent_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the latents, batch 1."""
+        latents = self.manifest.latents
+        return (1, latents.channels, latents.height, latents.width)
+
+    def steps(self, request: Request, latents: np.ndarray | None = None) -> Iterator[Step]:
+        """Denoise, step by step; `latents` replaces the seed's noise.
+
+        The request is checked before anything is loaded. Raises `UsageError` for steps, a scale, a seed or a prompt
+        out of range, `GateError` for NaN or infinity in an output.
+        """
+        count = self.manifest.scheduler.default_steps if request.steps is None else request.steps
+        scale = self.manifest.guidance.default_scale if request.guidance_scale is None else request.guidance_scale
+        timesteps = self.ddim.timesteps(count)
+        check_scale(scale)
+        for prompt in (request.prompt, request.negative_prompt):
+            self.tokenizer.tokenize(prompt)
+        if latents is None:
+            latents = initial_latents(request.seed, self.latent_shape())
+        return self._denoise(request, latents, timesteps, count, scale)
+
+    def _denoise(
+        self, request: Request, latents: np.ndarray, timesteps: np.ndarray, count: int, scale: float
+    ) -> Iterator[Step]:
+        guidance = Guidance(
+            batch=self.manifest.guidance.batch,
+            scale=scale,
+            conditional=self.encode(request.prompt),
+            unconditional=self.encode(request.negative_prompt) if is_guided(scale) else None,
+        )
+        self._done_with("text_encoder")
+        unet = self.component("unet")
+        for index, timestep in enumerate(int(value) for value in timesteps):
+            start = time.perf_counter()
+            embedding = sinusoid([timestep], self.manifest.time_embedding)
+            guided = guidance.predict(unet, latents, embedding)
+            prediction = self.ddim.step(guided.model_output, timestep, latents, count)
+            latents = prediction.latents
+            seconds = time.perf_counter() - start
+            yield Step(
+                index=index,
+                count=len(timesteps),
+                timestep=timestep,
+                latents=latents,
+                denoised=prediction.denoised,
+                model_output=guided.model_output,
+                calls=guided.calls,
+                seconds=seconds,
+            )
+        self._done_with("unet")
+
+    def decoder_input(self, latents: np.ndarray) -> np.ndarray:
+        """What the decoder takes: latents of the loop divided by the autoencoder's scaling factor."""
+        return latents / np.float32(self.manifest.latents.scaling_factor)
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        """Image of the loop's latents, float32 (1, 3, H, W), about [-1, 1] and not clamped."""
+        image = self.component("decoder").predict({"latents": self.decoder_input(latents)})["image"]
+        check_finite(image, "decoder")
+        self._done_with("decoder")
+        return image
+
+    def generate(self, request: Request, observe: Observer | None = None) -> Picture:
+        """Draw `request`; `observe` is shown each step."""
+        latents: np.ndarray | None = None
+        count = 0
+        for step in self.steps(request):
+            latents, count = step.latents, step.count
+            if observe is not None:
+                observe(step)
+        assert latents is not None  # a run has at least one step
+        return Picture(to_pixels(self.decode(latents)), self.settings(request, count))
+
+    def settings(self, request: Request, steps: int) -> dict[str, str | int | float]:
+        """What a picture's metadata says: enough to draw it again."""
+        manifest = self.manifest
+        scale = manifest.guidance.default_scale if request.guidance_scale is None else request.guidance_scale
+        settings: dict[str, str | int | float] = {
+            "prompt": request.prompt,
+            "negative_prompt": request.negative_prompt,
+            "seed": request.seed,
+            "steps": steps,
+            "guidance_scale": scale,
+            "scheduler": manifest.scheduler.kind,
+            "model": manifest.name,
+            "source_sha256": manifest.source.sha256,
+            "runtime": self.runtime.describe(),
+        }
+        dropped = self.tokenizer.tokenize(request.prompt).dropped
+        if dropped:
+            settings["prompt_tokens_dropped"] = dropped
+        return settings
+
+    def _done_with(self, name: ComponentName) -> None:
+        if not self._keep_loaded and name in self._loaded:
+            self._loaded.pop(name).close()

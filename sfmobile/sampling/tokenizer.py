@@ -1,0 +1,120 @@
+"""CLIP's byte-pair tokenizer, on the Rust `tokenizers` engine that transformers uses too.
+
+Built from `vocab.json` and `merges.txt` with the steps of transformers' CLIPTokenizer (NFC, white space, lower case,
+CLIP's pattern, bytes), without importing transformers: it is ready in a tenth of a second.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sfmobile.bundle.manifest import TokenizerRecord
+from sfmobile.checkpoint.tokenizer import MERGES_FILE, VOCAB_FILE, TokenizerConstants, read_tokenizer
+from sfmobile.errors import ArtifactError, UsageError
+
+if TYPE_CHECKING:
+    import tokenizers
+
+# CLIP's own pattern (openai/CLIP, simple_tokenizer.py).
+PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A tokenized prompt.
+
+    ids: int32 (1, max_length), padded. used: tokens without padding, start and end included.
+    dropped: tokens beyond max_length; dropped_text is the end of the prompt that they stand for.
+    """
+
+    ids: np.ndarray
+    used: int
+    dropped: int
+    dropped_text: str
+
+    @property
+    def warning(self) -> str | None:
+        """What a user must know: the part of the prompt that the model doesn't see. None if it sees all."""
+        if not self.dropped:
+            return None
+        shown = self.dropped_text if len(self.dropped_text) <= 60 else f"{self.dropped_text[:57]}..."
+        return (
+            f"The prompt is {self.dropped} tokens longer than the {self.ids.shape[1]} that the text encoder reads; "
+            f"'{shown}' is left out."
+        )
+
+
+class Tokenizer:
+    """Text to token ids: start, byte pairs, end, padding, always `max_length` of them."""
+
+    def __init__(self, folder: Path, record: TokenizerRecord | None = None) -> None:
+        """`folder` holds vocab.json and merges.txt; `record`, a bundle's, overrides the constants found there.
+
+        Raises `ArtifactError` if the files are missing or damaged.
+        """
+        constants: TokenizerConstants | TokenizerRecord = record or read_tokenizer(folder)
+        self.max_length = constants.max_length
+        self.bos_token_id = constants.bos_token_id
+        self.eos_token_id = constants.eos_token_id
+        self.pad_token_id = constants.pad_token_id
+        self._engine = _engine(folder, self.bos_token_id, self.eos_token_id)
+
+    def encode(self, text: str) -> np.ndarray:
+        """Token ids of `text`, int32 (1, max_length)."""
+        return self.tokenize(text).ids
+
+    def tokenize(self, text: str) -> Tokens:
+        """Token ids of `text` and what of it didn't fit.
+
+        Any text is defined: an empty one is start and end alone; what the vocabulary has no token for (emoji, CJK,
+        control characters) becomes the tokens of its UTF-8 bytes. Raises `UsageError` for text that isn't Unicode.
+        """
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"The prompt isn't valid Unicode at character {error.start} ({text[error.start]!r}); type it again."
+            ) from error
+        encoding = self._engine.encode(text, add_special_tokens=False)
+        room = self.max_length - 2
+        ids = [self.bos_token_id, *encoding.ids[:room], self.eos_token_id]
+        padded = np.full((1, self.max_length), self.pad_token_id, np.int32)
+        padded[0, : len(ids)] = ids
+        dropped = max(0, len(encoding.ids) - room)
+        dropped_text = text[encoding.offsets[room][0] :] if dropped else ""
+        return Tokens(padded, len(ids), dropped, dropped_text)
+
+
+def _engine(folder: Path, bos_token_id: int, eos_token_id: int) -> tokenizers.Tokenizer:
+    from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
+    from tokenizers.models import BPE
+
+    vocab, merges = folder / VOCAB_FILE, folder / MERGES_FILE
+    try:
+        # The engine raises bare `Exception` for whatever is wrong with the files.
+        model = BPE.from_file(str(vocab), str(merges), continuing_subword_prefix="", end_of_word_suffix="</w>")
+    except Exception as error:
+        raise ArtifactError(
+            f"{vocab} and {merges} are not CLIP's tokenizer files ({error}); copy them from the checkpoint again."
+        ) from error
+    engine = Tokenizer(model)
+    bos, eos = engine.id_to_token(bos_token_id), engine.id_to_token(eos_token_id)
+    if bos is None or eos is None:
+        raise ArtifactError(f"{vocab} has no tokens {bos_token_id} and {eos_token_id}; expected start and end of text.")
+    model.unk_token = eos
+    engine.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    special = "".join(rf"{token}|" for token in (bos, eos)).replace("<|", r"<\|").replace("|>", r"\|>")
+    engine.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(special + PATTERN), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    engine.add_special_tokens([AddedToken(token, special=True, normalized=True) for token in (bos, eos)])
+    return engine
