@@ -29,7 +29,8 @@ PADDING_ID = 49407  # CLIP's end-of-text, which also pads
 class DualEncoderLayout:
     """Widths of both towers.
 
-    vocabulary: how many tokens have a row of the embedding; image_size: side that pictures are resized to.
+    vocabulary: how many tokens have a row of the embedding; image_size: side that pictures are resized to;
+    text_length: tokens that are read, the start included; longer captions are cut.
     """
 
     vocabulary: int
@@ -37,7 +38,7 @@ class DualEncoderLayout:
     text_width: int = 192
     text_layers: int = 2
     text_heads: int = 6
-    text_length: int = 77
+    text_length: int = 32
     embedding: int = 192
 
 
@@ -98,11 +99,12 @@ class TextTower(nn.Module):
     def rows(self, input_ids: Tensor) -> Tensor:
         """Embedding row of each token id; 0 for ids outside the vocabulary."""
         ids = input_ids.to(self.vocabulary.dtype)
-        place = torch.searchsorted(self.vocabulary, ids).clamp_max(len(self.vocabulary) - 1)
+        place = torch.searchsorted(self.vocabulary, ids.contiguous()).clamp_max(len(self.vocabulary) - 1)
         return torch.where(self.vocabulary[place] == ids, place + 1, 0)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """Tokens behind the first end-of-text are padding and not looked at."""
+        input_ids = input_ids[:, : self.position_embedding.num_embeddings]
         ends = input_ids == PADDING_ID
         kept = ~(ends & (ends.cumsum(dim=1) > 1))  # up to and with the first end-of-text
         x = self.token_embedding(self.rows(input_ids)) + self.position_embedding.weight[: input_ids.shape[1]]
@@ -152,38 +154,3 @@ class DualEncoder(nn.Module):
                 "train it again with `sfmobile train dual-encoder`."
             ) from error
         return encoder.requires_grad_(False).eval()
-
-
-def contrastive_loss(images: Tensor, texts: Tensor, same_text: Tensor, scale: Tensor) -> Tensor:
-    """Symmetric InfoNCE of unit rows (B, D); pairs with the same text (B, B, boolean) share the target equally.
-
-    Compositions repeat captions within a batch; counting a true caption as a negative would teach the wrong thing.
-    """
-    logits = scale * images @ texts.T
-    target = same_text.to(logits.dtype)
-    target = target / target.sum(dim=1, keepdim=True)
-    by_image = -(target * functional.log_softmax(logits, dim=1)).sum(dim=1)
-    by_text = -(target * functional.log_softmax(logits.T, dim=1)).sum(dim=1)
-    return (by_image.mean() + by_text.mean()) / 2
-
-
-class ContrastiveObjective(nn.Module):
-    """forward(images (B, 3, H, W), input_ids (B, S)) -> {"loss", "recall_at_1" within the batch}."""
-
-    def __init__(self, encoder: DualEncoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, images: Tensor, input_ids: Tensor) -> dict[str, Tensor]:
-        """Loss of one batch; negatives are the batch's own other pairs (of this process)."""
-        of_images, of_texts = self.encoder.image(images), self.encoder.text(input_ids)
-        # bfloat16 can't tell apart cosines that the temperature blows up.
-        with torch.autocast(images.device.type, enabled=False):
-            of_images = functional.normalize(of_images.float(), dim=1)
-            of_texts = functional.normalize(of_texts.float(), dim=1)
-            same = (input_ids[:, None, :] == input_ids[None, :, :]).all(dim=2)
-            scale = self.encoder.log_scale.exp().clamp_max(100.0)
-            loss = contrastive_loss(of_images, of_texts, same, scale)
-            nearest = (of_images @ of_texts.T).argmax(dim=1)
-            hits = same[torch.arange(len(same), device=same.device), nearest].float().mean()
-        return {"loss": loss, "recall_at_1": hits}

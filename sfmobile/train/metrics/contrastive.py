@@ -1,0 +1,292 @@
+"""Training the dual encoder on the judge's sprites, and its own retrieval on real pictures that it never saw.
+
+Runs without the command line, for machines that have only torch and the sources:
+`python -m sfmobile.train.metrics.contrastive --config models/glyph-128/dual_encoder.json --sprites … --out …`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sfmobile.errors import UsageError
+from sfmobile.train.config import LoopConfig, read_config
+from sfmobile.train.metrics.dual_encoder import DualEncoder, DualEncoderLayout
+from sfmobile.train.metrics.efficientnet_lite import EfficientNetLite0
+from sfmobile.train.metrics.retrieval import Retrieval, distinct_texts, retrieval
+from sfmobile.train.randomness import generator_for
+from sfmobile.train.state import load_tensors, write_json
+
+if TYPE_CHECKING:
+    from sfmobile.train.data.compose import SpritePool
+    from sfmobile.train.loop import Observer
+
+# Captions to token ids (N, 77).
+Encode = Callable[[Sequence[str]], Tensor]
+
+
+@dataclass(frozen=True)
+class DualEncoderConfig:
+    """The dual encoder's stage. image_size: side its pictures are resized to; embedding: width of the shared space."""
+
+    loop: LoopConfig
+    image_size: int = 128
+    text_layers: int = 2
+    embedding: int = 192
+
+
+def contrastive_loss(images: Tensor, texts: Tensor, same_text: Tensor, scale: Tensor) -> Tensor:
+    """Symmetric InfoNCE of unit rows (B, D); pairs with the same text (B, B, boolean) share the target equally.
+
+    Compositions repeat captions within a batch; counting a true caption as a negative would teach the wrong thing.
+    """
+    logits = scale * images @ texts.T
+    target = same_text.to(logits.dtype)
+    target = target / target.sum(dim=1, keepdim=True)
+    by_image = -(target * functional.log_softmax(logits, dim=1)).sum(dim=1)
+    by_text = -(target * functional.log_softmax(logits.T, dim=1)).sum(dim=1)
+    return (by_image.mean() + by_text.mean()) / 2
+
+
+class ContrastiveObjective(nn.Module):
+    """forward(images (B, 3, H, W), input_ids (B, S)) -> {"loss", "recall_at_1" within the batch}."""
+
+    def __init__(self, encoder: DualEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, images: Tensor, input_ids: Tensor) -> dict[str, Tensor]:
+        """Loss of one batch; negatives are the batch's own other pairs (of this process)."""
+        of_images, of_texts = self.encoder.image(images), self.encoder.text(input_ids)
+        # bfloat16 can't tell apart cosines that the temperature blows up.
+        with torch.autocast(images.device.type, enabled=False):
+            of_images = functional.normalize(of_images.float(), dim=1)
+            of_texts = functional.normalize(of_texts.float(), dim=1)
+            same = (input_ids[:, None, :] == input_ids[None, :, :]).all(dim=2)
+            scale = self.encoder.log_scale.exp().clamp_max(100.0)
+            loss = contrastive_loss(of_images, of_texts, same, scale)
+            nearest = (of_images @ of_texts.T).argmax(dim=1)
+            hits = same[torch.arange(len(same), device=same.device), nearest].float().mean()
+        return {"loss": loss, "recall_at_1": hits}
+
+
+class ContrastiveStage:
+    """Draws distorted compositions of the judge's sprites with their captions' tokens."""
+
+    def __init__(self, config: DualEncoderConfig, encoder: DualEncoder, pool: SpritePool, encode: Encode) -> None:
+        self.name = "dual-encoder"
+        self.config = config
+        self.objective: nn.Module = ContrastiveObjective(encoder)
+        self.pool = pool
+        self.encode = encode
+
+    def inputs(self, index: int, batch_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Micro step `index`."""
+        from sfmobile.train.data.compose import compose_batch
+
+        seed = self.config.loop.seed
+        images, captions, _ = compose_batch(self.pool, index, batch_size, seed)
+        generator = generator_for(device, self.name, seed, index)
+        return distorted(images.to(device), generator), self.encode(captions).long().to(device)
+
+
+def distorted(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Small turns, stretches, shifts of tone, blur and noise, so that a generator's flaws aren't all a surprise.
+
+    Nothing that a caption speaks of changes: no flips, no large shifts, no changes of hue.
+    """
+    count, device = len(images), images.device
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(count, *shape, generator=generator, device=device)
+
+    angle, stretch = uniform(-0.2, 0.2), uniform(0.88, 1.12, 2)
+    shear = uniform(-0.12, 0.12)
+    theta = torch.zeros(count, 2, 3, device=device)
+    theta[:, 0, 0] = angle.cos() * stretch[:, 0]
+    theta[:, 0, 1] = -angle.sin() + shear
+    theta[:, 1, 0] = angle.sin()
+    theta[:, 1, 1] = angle.cos() * stretch[:, 1]
+    grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
+    images = functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    half = functional.interpolate(functional.avg_pool2d(images, 2), images.shape[-2:], mode="bilinear")
+    images = torch.lerp(images, half, uniform(-0.5, 1.0, 1, 1, 1).clamp_min(0.0))
+    images = images * uniform(0.88, 1.08, 1, 1, 1) + uniform(-0.06, 0.06, 1, 1, 1)
+    noise = torch.randn(images.shape, generator=generator, device=device)
+    return (images + noise * uniform(-0.06, 0.06, 1, 1, 1).clamp_min(0.0)).clamp(-1.0, 1.0)
+
+
+def caption_vocabulary(pool: SpritePool, encode: Encode, batches: int = 64) -> Tensor:
+    """Sorted ids of every token that captions of these sprites use: their phrases, plurals and tags, and the words
+    around them as they occur in `batches` planned batches."""
+    from sfmobile.train.data.english import plural
+    from sfmobile.train.data.scenes import Planner
+    from sfmobile.train.data.split import SPLITS
+
+    texts = {text for sprite in pool.sprites for text in (sprite.phrase, plural(sprite.phrase), *sprite.tags) if text}
+    planner = Planner(pool.sprites, SPLITS, judge=True)
+    for index in range(batches):
+        texts.update(planner.plan(index, 256, seed=0).captions)
+    return torch.unique(encode(sorted(texts)))
+
+
+def new_dual_encoder(
+    config: DualEncoderConfig, vocabulary: Tensor, features: Path | None, token_init: Path | None
+) -> DualEncoder:
+    """An encoder before training; `features` and `token_init` are converted weights to start the two towers from."""
+    torch.manual_seed(config.loop.seed)
+    layout = DualEncoderLayout(
+        vocabulary=len(vocabulary),
+        image_size=config.image_size,
+        text_layers=config.text_layers,
+        embedding=config.embedding,
+    )
+    encoder = DualEncoder(layout)
+    encoder.text.vocabulary.copy_(vocabulary)
+    if features is not None:
+        encoder.image.trunk.load_state_dict(EfficientNetLite0.from_file(features).trunk.state_dict())
+    if token_init is not None:
+        rows = load_tensors(token_init)[0]["token_embedding"]
+        if rows.shape[1] != layout.text_width:
+            raise UsageError(f"{token_init}: expected {layout.text_width} columns, found {rows.shape[1]}.")
+        with torch.no_grad():
+            encoder.text.token_embedding.weight[1:] = rows[vocabulary.long()].float()
+    return encoder
+
+
+def train_dual_encoder(
+    pool: SpritePool,
+    config: DualEncoderConfig,
+    encode: Encode,
+    directory: Path,
+    *,
+    features: Path | None = None,
+    token_init: Path | None = None,
+    observer: Observer | None = None,
+    cpu: bool = False,
+) -> DualEncoder:
+    """Train to the last step, from the last checkpoint in `directory` if there is one.
+
+    pool: the judge's sprites, on the device. Writes `dual_encoder.safetensors` (fp16) and `retrieval.json` beside the
+    checkpoint; returns the encoder as read back from that file, on the pool's device.
+    """
+    from sfmobile.train.loop import TrainingLoop
+
+    encoder = new_dual_encoder(config, caption_vocabulary(pool, encode), features, token_init)
+    stage = ContrastiveStage(config, encoder, pool, encode)
+    averaged = TrainingLoop(stage, config.loop, directory, observer, cpu=cpu).run()
+    encoder.load_state_dict({name.removeprefix("encoder."): value for name, value in averaged.items()}, strict=False)
+    path = directory / "dual_encoder.safetensors"
+    encoder.save(path)
+    trained = DualEncoder.load(path).to(pool.pixels.device)
+    figures = {name: asdict(value) for name, value in own_retrieval(trained, pool, encode).items()}
+    write_json(directory / "retrieval.json", figures)
+    return trained
+
+
+@torch.no_grad()
+def own_retrieval(
+    encoder: DualEncoder, pool: SpritePool, encode: Encode, compositions: int = 1024
+) -> dict[str, Retrieval]:
+    """The encoder's own R@1 and R@5 on real pictures that neither it nor the generator was trained on.
+
+    "drawings among held-out": each held-out concept × style drawing among the captions of all of them;
+    "drawings among all": among the captions of every concept there is; "compositions": composed pictures of held-out
+    drawings among their own captions.
+    """
+    from sfmobile.train.data.compose import compose_batch
+    from sfmobile.train.data.english import with_article
+    from sfmobile.train.data.scenes import Planner
+    from sfmobile.train.data.split import HELD_OUT
+
+    device = pool.pixels.device
+    rows = [n for n, sprite in enumerate(pool.sprites) if sprite.split == HELD_OUT and sprite.tone is None]
+    captions = [with_article(pool.sprites[n].phrase) for n in rows]
+    everything = captions + sorted({with_article(s.phrase) for s in pool.sprites if s.tone is None} - set(captions))
+    of_images = torch.cat([encoder.encode_images(portraits(pool, part)) for part in _chunks(rows, 128)])
+    results = {}
+    for name, texts in (("drawings among held-out", captions), ("drawings among all", everything)):
+        ids, own = distinct_texts(encode(texts).to(device))
+        results[name] = retrieval(of_images, _encode_texts(encoder, ids), own[: len(rows)])
+    planner = Planner(pool.sprites, (HELD_OUT,), judge=True)
+    held_out = type(pool)(pool.sprites, pool.pixels, planner)
+    pictures, texts = [], []
+    for index in range(-(-compositions // 128)):
+        images, composed, _ = compose_batch(held_out, index, 128, seed=17)
+        pictures.append(encoder.encode_images(images))
+        texts += composed
+    ids, own = distinct_texts(encode(texts).to(device))
+    results["compositions"] = retrieval(torch.cat(pictures), _encode_texts(encoder, ids), own)
+    return results
+
+
+def _chunks(rows: list[int], size: int) -> list[list[int]]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _encode_texts(encoder: DualEncoder, ids: Tensor) -> Tensor:
+    return torch.cat([encoder.encode_texts(part) for part in torch.split(ids, 512)])
+
+
+def portraits(pool: SpritePool, rows: Sequence[int]) -> Tensor:
+    """The given sprites, each alone in the middle of a white picture: (N, 3, S, S) in [-1, 1]."""
+    from sfmobile.train.data.compose import render
+    from sfmobile.train.data.scenes import Plan
+
+    count = len(rows)
+    recolour = np.zeros((count, 6), np.float32)
+    place = np.tile(np.array([0.82, 0.0, 0.0], np.float32), (count, 1))
+    plan = Plan(
+        background=np.ones((count, 3), np.float32),
+        picture=np.arange(count),
+        sprite=np.asarray(rows, np.int64),
+        place=place,
+        recolour=recolour,
+        captions=[""] * count,
+        attributes=[{}] * count,
+    )
+    return render(pool.pixels, plan)
+
+
+def main() -> None:
+    """Command-line entry without third-party packages."""
+    from sfmobile.train.data.compose import load_pool
+    from sfmobile.train.data.split import JUDGE
+    from sfmobile.train.data.tokens import CaptionTokenizer
+
+    parser = argparse.ArgumentParser(description="Train the dual encoder that measures text-image agreement.")
+    parser.add_argument("--config", type=Path, required=True, help="JSON of DualEncoderConfig")
+    parser.add_argument("--sprites", type=Path, required=True, help="index file of the sprite cache")
+    parser.add_argument("--out", type=Path, required=True, help="directory of the run; resumed if it exists")
+    parser.add_argument("--features", type=Path, help="converted EfficientNet-Lite0 weights to start from")
+    parser.add_argument("--token-init", type=Path, help="token embedding to start from")
+    parser.add_argument("--cpu", action="store_true")
+    options = parser.parse_args()
+    config = read_config(DualEncoderConfig, options.config)
+    device = "cuda" if torch.cuda.is_available() and not options.cpu else "cpu"
+    pool = load_pool(options.sprites, device, splits=(JUDGE,), judge=True)
+    tokenizer = CaptionTokenizer()
+    train_dual_encoder(
+        pool,
+        config,
+        lambda captions: torch.as_tensor(tokenizer.encode_batch(captions)),
+        options.out,
+        features=options.features,
+        token_init=options.token_init,
+        observer=lambda progress: print(json.dumps(asdict(progress)), flush=True),
+        cpu=options.cpu,
+    )
+    print((options.out / "retrieval.json").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()
