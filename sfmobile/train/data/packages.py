@@ -147,7 +147,7 @@ def verify_tarball(path: Path, package: Package) -> None:
 def read_tarball(path: Path, package: Package) -> dict[str, bytes]:
     """Needed members of a verified tarball, keyed by their path below `package/`; nothing is written to disk."""
     verify_tarball(path, package)
-    members = _read_members(path, f"{package.specifier}", re.compile(package.members), "package/")
+    members = read_members(path, f"{package.specifier}", re.compile(package.members), "package/")
     _check_members(path, package, members)
     return members
 
@@ -164,7 +164,7 @@ def read_sources(where: Path, packages: Iterable[Package] | None = None) -> dict
         return {package.role: read_tarball(where / package.tarball, package) for package in pins}
     if not where.is_file():
         raise UsageError(f"{where} does not exist; expected a directory of package tarballs or a packed archive")
-    everything = _read_members(where, "a packed archive of sources", re.compile(r"^[^/]+/.+"), "")
+    everything = read_members(where, "a packed archive of sources", re.compile(r"^[^/]+/.+"), "")
     sources: dict[str, dict[str, bytes]] = {}
     for package in pins:
         prefix = f"{package.role}/"
@@ -174,7 +174,12 @@ def read_sources(where: Path, packages: Iterable[Package] | None = None) -> dict
     return sources
 
 
-def _read_members(path: Path, what: str, wanted: re.Pattern[str], prefix: str) -> dict[str, bytes]:
+def read_members(path: Path, what: str, wanted: re.Pattern[str], prefix: str) -> dict[str, bytes]:
+    """Regular files of a tar archive whose names below `prefix` match `wanted`; links and devices are passed over.
+
+    Raises:
+        ArtifactError: `path` isn't an archive, is cut short, or holds a member too large to be an icon.
+    """
     members: dict[str, bytes] = {}
     try:
         with tarfile.open(path, "r:*") as archive:
