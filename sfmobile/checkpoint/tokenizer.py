@@ -1,16 +1,23 @@
-"""The constants of a CLIP tokenizer directory: special token ids and length."""
+"""CLIP tokenizer directories: vocabulary, merges and special tokens, in either of the two forms they come in.
+
+`vocab.json` and `merges.txt` are the original form and the one bundles hold; transformers 5 writes `tokenizer.json`
+alone.
+"""
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sfmobile.checkpoint.config import Json, read_json
+from sfmobile.checkpoint.config import Json, read_json, write_json
 from sfmobile.errors import ArtifactError
 
 VOCAB_FILE = "vocab.json"
 MERGES_FILE = "merges.txt"
+FAST_FILE = "tokenizer.json"
+CONFIG_FILES = ("tokenizer_config.json", "special_tokens_map.json", "README.md")
 MAX_LENGTH = 77
 
 
@@ -28,11 +35,11 @@ class TokenizerConstants:
 def read_tokenizer(folder: Path) -> TokenizerConstants:
     """Constants of the CLIP tokenizer in `folder`; raises `ArtifactError` if a file is missing or an id unknown.
 
-    Special tokens are those of `tokenizer_config.json` or `special_tokens_map.json`, CLIP's own where neither names
+    Special tokens are those of `special_tokens_map.json` or `tokenizer_config.json`, CLIP's own where neither names
     them. Stable Diffusion 2 pads with "!" and not with the end token.
     """
-    vocab = read_json(folder / VOCAB_FILE)
-    if not (folder / MERGES_FILE).is_file():
+    vocab = read_vocabulary(folder)
+    if not any((folder / file).is_file() for file in (MERGES_FILE, FAST_FILE)):
         raise ArtifactError(
             f"{folder / MERGES_FILE} is missing; expected CLIP's byte-pair merges beside the vocabulary."
         )
@@ -41,8 +48,6 @@ def read_tokenizer(folder: Path) -> TokenizerConstants:
         if (folder / file).is_file():
             config = read_json(folder / file)
             names |= {key: config[key] for key in names if config.get(key) is not None}
-    if not vocab or not all(isinstance(value, int) for value in vocab.values()):
-        raise ArtifactError(f"{folder / VOCAB_FILE} should map tokens to whole numbers; copy it again.")
     ids = {key: _token_id(vocab, value, folder) for key, value in names.items()}
     return TokenizerConstants(
         vocabulary=max(vocab.values()) + 1,
@@ -53,9 +58,77 @@ def read_tokenizer(folder: Path) -> TokenizerConstants:
     )
 
 
-def _token_id(vocab: Json, name: Any, folder: Path) -> int:
+def read_vocabulary(folder: Path) -> dict[str, int]:
+    """Token ids by token, from whichever form `folder` holds."""
+    file = folder / VOCAB_FILE
+    if file.is_file() or not (folder / FAST_FILE).is_file():
+        vocab = read_json(file)
+    else:
+        file = folder / FAST_FILE
+        vocab = _fast_model(file).get("vocab", {})
+    if not vocab or not all(type(value) is int for value in vocab.values()):
+        raise ArtifactError(f"{file} should map tokens to whole numbers; copy it again.")
+    return vocab
+
+
+def read_merges(folder: Path, vocab: dict[str, int]) -> list[tuple[str, str]]:
+    """Pairs of tokens to merge, in order of priority; each of the three tokens must be in `vocab`."""
+    file = folder / MERGES_FILE
+    if file.is_file() or not (folder / FAST_FILE).is_file():
+        pairs = _merge_lines(file)
+    else:
+        file = folder / FAST_FILE
+        pairs = _fast_model(file).get("merges", [])
+    merges = []
+    for pair in pairs:
+        # transformers writes a pair as "a b" up to version 4 and as ["a", "b"] since.
+        first, _, second = pair.partition(" ") if isinstance(pair, str) else (pair[0], None, pair[-1])
+        if first not in vocab or second not in vocab or first + second not in vocab:
+            raise ArtifactError(
+                f"{file}: '{first} {second}' is no merge of two tokens of the vocabulary; copy it again."
+            )
+        merges.append((first, second))
+    return merges
+
+
+def _merge_lines(file: Path) -> list[str]:
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError:
+        raise ArtifactError(f"{file} is missing; expected CLIP's byte-pair merges beside the vocabulary.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{file} can't be read as text ({error}); copy it again.") from error
+    # The first line names the version; a token may itself begin with "#".
+    start = 1 if lines[0].startswith("#version") else 0
+    return [line for line in lines[start:] if line]
+
+
+def _fast_model(file: Path) -> Json:
+    model = read_json(file).get("model")
+    if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
+        raise ArtifactError(f"{file} holds no byte-pair model; expected CLIP's tokenizer.")
+    return model
+
+
+def _token_id(vocab: dict[str, int], name: Any, folder: Path) -> int:
     # transformers writes special tokens as strings or as objects with their content.
     token = name.get("content") if isinstance(name, dict) else name
     if token not in vocab:
-        raise ArtifactError(f"{folder / VOCAB_FILE} has no token '{token}', which {folder} names as a special token.")
-    return int(vocab[token])
+        raise ArtifactError(f"The vocabulary in {folder} has no token '{token}', which its config names as special.")
+    return vocab[token]
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Put the tokenizer of `source` into `target`, as vocab.json and merges.txt whatever form `source` has."""
+    target.mkdir(parents=True, exist_ok=True)
+    if (source / VOCAB_FILE).is_file():
+        for file in (VOCAB_FILE, MERGES_FILE):
+            shutil.copyfile(source / file, target / file)
+    else:
+        vocab = read_vocabulary(source)
+        write_json(target / VOCAB_FILE, vocab)
+        lines = ["#version: 0.2", *(f"{first} {second}" for first, second in read_merges(source, vocab)), ""]
+        (target / MERGES_FILE).write_text("\n".join(lines), encoding="utf-8")
+    for file in CONFIG_FILES:
+        if (source / file).is_file():
+            shutil.copyfile(source / file, target / file)

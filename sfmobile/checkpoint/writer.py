@@ -22,6 +22,7 @@ from sfmobile.checkpoint.config import (
 )
 from sfmobile.checkpoint.directory import DEFAULT_GUIDANCE_SCALE, GUIDANCE_KEY, MODEL_INDEX
 from sfmobile.checkpoint.scheduler import scheduler_config
+from sfmobile.checkpoint.tokenizer import copy_tokenizer
 from sfmobile.checkpoint.weights import FOLDERS, STEMS, PartName, stored_names, stored_shape
 from sfmobile.errors import UsageError
 from sfmobile.nets.layout import AutoencoderLayout, TextEncoderLayout, UNetLayout
@@ -35,14 +36,6 @@ if TYPE_CHECKING:
     from sfmobile.nets.unet import UNet
 
 MAX_SHARD_BYTES = 2 << 30
-TOKENIZER_FILES = (
-    "vocab.json",
-    "merges.txt",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "README.md",
-)
 
 
 @dataclass(frozen=True)
@@ -137,10 +130,7 @@ def write_parts(
             _write_weights(draft / folder, stem, stored, dtype, max_shard_bytes)
         (draft / "scheduler").mkdir()
         write_json(draft / "scheduler" / "scheduler_config.json", scheduler_config(scheduler))
-        (draft / "tokenizer").mkdir()
-        for file in TOKENIZER_FILES:
-            if (tokenizer_dir / file).is_file():
-                shutil.copyfile(tokenizer_dir / file, draft / "tokenizer" / file)
+        copy_tokenizer(tokenizer_dir, draft / "tokenizer")
         write_json(draft / MODEL_INDEX, _model_index(configs, guidance_scale))
         _move_into_place(draft, root)
 

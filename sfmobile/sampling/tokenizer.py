@@ -1,6 +1,6 @@
 """CLIP's byte-pair tokenizer, on the Rust `tokenizers` engine that transformers uses too.
 
-Built from `vocab.json` and `merges.txt` with the steps of transformers' CLIPTokenizer (NFC, white space, lower case,
+Built from the vocabulary and the merges with the steps of transformers' CLIPTokenizer (NFC, white space, lower case,
 CLIP's pattern, bytes), without importing transformers: it is ready in a tenth of a second.
 """
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sfmobile.bundle.manifest import TokenizerRecord
-from sfmobile.checkpoint.tokenizer import MERGES_FILE, VOCAB_FILE, TokenizerConstants, read_tokenizer
+from sfmobile.checkpoint.tokenizer import TokenizerConstants, read_merges, read_tokenizer, read_vocabulary
 from sfmobile.errors import ArtifactError, UsageError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Tokenizer:
     """Text to token ids: start, byte pairs, end, padding, always `max_length` of them."""
 
     def __init__(self, folder: Path, record: TokenizerRecord | None = None) -> None:
-        """`folder` holds vocab.json and merges.txt; `record`, a bundle's, overrides the constants found there.
+        """`folder` holds the tokenizer's files; `record`, a bundle's, overrides the constants found there.
 
         Raises `ArtifactError` if the files are missing or damaged.
         """
@@ -93,19 +93,15 @@ def _engine(folder: Path, bos_token_id: int, eos_token_id: int) -> tokenizers.To
     from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
     from tokenizers.models import BPE
 
-    vocab, merges = folder / VOCAB_FILE, folder / MERGES_FILE
-    try:
-        # The engine raises bare `Exception` for whatever is wrong with the files.
-        model = BPE.from_file(str(vocab), str(merges), continuing_subword_prefix="", end_of_word_suffix="</w>")
-    except Exception as error:
+    vocab = read_vocabulary(folder)
+    merges = read_merges(folder, vocab)
+    tokens = {index: token for token, index in vocab.items()}
+    if bos_token_id not in tokens or eos_token_id not in tokens:
         raise ArtifactError(
-            f"{vocab} and {merges} are not CLIP's tokenizer files ({error}); copy them from the checkpoint again."
-        ) from error
-    engine = Tokenizer(model)
-    bos, eos = engine.id_to_token(bos_token_id), engine.id_to_token(eos_token_id)
-    if bos is None or eos is None:
-        raise ArtifactError(f"{vocab} has no tokens {bos_token_id} and {eos_token_id}; expected start and end of text.")
-    model.unk_token = eos
+            f"The vocabulary in {folder} lacks token {bos_token_id} or {eos_token_id}; expected start and end of text."
+        )
+    bos, eos = tokens[bos_token_id], tokens[eos_token_id]
+    engine = Tokenizer(BPE(vocab, merges, continuing_subword_prefix="", end_of_word_suffix="</w>", unk_token=eos))
     engine.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     )
