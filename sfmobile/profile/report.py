@@ -9,6 +9,7 @@ JSON has no infinity: a PSNR is null where the two results are identical, see `A
 from __future__ import annotations
 
 import json
+import math
 import os
 from datetime import datetime, timezone
 from pathlib import Path
@@ -186,7 +187,14 @@ class Agreement(_Model):
 
     def reaches(self, gate_db: float) -> bool:
         """Whether the result is at least as close as the gate asks."""
-        return self.identical or (self.psnr_db is not None and self.nonfinite == 0 and self.psnr_db >= gate_db)
+        return self.closeness >= gate_db and self.closeness > -math.inf
+
+    @property
+    def closeness(self) -> float:
+        """A number to sort by: -inf for what has no distance, inf for what is identical."""
+        if self.identical:
+            return math.inf
+        return -math.inf if self.psnr_db is None or self.nonfinite else self.psnr_db
 
 
 class OperationDivergence(_Model):
