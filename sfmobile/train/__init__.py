@@ -1,1 +1,1 @@
-"""Training: data, the stages of the recipe, metrics and their evaluation."""
+"""The SnapFusion recipe: data, teacher, efficient UNet, decoder and step distillation, evaluation, evolution."""
