@@ -7,6 +7,7 @@ reported beside a generator's figure.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -109,7 +110,7 @@ def _cuts(mask: Mask, depth: int = 2) -> list[list[Mask]]:
 
 def _splits(mask: Mask, axis: int) -> list[tuple[Mask, Mask]]:
     """Both sides of every empty line across `axis` that has something on both sides."""
-    filled = mask.any(axis=1 - axis)
+    filled: Mask = np.any(mask, axis=1 - axis)
     inside = np.flatnonzero(filled)
     gaps = np.flatnonzero(np.diff(inside) > 1)
     result = []
@@ -135,14 +136,10 @@ def middle_gap(mask: Mask, axis: int) -> tuple[int, int] | None:
 
     Only runs that touch the middle 40 % of the picture count; None if there is none.
     """
-    filled = mask.any(axis=1 - axis)
+    filled: Mask = np.any(mask, axis=1 - axis)
     inside = np.flatnonzero(filled)
     low, high = 0.3 * len(filled), 0.7 * len(filled)
-    runs = [
-        (int(a) + 1, int(b))
-        for a, b in zip(inside[:-1], inside[1:], strict=True)
-        if b - a > 1 and a + 1 < high and b > low
-    ]
+    runs = [(int(a) + 1, int(b)) for a, b in itertools.pairwise(inside) if b - a > 1 and a + 1 < high and b > low]
     return max(runs, key=lambda run: run[1] - run[0], default=None)
 
 
