@@ -107,8 +107,10 @@ def clear_colour(rgb: NDArray[np.float32]) -> str | None:
     if name in ("white", "black", "grey", "brown"):
         return name
     near = min(abs((hue - bound + 180) % 360 - 180) for bound in _HUE_BOUNDS)
+    # Amber, between orange and yellow, is the widest of the disputed ranges.
+    amber = 32 < hue < 46
     least_chroma, least_value = _CLEAR.get(name, (0.35, 0.4))
-    return name if near > 4 and saturation * value > least_chroma and value > least_value else None
+    return name if near > 4 and not amber and saturation * value > least_chroma and value > least_value else None
 
 
 # Least saturation × value, and least value, at which a chromatic name is beyond dispute.

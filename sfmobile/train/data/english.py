@@ -110,6 +110,7 @@ def plural(phrase: str) -> str | None:
         or phrase.startswith(_NO_ARTICLE + _DEFINITE)
         or " and " in front
         or "," in front
+        or "man's " in front
         or phrase[0].isdigit()
     ):
         return None

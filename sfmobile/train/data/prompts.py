@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from sfmobile.errors import UsageError
-from sfmobile.train.data.colours import COLOURS, RECOLOURS
+from sfmobile.train.data.colours import COLOURS
 from sfmobile.train.data.english import article, with_article
 from sfmobile.train.data.scenes import (
     COUNTED_GROUPS,
@@ -19,6 +19,7 @@ from sfmobile.train.data.scenes import (
     coloured,
     contrasts,
     describe,
+    differ,
     in_style,
     plural_of,
     with_tone,
@@ -148,7 +149,7 @@ def _composed(sprites: Sequence[Sprite]) -> Iterable[Prompt]:
     for sprite, colour in _recolourable(sprites):
         for background in COLOURS:
             held_out = holds_out_colour(sprite.base, colour) or holds_out_background(sprite.base, background)
-            if background in (colour, sprite.colour) or colour not in RECOLOURS or not held_out:
+            if not held_out or not differ(COLOURS[colour], COLOURS[background]):
                 continue
             caption = f"{coloured(sprite.phrase, colour)} on {article(background)} {background} background"
             yield caption, describe("recolour", [sprite], recolour=colour, background=background)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfmobile.train.data.captions import TONES
-from sfmobile.train.data.colours import COLOURS, JITTER, NAMES, RECOLOURS, colour_names, says_colour
+from sfmobile.train.data.colours import COLOURS, JITTER, NAMES, RECOLOURS, says_colour
 from sfmobile.train.data.english import article, is_plural, plural, with_article
 from sfmobile.train.data.split import holds_out_background, holds_out_colour, holds_out_pair
 from sfmobile.train.data.sprites import Sprite
@@ -209,7 +209,7 @@ class Planner:
             others = [
                 other
                 for other in NAMES
-                if _differ(COLOURS[name], COLOURS[other])
+                if differ(COLOURS[name], COLOURS[other])
                 and (self.judge or not holds_out_background(sprite.base, other))
             ]
             background = others[int(draw() * len(others))]
@@ -410,10 +410,11 @@ def with_tone(caption: str, sprite: Sprite) -> str:
 def contrasts(sprite: Sprite, background: str) -> bool:
     """Whether the sprite stands out from a background of this colour."""
     mean = tuple(255 * value for value in sprite.mean)
-    return background != sprite.colour and _differ(mean, COLOURS[background])
+    return background != sprite.colour and differ(mean, COLOURS[background])
 
 
-def _differ(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+def differ(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    """Whether two sRGB colours, 0 to 255, are far enough apart to be told from each other."""
     return sum((a - b) ** 2 for a, b in zip(one, other, strict=True)) > (255 * _CONTRAST) ** 2
 
 
@@ -453,8 +454,3 @@ def describe(kind: str, sprites: Sequence[Sprite], **more: Any) -> Attributes:
         "recolour": None,
         **more,
     }
-
-
-def background_is(rgb: tuple[float, float, float], name: str) -> bool:
-    """Whether a picture's background colour, sRGB in [0, 1], bears this name."""
-    return NAMES[int(colour_names(np.array([rgb], np.float32))[0])] == name

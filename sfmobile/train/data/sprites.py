@@ -27,7 +27,7 @@ from sfmobile.train.data.packages import Package, pinned_packages, read_sources
 from sfmobile.train.data.split import HELD_OUT, holds_out_tone, style_splits
 
 # Raise when concepts, artwork, rasterising or the record change, so that older caches are rebuilt.
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 Progress = Callable[[int, int], None]
 
 

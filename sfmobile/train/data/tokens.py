@@ -53,7 +53,8 @@ class CaptionTokenizer:
         words, room = self._words, self.max_length - 2
         for row, caption in enumerate(captions):
             tokens = [self.start]
-            for word in caption.split():
+            # Python and the pattern agree on what white space is only among printable characters.
+            for word in caption.split() if caption.isprintable() else [caption]:
                 known = words.get(word)
                 if known is None:
                     known = words[word] = self._encoder.encode(word, add_special_tokens=False).ids

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from sfmobile.train.data.compose import SpritePool, load_pool
-from sfmobile.train.data.packages import Package, read_members, members_digest, pinned_packages
+from sfmobile.train.data.packages import Package, members_digest, pinned_packages, read_members
 from sfmobile.train.data.sprites import build_cache
 
 TONES = ["1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"]

@@ -25,9 +25,7 @@ def test_every_captioned_drawing_is_found_in_every_style(tarballs: tuple[Path, t
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_skin_tones_darken_from_light_to_dark_in_every_style(
-    tarballs: tuple[Path, tuple[Package, ...]], style: str
-):
+def test_skin_tones_darken_from_light_to_dark_in_every_style(tarballs: tuple[Path, tuple[Package, ...]], style: str):
     found = _find(tarballs)[style]
     middles = [int(rasterise(found[f"1F44B-{tone}"])[0, SIZE // 2, SIZE // 2]) for tone in TONES]
     assert middles == TONE_GREY

@@ -84,7 +84,7 @@ def test_a_cache_of_another_version_is_never_read_by_mistake(
         find_cache(index.parent, pins)
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"cache_version": 2, "sprites": [{}]}'])
+@pytest.mark.parametrize("text", ["", "{}", '{"cache_version": 3, "sprites": [{}]}'])
 def test_an_index_that_is_none_is_refused(tmp_path: Path, text: str):
     path = tmp_path / "sprites-x.json"
     path.write_text(text)
