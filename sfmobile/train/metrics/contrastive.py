@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,6 +21,7 @@ from sfmobile.errors import UsageError
 from sfmobile.train.config import LoopConfig, read_config
 from sfmobile.train.metrics.dual_encoder import DualEncoder, DualEncoderLayout
 from sfmobile.train.metrics.efficientnet_lite import EfficientNetLite0
+from sfmobile.train.metrics.memorisation import as_float
 from sfmobile.train.metrics.retrieval import Retrieval, distinct_texts, retrieval
 from sfmobile.train.randomness import generator_for
 from sfmobile.train.state import load_tensors, write_json
@@ -203,58 +203,41 @@ def own_retrieval(
     "drawings among all": among the captions of every concept there is; "compositions": composed pictures of held-out
     drawings among their own captions.
     """
-    from sfmobile.train.data.compose import compose_batch
-    from sfmobile.train.data.english import with_article
-    from sfmobile.train.data.scenes import Planner
     from sfmobile.train.data.split import HELD_OUT
+    from sfmobile.train.metrics.prompt_sets import distribution_prompts, recognition_prompts
 
-    device = pool.pixels.device
-    rows = [n for n, sprite in enumerate(pool.sprites) if sprite.split == HELD_OUT and sprite.tone is None]
-    captions = [with_article(pool.sprites[n].phrase) for n in rows]
-    everything = captions + sorted({with_article(s.phrase) for s in pool.sprites if s.tone is None} - set(captions))
-    of_images = torch.cat([encoder.encode_images(portraits(pool, part)) for part in _chunks(rows, 128)])
-    results = {}
-    for name, texts in (("drawings among held-out", captions), ("drawings among all", everything)):
-        ids, own = distinct_texts(encode(texts).to(device))
-        results[name] = retrieval(of_images, _encode_texts(encoder, ids), own[: len(rows)])
-    planner = Planner(pool.sprites, (HELD_OUT,), judge=True)
-    held_out = type(pool)(pool.sprites, pool.pixels, planner)
-    pictures, texts = [], []
-    for index in range(-(-compositions // 128)):
-        images, composed, _ = compose_batch(held_out, index, 128, seed=17)
-        pictures.append(encoder.encode_images(images))
-        texts += composed
-    ids, own = distinct_texts(encode(texts).to(device))
-    results["compositions"] = retrieval(torch.cat(pictures), _encode_texts(encoder, ids), own)
-    return results
+    drawings = recognition_prompts(pool)
+    composed = distribution_prompts(pool, compositions, (HELD_OUT,), seed=17)
+    of_drawings = embed_pictures(encoder, drawings.pictures)
+    return {
+        "drawings among held-out": recognised(encoder, encode, of_drawings, drawings.texts),
+        "drawings among all": recognised(encoder, encode, of_drawings, drawings.texts, concept_texts(pool)),
+        "compositions": recognised(encoder, encode, embed_pictures(encoder, composed.pictures), composed.texts),
+    }
 
 
-def _chunks(rows: list[int], size: int) -> list[list[int]]:
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
+def concept_texts(pool: SpritePool) -> list[str]:
+    """The text of every concept there is, without style or tone."""
+    from sfmobile.train.data.english import with_article
+
+    return sorted({with_article(sprite.phrase) for sprite in pool.sprites if sprite.tone is None})
 
 
-def _encode_texts(encoder: DualEncoder, ids: Tensor) -> Tensor:
-    return torch.cat([encoder.encode_texts(part) for part in torch.split(ids, 512)])
+@torch.no_grad()
+def embed_pictures(encoder: DualEncoder, pictures: Tensor, batch: int = 128) -> Tensor:
+    """Unit vectors (N, D) of pictures (N, 3, H, W), uint8 or in [-1, 1], on the encoder's device."""
+    device = encoder.log_scale.device
+    return torch.cat([encoder.encode_images(as_float(part.to(device))) for part in torch.split(pictures, batch)])
 
 
-def portraits(pool: SpritePool, rows: Sequence[int]) -> Tensor:
-    """The given sprites, each alone in the middle of a white picture: (N, 3, S, S) in [-1, 1]."""
-    from sfmobile.train.data.compose import render
-    from sfmobile.train.data.scenes import Plan
-
-    count = len(rows)
-    recolour = np.zeros((count, 6), np.float32)
-    place = np.tile(np.array([0.82, 0.0, 0.0], np.float32), (count, 1))
-    plan = Plan(
-        background=np.ones((count, 3), np.float32),
-        picture=np.arange(count),
-        sprite=np.asarray(rows, np.int64),
-        place=place,
-        recolour=recolour,
-        captions=[""] * count,
-        attributes=[{}] * count,
-    )
-    return render(pool.pixels, plan)
+@torch.no_grad()
+def recognised(
+    encoder: DualEncoder, encode: Encode, of_pictures: Tensor, texts: Sequence[str], others: Sequence[str] = ()
+) -> Retrieval:
+    """How well pictures, as unit vectors, are matched to their own texts among all of `texts` and `others`."""
+    ids, own = distinct_texts(encode([*texts, *others]).to(of_pictures.device))
+    of_texts = torch.cat([encoder.encode_texts(part) for part in torch.split(ids, 512)])
+    return retrieval(of_pictures, of_texts, own[: len(texts)])
 
 
 def main() -> None:

@@ -1,0 +1,274 @@
+"""Measuring a text-to-image sampler: distances, agreement, recognition, exact checks, memorisation, throughput.
+
+Anything that turns captions and seeds into pictures is measured alike: the teacher, the student, each ablation's
+variant, a checkpoint on disk.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sfmobile.bundle.manifest import SchedulerRecord
+from sfmobile.train.data.split import HELD_OUT, TRAIN
+from sfmobile.train.diffusion import NoiseSchedule
+from sfmobile.train.metrics.compositions import ColourReferences, check_compositions
+from sfmobile.train.metrics.contrastive import Encode, concept_texts, embed_pictures, recognised
+from sfmobile.train.metrics.dual_encoder import DualEncoder
+from sfmobile.train.metrics.frechet import feature_distance
+from sfmobile.train.metrics.memorisation import as_bytes, as_float, nearest_training
+from sfmobile.train.metrics.prompt_sets import (
+    PromptSet,
+    composed_prompts,
+    distribution_prompts,
+    portraits,
+    recognition_prompts,
+)
+from sfmobile.train.metrics.retrieval import Retrieval
+from sfmobile.train.sampler import Denoiser, sample_latents, seeded_noise
+
+if TYPE_CHECKING:
+    from sfmobile.nets.unet import UNet
+    from sfmobile.train.data.compose import SpritePool
+
+# (captions, seeds) to pictures (N, 3, H, W) in [-1, 1], on any device; one seed a caption.
+Sampler = Callable[[Sequence[str], Sequence[int]], Tensor]
+Part = Literal["distribution", "recognition", "composed", "memorisation"]
+PARTS: tuple[Part, ...] = ("distribution", "recognition", "composed", "memorisation")
+NETWORK = "EffNetLite0"
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How much is measured. pictures: for distances and agreement; composed: for each exact check; batch: pictures
+    sampled at once; memorised: pictures compared with the training set, which is cut to `training` drawings."""
+
+    pictures: int = 1000
+    composed: int = 100
+    memorised: int = 200
+    training: int = 4000
+    batch: int = 256
+    seed: int = 2024
+
+
+@dataclass(frozen=True)
+class Judges:
+    """The networks that measure, on one device; `lpips` is only needed for memorisation."""
+
+    features: nn.Module
+    dual_encoder: DualEncoder
+    encode: Encode
+    lpips: nn.Module | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.dual_encoder.log_scale.device
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One sampler's figures by name, with the settings that it ran with."""
+
+    name: str
+    settings: dict[str, float | int | str]
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+class Evaluation:
+    """The fixed prompts, their real pictures and the judges; measures one sampler after another on the same seeds."""
+
+    def __init__(self, pool: SpritePool, judges: Judges, config: EvaluationConfig) -> None:
+        self.judges = judges
+        self.config = config
+        rows = [row for row, sprite in enumerate(pool.sprites) if sprite.split == TRAIN]
+        self.references = ColourReferences(pool.pixels.cpu().numpy(), [sprite.base for sprite in pool.sprites])
+        self.distribution = distribution_prompts(pool, config.pictures, (HELD_OUT,), config.seed)
+        self.recognition = recognition_prompts(pool)
+        self.composed = composed_prompts(pool, config.composed, self.references, config.seed)
+        self.concepts = concept_texts(pool)
+        training = distribution_prompts(pool, config.pictures, (TRAIN,), config.seed + 1)
+        self._training_features = self._features(training.pictures)
+        self._real_features = self._features(self.distribution.pictures)
+        chosen = np.random.default_rng(config.seed).permutation(rows)[: config.training]
+        self._drawings = torch.cat(
+            [
+                as_bytes(portraits(pool, part.tolist())).cpu()
+                for part in np.array_split(chosen, max(1, len(chosen) // 256))
+            ]
+        )
+
+    def _features(self, pictures: Tensor) -> NDArray[np.float32]:
+        with torch.no_grad():
+            parts = [
+                self.judges.features(as_float(part.to(self.judges.device))).float().cpu()
+                for part in torch.split(pictures, 128)
+            ]
+        return torch.cat(parts).numpy()
+
+    def sample(self, sampler: Sampler, prompts: PromptSet) -> tuple[Tensor, float]:
+        """Pictures of every prompt, uint8 (N, 3, H, W) on the CPU, seeds 0, 1, …; and the seconds sampling took."""
+        parts, seconds = [], 0.0
+        for start in range(0, len(prompts), self.config.batch):
+            captions = prompts.captions[start : start + self.config.batch]
+            began = time.perf_counter()
+            pictures = sampler(captions, range(start, start + len(captions)))
+            parts.append(as_bytes(pictures).cpu())
+            seconds += time.perf_counter() - began
+        return torch.cat(parts), seconds
+
+    def measure(
+        self,
+        name: str,
+        sampler: Sampler,
+        settings: dict[str, float | int | str] | None = None,
+        parts: Sequence[Part] = PARTS,
+    ) -> Measurement:
+        """Figures of `sampler` in the chosen parts."""
+        figures: dict[str, float] = {}
+        pictures, seconds = 0, 0.0
+        if "distribution" in parts or "memorisation" in parts:
+            made, took = self.sample(sampler, self.distribution)
+            pictures, seconds = pictures + len(made), seconds + took
+            if "distribution" in parts:
+                figures |= self.distribution_figures(made)
+            if "memorisation" in parts:
+                figures |= self.memorisation_figures(made)
+        for part, prompts, figures_of in (
+            ("recognition", self.recognition, self.recognition_figures),
+            ("composed", self.composed, self.composed_figures),
+        ):
+            if part in parts:
+                made, took = self.sample(sampler, prompts)
+                pictures, seconds = pictures + len(made), seconds + took
+                figures |= figures_of(made)
+        if seconds > 0:
+            figures["pictures per second"] = pictures / seconds
+        return Measurement(name, dict(settings or {}), figures)
+
+    def real(self) -> Measurement:
+        """The same figures of the real pictures: what the measures themselves allow."""
+        figures = self.distribution_figures(self.distribution.pictures)
+        # A set's distance to itself says nothing; the floor is what real pictures reach.
+        figures = {key: value for key, value in figures.items() if not key.startswith(("FD", "KD")) or "floor" in key}
+        figures |= self.recognition_figures(self.recognition.pictures)
+        figures |= self.composed_figures(self.composed.pictures)
+        figures |= self.memorisation_figures(self.distribution.pictures)
+        return Measurement("real held-out pictures", {}, figures)
+
+    def distribution_figures(self, made: Tensor) -> dict[str, float]:
+        """Distances to the real held-out pictures, each with its floor; agreement with the prompts; retrieval."""
+        distance = feature_distance(self._features(made), self._real_features, self._training_features, NETWORK)
+        found = self._recognised(made, self.distribution.texts)
+        return {
+            **{name: float(value) for name, value in distance.row().items()},
+            "agreement": found.agreement,
+            "agreement with other prompts": found.mismatch,
+            "prompt R@1": found.recall_at_1,
+            "prompt R@5": found.recall_at_5,
+        }
+
+    def recognition_figures(self, made: Tensor) -> dict[str, float]:
+        """Whether held-out concept × style pictures are recognised, among those concepts and among all."""
+        own = self._recognised(made, self.recognition.texts)
+        every = self._recognised(made, self.recognition.texts, self.concepts)
+        return {
+            f"recognised R@1 of {own.candidates}": own.recall_at_1,
+            f"recognised R@5 of {own.candidates}": own.recall_at_5,
+            f"recognised R@5 of {every.candidates}": every.recall_at_5,
+        }
+
+    def _recognised(self, made: Tensor, texts: Sequence[str], others: Sequence[str] = ()) -> Retrieval:
+        judges = self.judges
+        return recognised(judges.dual_encoder, judges.encode, embed_pictures(judges.dual_encoder, made), texts, others)
+
+    def composed_figures(self, made: Tensor) -> dict[str, float]:
+        """Share of right answers of each exact check."""
+        checks = check_compositions(as_float(made).numpy(), self.composed.attributes, self.references)
+        return {f"{name} right": check.share for name, check in checks.items() if check.checked}
+
+    def memorisation_figures(self, made: Tensor) -> dict[str, float]:
+        """Median and lowest LPIPS to the nearest training drawing; nothing without the LPIPS network."""
+        if self.judges.lpips is None:
+            return {}
+        cut = made[: self.config.memorised]
+        nearest = nearest_training(cut, self._drawings, self.judges.features, self.judges.lpips)
+        return {
+            "nearest training LPIPS": float(nearest.distance.median()),
+            "nearest training LPIPS, 5th percentile": float(nearest.distance.quantile(0.05)),
+        }
+
+    def describe(self) -> dict[str, object]:
+        """What was measured on, for the report."""
+        return {
+            "config": asdict(self.config),
+            "prompts": {
+                "distribution": len(self.distribution),
+                "recognition": len(self.recognition),
+                "composed": len(self.composed),
+                "training drawings": len(self._drawings),
+            },
+        }
+
+
+def network_sampler(
+    text_encoder: nn.Module,
+    unet: UNet,
+    decoder: nn.Module,
+    schedule: NoiseSchedule,
+    scheduler: SchedulerRecord,
+    encode: Encode,
+    *,
+    steps: int,
+    guidance_scale: float,
+    latent_shape: tuple[int, int, int],
+    scaling_factor: float = 1.0,
+) -> Sampler:
+    """A sampler over torch networks that are on one device, in bfloat16 autocast on a GPU.
+
+    A UNet with a guidance input gets `guidance_scale` there and is evaluated once a step.
+    """
+    device = next(unet.parameters()).device
+    denoiser: Denoiser = unet
+    outside_scale = guidance_scale
+    if unet.layout.guidance_embedding_dim is not None:
+        denoiser, outside_scale = _guidance_conditioned(unet, guidance_scale), 1.0
+
+    @torch.no_grad()
+    def sample(captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            latents = sample_latents(
+                denoiser,
+                schedule,
+                scheduler,
+                text_encoder(encode(captions).long().to(device)),
+                text_encoder(encode([""]).long().to(device)),
+                steps=steps,
+                guidance_scale=outside_scale,
+                noise=seeded_noise(list(seeds), latent_shape, device),
+            )
+            pictures: Tensor = decoder(latents / scaling_factor)
+        return pictures.float().clamp(-1, 1)
+
+    return sample
+
+
+def _guidance_conditioned(unet: UNet, scale: float) -> Denoiser:
+    from sfmobile.train.steps import guidance_sinusoid
+
+    channels = unet.layout.guidance_embedding_dim
+    assert channels is not None
+
+    def denoise(noisy: Tensor, time_embedding: Tensor, context: Tensor) -> Tensor:
+        scales = torch.full((noisy.shape[0],), scale, device=noisy.device)
+        velocity: Tensor = unet(noisy, time_embedding, context, guidance_embedding=guidance_sinusoid(scales, channels))
+        return velocity
+
+    return denoise
