@@ -103,15 +103,23 @@ def make_table(
 
 
 @contextmanager
-def progress() -> Iterator[Progress]:
+def progress(in_bytes: bool = False) -> Iterator[Progress]:
     """Progress bars on stderr, gone when done; silent where stderr isn't a terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+    )
 
     bars = Progress(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=30),
-        MofNCompleteColumn(),
+        DownloadColumn() if in_bytes else MofNCompleteColumn(),
         TimeElapsedColumn(),
         console=stderr(),
         transient=True,

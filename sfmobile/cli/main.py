@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import sfmobile
-from sfmobile.cli import compare, console, doctor, inspect
+from sfmobile.cli import bench, compare, console, doctor, generate, inspect, verify
 from sfmobile.errors import SfmobileError, UnavailableError
 
 INTERRUPTED = 130
@@ -47,9 +47,12 @@ def options(
     """Options of every command."""
 
 
+app.command("verify")(verify.verify)
+app.command("generate")(generate.generate)
+app.command("bench")(bench.bench)
+app.command("inspect")(inspect.inspect)
 app.command("compare")(compare.compare)
 app.command("doctor")(doctor.doctor)
-app.command("inspect")(inspect.inspect)
 
 
 def quiet_libraries() -> None:

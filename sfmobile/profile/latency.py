@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from sfmobile.profile.memory import PeakMemory
-from sfmobile.profile.report import ComponentLatency, Engine, Precision
+from sfmobile.profile.report import ComponentLatency, ComputeUnit, Engine, LoopLatency, Precision, RuntimeRecord
 
 if TYPE_CHECKING:
     from sfmobile.bundle.directory import Bundle
     from sfmobile.bundle.manifest import ComponentName, TensorRecord
     from sfmobile.runtime.protocol import Runtime
+    from sfmobile.sampling.pipeline import Request
 
 Result = TypeVar("Result")
 Advance = Callable[[int], None]
@@ -30,7 +31,7 @@ class EngineRequest:
     bundle: Path
     engine: Engine
     precision: Precision | None = None
-    compute_unit: str | None = None
+    compute_unit: ComputeUnit | None = None
     source: Path | None = None
 
     def open(self) -> tuple[Bundle, Runtime]:
@@ -39,6 +40,18 @@ class EngineRequest:
 
         bundle = Bundle.open(self.bundle, check="none")
         return bundle, self.open_on(bundle)
+
+    def record(self, runtime: Runtime) -> RuntimeRecord:
+        """What executes the components, for a report."""
+        import torch
+
+        return RuntimeRecord(
+            engine=self.engine,
+            description=runtime.describe(),
+            precision=self.precision,
+            compute_unit=self.compute_unit,
+            threads=torch.get_num_threads() if self.engine in ("mil", "torch") else None,
+        )
 
     def open_on(self, bundle: Bundle) -> Runtime:
         """Open the runtime on a bundle that is open already."""
@@ -87,6 +100,51 @@ def measure_component(
         memory=memory.record,
         package_bytes=record.bytes,
         parameters=record.parameters,
+    )
+
+
+def measure_loop(request: EngineRequest, drawing: Request, advance: Advance) -> LoopLatency:
+    """Measure text to pixels once, components loaded and each run once before; call it in a fresh process.
+
+    advance: told 1 for each component made ready, each step and the decoding.
+    """
+    from sfmobile.sampling.picture import to_pixels
+    from sfmobile.sampling.pipeline import TextToImage
+
+    bundle, runtime = request.open()
+    manifest = bundle.manifest
+    with PeakMemory() as memory, TextToImage.of_bundle(bundle, runtime) as pipeline:
+        for name, record in manifest.components.items():
+            pipeline.component(name).predict({tensor.name: sample_input(tensor) for tensor in record.inputs})
+            advance(1)
+        start = perf_counter()
+        text_encoder = 0.0
+        steps: list[float] = []
+        calls = 0
+        latents: np.ndarray | None = None
+        for step in pipeline.steps(drawing):
+            if not steps:
+                text_encoder = perf_counter() - start - step.seconds
+            steps.append(step.seconds)
+            calls += len(step.calls)
+            latents = step.latents
+            advance(1)
+        assert latents is not None  # a run has at least one step
+        final = latents
+        image, decoder = timed(lambda: pipeline.decode(final))
+        to_pixels(image)
+        end_to_end = perf_counter() - start
+        advance(1)
+    scale = manifest.guidance.default_scale if drawing.guidance_scale is None else drawing.guidance_scale
+    return LoopLatency(
+        steps=len(steps),
+        guidance_scale=scale,
+        unet_calls=calls,
+        text_encoder_ms=text_encoder * 1e3,
+        steps_ms=tuple(seconds * 1e3 for seconds in steps),
+        decoder_ms=decoder * 1e3,
+        end_to_end_ms=end_to_end * 1e3,
+        memory=memory.record,
     )
 
 

@@ -236,6 +236,13 @@ class EvaluationAgreement(_Model):
     picture_gate_db: Decibels | None = None
     passed: bool
 
+    @property
+    def picture_passed(self) -> bool:
+        """Whether the picture reaches its gate, if it has one; a loop that broke off reaches none."""
+        if self.picture_gate_db is None:
+            return True
+        return self.picture is not None and self.picture.reaches(self.picture_gate_db)
+
 
 class VerifyReport(_Model):
     """`verify.json`: the exported components against the networks they were exported from."""

@@ -124,15 +124,14 @@ def evaluate(
             samples=tuple(SampleAgreement(input=call.label, agreement=found) for call, found in samples),
             first_divergence=None if passed or diagnose is None else diagnose(name, call),
         )
-    picture = compare_pictures(bundle, runtime, reference, advance)
-    picture_passed = gates.picture is None or (picture is not None and picture.reaches(gates.picture))
-    return EvaluationAgreement(
+    found = EvaluationAgreement(
         runtime=described,
         components=components,
-        picture=picture,
+        picture=compare_pictures(bundle, runtime, reference, advance),
         picture_gate_db=gates.picture,
-        passed=picture_passed and all(component.passed for component in components.values()),
+        passed=all(component.passed for component in components.values()),
     )
+    return found.model_copy(update={"passed": found.passed and found.picture_passed})
 
 
 def compare_call(component: LoadedComponent, call: Call, advance: Advance) -> Agreement:
@@ -166,6 +165,6 @@ def reference_work(requests: int, steps: int) -> int:
     return requests * (steps + 1)
 
 
-def evaluation_work(reference: Reference, requests: int, steps: int) -> int:
+def evaluation_work(reference: Reference, steps: int) -> int:
     """How often `evaluate` advances."""
-    return len(reference.calls) + requests * (steps + 1)
+    return len(reference.calls) + len(reference.requests) * (steps + 1)
