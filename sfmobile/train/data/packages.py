@@ -54,9 +54,9 @@ class Package:
 Members = Mapping[str, bytes]
 
 
-def pinned_packages(path: Path = PINS) -> tuple[Package, ...]:
+def pinned_packages() -> tuple[Package, ...]:
     """All pins, captions first."""
-    return tuple(Package(**entry) for entry in json.loads(path.read_text("utf-8"))["packages"])
+    return tuple(Package(**entry) for entry in json.loads(PINS.read_text("utf-8"))["packages"])
 
 
 def default_cache() -> Path:
