@@ -35,7 +35,7 @@ def failing(monkeypatch: pytest.MonkeyPatch):
 def test_help_names_every_command_and_the_exit_codes(capsys) -> None:
     outcome = run(capsys, "--help")
     assert outcome.code == 0 and outcome.err == ""
-    assert all(f" {command} " in outcome.out for command in COMMANDS)
+    assert all(f"│ {command} " in outcome.out for command in COMMANDS)
     assert "1 a gate failed" in outcome.out
 
 
