@@ -1,0 +1,1 @@
+"""Palettization: weights as indices into small lookup tables."""

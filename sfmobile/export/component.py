@@ -1,0 +1,144 @@
+"""One spec per component: everything the exporter needs to know of it, so that the exporter is one loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sfmobile.bundle.manifest import ComponentName, TensorRecord
+from sfmobile.errors import UsageError
+from sfmobile.nets.layout import AutoencoderLayout
+
+if TYPE_CHECKING:
+    from sfmobile.checkpoint.directory import Checkpoint
+    from sfmobile.export.options import ExportOptions
+
+# A phone's memory ends long before; beyond this a size is a slip of the keyboard.
+LARGEST_LATENT_SIDE = 512
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What shapes depend on: the checkpoint's layouts, the latent size (height, width), and the UNet's batch."""
+
+    checkpoint: Checkpoint
+    latent_size: tuple[int, int]
+    guidance_batch: int
+
+
+@dataclass(frozen=True)
+class ComponentSpec:
+    """All that exporting one component needs. The network's forward takes the inputs in order.
+
+    package: file name without suffix. description: what the package says of itself.
+    inputs, outputs: names, shapes, dtypes as stored (float16, int32) and descriptions.
+    """
+
+    name: ComponentName
+    package: str
+    description: str
+    inputs: Callable[[Setting], tuple[TensorRecord, ...]]
+    outputs: Callable[[Setting], tuple[TensorRecord, ...]]
+
+
+def _float16(name: str, shape: tuple[int, ...], description: str) -> TensorRecord:
+    return TensorRecord(name=name, shape=shape, dtype="float16", description=description)
+
+
+def _context(setting: Setting, batch: int) -> TensorRecord:
+    layout = setting.checkpoint.text_encoder_layout
+    order = ", unconditional first, then conditional" if batch == 2 else ""
+    return _float16(
+        "encoder_hidden_states",
+        (batch, layout.hidden, 1, layout.max_length),
+        f"Text embedding: (batch, channels, 1, tokens){order}.",
+    )
+
+
+def _latents(setting: Setting, batch: int, description: str) -> TensorRecord:
+    channels = setting.checkpoint.unet_layout.in_channels
+    return _float16("latents", (batch, channels, *setting.latent_size), description)
+
+
+def _text_encoder_inputs(setting: Setting) -> tuple[TensorRecord, ...]:
+    length = setting.checkpoint.text_encoder_layout.max_length
+    return (
+        TensorRecord(
+            name="input_ids",
+            shape=(1, length),
+            dtype="int32",
+            description="Token ids of CLIP's byte-pair tokenizer, with start and end tokens, padded.",
+        ),
+    )
+
+
+def _unet_inputs(setting: Setting) -> tuple[TensorRecord, ...]:
+    batch = setting.guidance_batch
+    dimension = setting.checkpoint.time_embedding.dimension
+    order = ": the same latents twice" if batch == 2 else ""
+    return (
+        _latents(setting, batch, f"Noisy latents (batch, channels, height, width){order}."),
+        _float16(
+            "time_embedding",
+            (batch, dimension, 1, 1),
+            "Sinusoid of the timestep, computed by the host in full precision: (batch, channels, 1, 1).",
+        ),
+        _context(setting, batch),
+    )
+
+
+def _unet_outputs(setting: Setting) -> tuple[TensorRecord, ...]:
+    kind = {"epsilon": "noise", "v_prediction": "v"}[setting.checkpoint.scheduler.prediction_type]
+    shape = (setting.guidance_batch, setting.checkpoint.unet_layout.out_channels, *setting.latent_size)
+    return (_float16("model_output", shape, f"Predicted {kind} (batch, channels, height, width)."),)
+
+
+def _decoder_outputs(setting: Setting) -> tuple[TensorRecord, ...]:
+    factor = setting.checkpoint.autoencoder_layout.downsampling
+    height, width = setting.latent_size
+    shape = (1, 3, factor * height, factor * width)
+    return (_float16("image", shape, "RGB image (1, 3, height, width), about -1 to 1, not clamped."),)
+
+
+SPECS: dict[ComponentName, ComponentSpec] = {
+    "text_encoder": ComponentSpec(
+        name="text_encoder",
+        package="TextEncoder",
+        description="CLIP text encoder: token ids to text embedding.",
+        inputs=_text_encoder_inputs,
+        outputs=lambda setting: (_context(setting, 1),),
+    ),
+    "unet": ComponentSpec(
+        name="unet",
+        package="UNet",
+        description="Denoising UNet: noisy latents, time and text to the model's prediction.",
+        inputs=_unet_inputs,
+        outputs=_unet_outputs,
+    ),
+    "decoder": ComponentSpec(
+        name="decoder",
+        package="Decoder",
+        description="Image decoder of the autoencoder: latents to pixels.",
+        inputs=lambda setting: (
+            _latents(setting, 1, "Denoised latents (1, channels, height, width) divided by the scaling factor."),
+        ),
+        outputs=_decoder_outputs,
+    ),
+}
+
+
+def setting_for(checkpoint: Checkpoint, options: ExportOptions) -> Setting:
+    """The shapes of this export. Raises `UsageError` for a latent size the UNet can't halve often enough."""
+    height, width = options.latent_size or checkpoint.latent_size
+    checkpoint.unet_layout.check_latent_size(height, width)
+    if max(height, width) > LARGEST_LATENT_SIDE:
+        raise UsageError(
+            f"Latent size {height}x{width} is too large: expected at most {LARGEST_LATENT_SIDE} on each side "
+            f"(an image of {LARGEST_LATENT_SIDE * _factor(checkpoint.autoencoder_layout)} pixels)."
+        )
+    return Setting(checkpoint, (height, width), options.guidance_batch)
+
+
+def _factor(layout: AutoencoderLayout) -> int:
+    return layout.downsampling

@@ -1,0 +1,196 @@
+"""A torch network to a MIL program: torch.export on shapes alone, coremltools' frontend, and the passes that matter.
+
+Nothing is computed: weights stay where they are (memory-mapped files), activations have shapes only. Weights and
+inputs are float16 throughout, so the program is too and needs no casting pass.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from sfmobile.bundle.manifest import TensorRecord
+from sfmobile.errors import SfmobileError
+
+if TYPE_CHECKING:
+    from coremltools.converters.mil.mil import Operation, Program
+    from torch.export import ExportedProgram
+
+    from sfmobile.export.options import Target
+
+TORCH_DTYPES = {"float16": torch.float16, "float32": torch.float32, "int32": torch.int32}
+
+# Of coremltools 9.0's ~112 passes those that change our graphs; a test compares with the whole pipeline.
+PASSES = (
+    "common::dead_code_elimination",
+    "common::cast_optimization",
+    "common::const_elimination",
+    "common::fuse_transpose_matmul",
+    "common::dead_code_elimination",
+    "mil_backend::sanitize_name_strings",
+    "common::dedup_op_and_var_names",
+    "common::topological_reorder",
+)
+
+
+class LoweringError(SfmobileError):
+    """The converter gave a program that breaks one of our guarantees: a mistake in sfmobile or a new coremltools."""
+
+    exit_code = 3
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the converters' chatter (progress bars, version warnings) off the user's screen."""
+    loggers = [logging.getLogger(name) for name in ("coremltools", "torch.onnx", "torch.export", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def trace(net: nn.Module, inputs: Sequence[TensorRecord]) -> ExportedProgram:
+    """`net` as an ExportedProgram of ATen operations, its norms and attention replaced by the operators of `torch_ops`.
+
+    `net` belongs to the export: its modules are changed. Parameters may be memory-mapped; no value of them is read.
+    """
+    from sfmobile.export.torch_ops import replace_modules
+
+    replace_modules(net)
+    arguments = example_inputs(inputs)
+    with quiet(), torch.no_grad():
+        exported: ExportedProgram = torch.export.export(net.eval(), arguments, strict=False).run_decompositions({})
+    return exported
+
+
+def example_inputs(inputs: Sequence[TensorRecord]) -> tuple[torch.Tensor, ...]:
+    """Zeros of the inputs' shapes and dtypes."""
+    return tuple(torch.zeros(record.shape, dtype=TORCH_DTYPES[record.dtype]) for record in inputs)
+
+
+def lower(
+    exported: ExportedProgram, inputs: Sequence[TensorRecord], outputs: Sequence[TensorRecord], target: Target
+) -> Program:
+    """The MIL program of a traced network, for `target`, with named float16 (and int32) inputs and outputs.
+
+    Operations are named by the module they come from, weights by their state-dict key with underscores.
+    Raises `LoweringError` if anything in the program is not float16.
+    """
+    with quiet():
+        import coremltools as ct
+        from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
+
+        import sfmobile.export.mil_ops  # noqa: F401  registers the lowerings
+
+        program = ct.convert(
+            exported,
+            source="pytorch",
+            convert_to="milinternal",
+            inputs=[
+                ct.TensorType(name=record.name, shape=record.shape, dtype=np.dtype(record.dtype).type)
+                for record in inputs
+            ],
+            outputs=[ct.TensorType(name=record.name, dtype=np.dtype(record.dtype).type) for record in outputs],
+            minimum_deployment_target=coreml_target(target),
+            # The graph is float16 already: no casting pass, no fp32 islands.
+            compute_precision=ct.precision.FLOAT32,
+            pass_pipeline=ct.PassPipeline.EMPTY,
+        )
+        rename_operations(program, exported)
+        for name in PASSES:
+            PASS_REGISTRY[name](program)
+    check_float16(program)
+    return program
+
+
+def coreml_target(target: Target) -> object:
+    """coremltools' own constant for `target`."""
+    import coremltools as ct
+
+    return {"ios16": ct.target.iOS16, "ios17": ct.target.iOS17, "ios18": ct.target.iOS18}[target]
+
+
+def weight_names(exported: ExportedProgram) -> dict[str, str]:
+    """State-dict key of each constant, by the constant's name in the program `lower` makes."""
+    return {constant_name(key): key for key in exported.graph_signature.inputs_to_parameters.values()}
+
+
+def constant_name(key: str) -> str:
+    """Name of the constant that holds the weight `key`."""
+    return re.sub(r"\W", "_", key)
+
+
+def rename_operations(program: Program, exported: ExportedProgram) -> None:
+    """Name constants by their state-dict key and operations by their module, for people who read reports.
+
+    "conv2d_17" becomes "down_blocks_0_resnets_0_conv1"; later operations of one module keep a suffix.
+    """
+    signature = exported.graph_signature
+    names = {
+        argument: constant_name(key)
+        for argument, key in {**signature.inputs_to_parameters, **signature.inputs_to_buffers}.items()
+    }
+    for node in exported.graph.nodes:
+        stack = node.meta.get("nn_module_stack")
+        if node.op == "call_function" and stack:
+            path = list(stack.values())[-1][0].removeprefix("L__self___")
+            names[node.name] = constant_name(path) if path else node.name
+    function = program.functions["main"]
+    fixed = {variable.name for variable in (*function.inputs.values(), *function.outputs)}
+    taken: set[str] = set(fixed)
+    for operation in function.operations:
+        stem = _stem(operation.name, names)
+        if stem is None:
+            continue
+        name = _free_name(operation, names[stem], operation.name[len(stem) :], taken)
+        operation.name = name
+        for index, variable in enumerate(operation.outputs):
+            if variable.name not in fixed:
+                variable.name = name if len(operation.outputs) == 1 else f"{name}_{index}"
+
+
+def _stem(name: str, names: dict[str, str]) -> str | None:
+    """The longest traced name that `name` is, or begins with at an underscore."""
+    stem = name
+    while stem and stem not in names:
+        stem = stem.rpartition("_")[0]
+    return stem or None
+
+
+def _free_name(operation: Operation, module: str, suffix: str, taken: set[str]) -> str:
+    kind = "" if operation.op_type in ("const", "conv") else f"_{operation.op_type}"
+    name = base = f"{module}{suffix}" if operation.op_type == "const" else f"{module}{kind}"
+    count = 1
+    while name in taken:
+        count += 1
+        name = f"{base}_{count}"
+    taken.add(name)
+    return name
+
+
+def check_float16(program: Program) -> None:
+    """Raise `LoweringError` naming the first operation whose result is a wide float."""
+    for operation in program.functions["main"].operations:
+        if operation.op_type == "const":
+            continue
+        for variable in operation.outputs:
+            if "fp32" in str(variable.sym_type) or "fp64" in str(variable.sym_type):
+                raise LoweringError(
+                    f"Operation '{operation.name}' ({operation.op_type}) was converted to {variable.dtype.__name__}, "
+                    "expected float16 throughout; use a coremltools 9 release this sfmobile was tested with."
+                )

@@ -1,0 +1,129 @@
+"""What an export is asked to make."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
+
+from sfmobile.bundle.digest import digest_value
+from sfmobile.bundle.manifest import COMPONENTS, ComponentName
+from sfmobile.compress.recipe import Recipe, check_bits
+from sfmobile.errors import UsageError
+from sfmobile.nets.attention import ATTENTION_FORMS, AttentionForm
+
+Target = Literal["ios16", "ios17", "ios18"]
+Format = Literal["mlprogram", "onnx"]
+Precision = Literal["float16", "float32"]
+TARGETS: tuple[Target, ...] = get_args(Target)
+FORMATS: tuple[Format, ...] = get_args(Format)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+# Raised whenever the same checkpoint and options give another program than before, so that nothing stale is reused.
+EXPORT_REVISION = 1
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Options of one export. Raises `UsageError` at once for what can't be made.
+
+    target: the earliest system the packages run on. attention: see `sfmobile.nets.attention`.
+    bits, group_size, recipe: palettization of the weights; `recipe` excludes the other two. None leaves fp16.
+    components: which to (re)build. latent_size: (height, width), the checkpoint's own if None.
+    guidance_batch: batch of the UNet; 2 runs the unconditional and the conditional half in one call.
+    precision: float32 is for ONNX only; Core ML packages are float16.
+    force: rebuild components that are whole and current. metadata: user-defined keys of every package.
+    """
+
+    target: Target = "ios17"
+    format: Format = "mlprogram"
+    attention: AttentionForm = "original"
+    bits: int | None = None
+    group_size: int | None = None
+    recipe: Recipe | None = None
+    components: tuple[ComponentName, ...] = COMPONENTS
+    latent_size: tuple[int, int] | None = None
+    guidance_batch: Literal[1, 2] = 2
+    precision: Precision = "float16"
+    force: bool = False
+    author: str = ""
+    licence: str | None = None
+    version: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_choice("target", self.target, TARGETS)
+        _check_choice("format", self.format, FORMATS)
+        _check_choice("attention form", self.attention, ATTENTION_FORMS)
+        _check_choice("precision", self.precision, PRECISIONS)
+        _check_choice("guidance batch", self.guidance_batch, (1, 2))
+        if not self.components:
+            raise UsageError(f"No component chosen; expected at least one of {', '.join(COMPONENTS)}.")
+        for name in self.components:
+            _check_choice("component", name, COMPONENTS)
+        if self.recipe is not None and (self.bits is not None or self.group_size is not None):
+            raise UsageError("A recipe already says bits and group size; give either the recipe or those.")
+        compression = self.compression
+        if self.format == "onnx":
+            if compression is not None:
+                raise UsageError(
+                    "ONNX files are not palettized; leave out bits and recipe, or export Core ML packages."
+                )
+        elif self.precision != "float16":
+            raise UsageError("Core ML packages are float16; precision float32 is for --format onnx.")
+        if compression is not None:
+            compression.check_target(self.target)
+
+    @property
+    def compression(self) -> Recipe | None:
+        """The recipe in force: the given one, or a uniform one of `bits` and `group_size`, or None."""
+        if self.recipe is not None:
+            return self.recipe
+        if self.bits is None:
+            if self.group_size is not None:
+                raise UsageError("A group size needs bits; give both.")
+            return None
+        check_bits(self.bits)
+        return Recipe.uniform(self.bits, self.group_size)
+
+    def digest(self, component: ComponentName, latent_size: tuple[int, int]) -> str:
+        """SHA-256 over what changes `component`: options that only concern another one are left out."""
+        compression = self.compression
+        value: dict[str, Any] = {
+            "revision": EXPORT_REVISION,
+            "target": self.target,
+            "format": self.format,
+            "attention": self.attention,
+            "precision": self.precision,
+            "compression": None if compression is None else compression.for_component(component),
+            "author": self.author,
+            "licence": self.licence,
+            "version": self.version,
+            "metadata": self.metadata,
+        }
+        if component != "text_encoder":
+            value["latent_size"] = list(latent_size)
+        if component == "unet":
+            value["guidance_batch"] = self.guidance_batch
+        return digest_value(value)
+
+    def record(self, latent_size: tuple[int, int]) -> dict[str, Any]:
+        """The options as the manifest keeps them."""
+        compression = self.compression
+        return {
+            "target": self.target,
+            "format": self.format,
+            "attention": self.attention,
+            "precision": self.precision,
+            "compression": None if compression is None else compression.model_dump(mode="json"),
+            "latent_size": list(latent_size),
+            "guidance_batch": self.guidance_batch,
+        }
+
+    def with_latent_size(self, size: tuple[int, int]) -> ExportOptions:
+        """The same options for another latent size."""
+        return replace(self, latent_size=size)
+
+
+def _check_choice(what: str, value: object, choices: tuple[object, ...]) -> None:
+    if value not in choices:
+        raise UsageError(f"Unknown {what} '{value}'; expected one of {', '.join(map(str, choices))}.")

@@ -1,0 +1,96 @@
+"""Writing a MIL program as an .mlpackage: weights streamed to the package once, metadata in the model file."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sfmobile.bundle.manifest import TensorRecord
+
+if TYPE_CHECKING:
+    from coremltools.converters.mil.mil import Program
+
+    from sfmobile.export.options import Target
+
+COREML_FOLDER = "com.apple.CoreML"
+MODEL_FILE = "model.mlmodel"
+WEIGHTS_FOLDER = "weights"
+NAMESPACE = uuid.UUID("6d1f3f8e-3b7e-5a0c-9a53-0a6f0c2f9d11")
+
+
+@dataclass(frozen=True)
+class PackageMetadata:
+    """What a package says of itself; `user` are user-defined keys."""
+
+    description: str
+    author: str = ""
+    licence: str = ""
+    version: str = ""
+    user: Mapping[str, str] = field(default_factory=dict)
+
+
+def write_package(
+    program: Program,
+    path: Path,
+    target: Target,
+    metadata: PackageMetadata,
+    inputs: Sequence[TensorRecord],
+    outputs: Sequence[TensorRecord],
+) -> None:
+    """Write `program` as the package `path` (a directory that doesn't exist yet).
+
+    coremltools serialises weights straight into the package; its own package writer would copy them. The same program
+    gives the same bytes.
+    """
+    from sfmobile.export.lowering import coreml_target, quiet
+
+    folder = path / "Data" / COREML_FOLDER
+    (folder / WEIGHTS_FOLDER).mkdir(parents=True)
+    with quiet():
+        from coremltools.converters.mil.backend.mil.load import load
+
+        model = load(
+            program,
+            weights_dir=str(folder / WEIGHTS_FOLDER),
+            specification_version=coreml_target(target).value,
+            convert_to="mlprogram",
+            convert_from="pytorch",
+        )
+    description = model.description
+    described = {record.name: record.description for record in (*inputs, *outputs)}
+    for feature in (*description.input, *description.output):
+        feature.shortDescription = described[feature.name]
+    description.metadata.shortDescription = metadata.description
+    description.metadata.author = metadata.author
+    description.metadata.license = metadata.licence
+    description.metadata.versionString = metadata.version
+    for key, value in metadata.user.items():
+        description.metadata.userDefined[key] = value
+    (folder / MODEL_FILE).write_bytes(model.SerializeToString(deterministic=True))
+    _write_package_manifest(path)
+
+
+def _write_package_manifest(path: Path) -> None:
+    """The package's own Manifest.json, as Core ML's ModelPackage format 1.0.0 has it.
+
+    Identifiers are derived from names, not random, so that equal packages are equal files.
+    """
+    items = {
+        str(uuid.uuid5(NAMESPACE, name)): {
+            "author": COREML_FOLDER,
+            "description": text,
+            "name": name,
+            "path": f"{COREML_FOLDER}/{name}",
+        }
+        for name, text in ((MODEL_FILE, "CoreML Model Specification"), (WEIGHTS_FOLDER, "CoreML Model Weights"))
+    }
+    content = {
+        "fileFormatVersion": "1.0.0",
+        "itemInfoEntries": items,
+        "rootModelIdentifier": str(uuid.uuid5(NAMESPACE, MODEL_FILE)),
+    }
+    (path / "Manifest.json").write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
