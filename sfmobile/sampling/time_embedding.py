@@ -19,9 +19,11 @@ def sinusoid(timesteps: Sequence[int] | np.ndarray, record: TimeEmbeddingRecord)
     if record.dimension % 2:
         raise UsageError(f"A time embedding of {record.dimension} values has no two halves; use an even dimension.")
     half = record.dimension // 2
-    exponent = -np.log(record.max_period) * np.arange(half, dtype=np.float64) / (half - record.frequency_shift)
-    # fp32 angles, as torch computes them: at t = 999 another rounding of the product moves the sine by 1e-5.
-    frequencies = np.exp(exponent.astype(np.float32))
-    angles = np.asarray(timesteps, np.float32)[:, None] * frequencies[None, :]
+    # fp32 exponents, frequencies and angles in torch's order: at t = 999 another rounding moves a sine by 1e-4. Each
+    # function is evaluated in double precision and rounded once, so that every machine, and Swift, has the same bits.
+    exponent = np.float32(-np.log(record.max_period)) * np.arange(half, dtype=np.float32)
+    exponent /= np.float32(half - record.frequency_shift)
+    frequencies = np.exp(exponent.astype(np.float64)).astype(np.float32)
+    angles = (np.asarray(timesteps, np.float32)[:, None] * frequencies[None, :]).astype(np.float64)
     parts = (np.cos(angles), np.sin(angles)) if record.flip_sin_to_cos else (np.sin(angles), np.cos(angles))
-    return np.expand_dims(np.concatenate(parts, axis=1), (2, 3))
+    return np.expand_dims(np.concatenate(parts, axis=1).astype(np.float32), (2, 3))
