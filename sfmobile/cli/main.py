@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import sfmobile
-from sfmobile.cli import bench, compare, console, doctor, generate, inspect, verify
+from sfmobile.cli import bench, compare, console, doctor, generate, inspect, train_data, verify
 from sfmobile.errors import SfmobileError, UnavailableError
 
 INTERRUPTED = 130
@@ -53,6 +53,10 @@ app.command("bench")(bench.bench)
 app.command("inspect")(inspect.inspect)
 app.command("compare")(compare.compare)
 app.command("doctor")(doctor.doctor)
+
+train = typer.Typer(no_args_is_help=True, help="Train a model: the data and the stages that made the built-in one.")
+train.command("data")(train_data.data)
+app.add_typer(train, name="train")
 
 
 def quiet_libraries() -> None:
