@@ -1,4 +1,4 @@
-"""A runtime behind two pipes, for hosts that aren't Python: `python -m sfmobile.runtime.worker BUNDLE`.
+r"""A runtime behind two pipes, for hosts that aren't Python: `python -m sfmobile.runtime.worker BUNDLE`.
 
 The host starts the worker, writes to its stdin and reads from its stdout. Options: `--precision fp32|fp16` (default
 fp32) and `--runtime auto|coreml|mil|torch|onnx` (default mil). The log goes to stderr; stdout carries nothing but this
@@ -11,7 +11,7 @@ by that many bytes of UTF-8, without a terminator.
 
 Hello, once each way, host first, 12 bytes:
 
-    magic     8 bytes   "SFMPIPE\\n" (53 46 4D 50 49 50 45 0A)
+    magic     8 bytes   "SFMPIPE\n" (53 46 4D 50 49 50 45 0A)
     version   u32       1
 
 The worker answers with the same 12 bytes (its own version) as soon as it has read the host's; importing torch may

@@ -1,0 +1,122 @@
+"""Runs a program: arrays by name in, arrays by name out, each op's result to a hook if asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sfmobile.errors import ArtifactError, UsageError
+from sfmobile.runtime.mil.ops import TORCH_TYPES
+from sfmobile.runtime.mil.plan import Plan, Precision, Slots, make_plan, rounded, run_steps
+from sfmobile.runtime.mil.program import Operation, Program
+from sfmobile.runtime.mil.value import TensorType
+
+
+@dataclass(frozen=True)
+class OpResult:
+    """One output of one executed operation, as a hook sees it. `value` holds floats as float32."""
+
+    position: int
+    kind: str
+    operation: str
+    output: str
+    type: TensorType
+    value: np.ndarray
+
+
+Hook = Callable[[OpResult], None]
+
+
+class Evaluator:
+    """A program with its weights decoded, ready to be called any number of times.
+
+    precision  "fp32" or "fp16" evaluation, see the package's docstring.
+    fuse       replace known groups of ops by one torch call each (fp32 evaluation only; equal up to float32 rounding).
+    lean       keep large weights in the mapped file and decode them for each use: slower, and small in memory.
+    """
+
+    def __init__(
+        self, program: Program, precision: Precision = "fp32", *, fuse: bool = True, lean: bool = False
+    ) -> None:
+        self.program = program
+        self.precision = precision
+        self.inputs: dict[str, TensorType] = dict(program.inputs)
+        self.outputs: dict[str, TensorType] = program.output_types()
+        self._plan = make_plan(program, precision, lean=lean)
+        self._trace_plan: Plan | None = None
+
+    def __call__(self, inputs: Mapping[str, np.ndarray | Tensor]) -> dict[str, np.ndarray]:
+        """Run once. Raises `UsageError` for an input that is missing, unknown or of the wrong shape.
+
+        Any dtype is converted to the declared one; float outputs are float32, the others as declared.
+        """
+        with torch.inference_mode():
+            slots = self._fill(self._plan, inputs)
+            run_steps(self._plan, self.program, slots)
+            return _outputs(self._plan, slots)
+
+    def trace(self, inputs: Mapping[str, np.ndarray | Tensor], hook: Hook) -> dict[str, np.ndarray]:
+        """Run once op by op as the program is written, nothing fused or folded, and show `hook` every result.
+
+        Each result's shape is checked against its declaration. Weights are decoded as they are used, so tracing
+        needs no second copy of them.
+        """
+        if self._trace_plan is None:
+            self._trace_plan = make_plan(self.program, self.precision, fold=False, lean=True)
+
+        def observe(operation: Operation, values: list[Tensor]) -> None:
+            for (name, type_), value in zip(operation.outputs, values, strict=False):
+                if not _fits(tuple(value.shape), type_):
+                    raise ArtifactError(
+                        f"{self.program.package.name}: {operation} declares '{name}' as {type_}, but its inputs give "
+                        f"shape {tuple(value.shape)}; export it again."
+                    )
+                hook(OpResult(operation.position, operation.kind, operation.name, name, type_, value.numpy()))
+
+        with torch.inference_mode():
+            slots = self._fill(self._trace_plan, inputs)
+            run_steps(self._trace_plan, self.program, slots, observe)
+            return _outputs(self._trace_plan, slots)
+
+    def _fill(self, plan: Plan, inputs: Mapping[str, np.ndarray | Tensor]) -> Slots:
+        """Slots at the start of a run: constants, and the converted inputs."""
+        unknown = set(inputs) - set(self.inputs)
+        if unknown:
+            raise UsageError(
+                f"{self.program.package.name} has no input '{sorted(unknown)[0]}'; it takes {', '.join(self.inputs)}."
+            )
+        slots = plan.initial.copy()
+        for name, type_ in self.inputs.items():
+            if name not in inputs:
+                raise UsageError(f"{self.program.package.name} lacks its input '{name}' of type {type_}.")
+            slots[plan.inputs[name]] = self._input(name, type_, inputs[name])
+        return slots
+
+    def _input(self, name: str, type_: TensorType, value: np.ndarray | Tensor) -> Tensor:
+        tensor = value if isinstance(value, Tensor) else torch.from_numpy(np.ascontiguousarray(value))
+        if not _fits(tuple(tensor.shape), type_):
+            raise UsageError(
+                f"Input '{name}' of {self.program.package.name} has shape {tuple(tensor.shape)}; expected {type_}."
+            )
+        tensor = tensor.to(TORCH_TYPES[type_.data_type])
+        return rounded(tensor) if self.precision == "fp16" and type_.data_type == "fp16" else tensor
+
+
+def _fits(shape: tuple[int, ...], type_: TensorType) -> bool:
+    """Whether `shape` is what `type_` declares, unknown sizes aside."""
+    return len(shape) == len(type_.shape) and all(
+        wanted is None or size == wanted for size, wanted in zip(shape, type_.shape, strict=True)
+    )
+
+
+def _outputs(plan: Plan, slots: Slots) -> dict[str, np.ndarray]:
+    results = {}
+    for name, slot in plan.outputs.items():
+        value = slots[slot]
+        assert value is not None
+        results[name] = value.contiguous().numpy()
+    return results
