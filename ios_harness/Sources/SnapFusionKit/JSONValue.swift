@@ -1,0 +1,140 @@
+import Foundation
+
+/// JSON as a tree. Objects keep the order in which they were built; parsed objects are sorted by key.
+public enum JSONValue: Sendable, Equatable {
+    case null
+    case bool(Bool)
+    case integer(Int)
+    case number(Double)
+    case string(String)
+    case array([JSONValue])
+    case object([Member])
+
+    /// One key of an object with its value.
+    public struct Member: Sendable, Equatable {
+        public let key: String
+        public let value: JSONValue
+
+        public init(_ key: String, _ value: JSONValue) {
+            self.key = key
+            self.value = value
+        }
+    }
+
+    /// Parses a JSON document. Throws `DecodingError` if it is not valid JSON; NaN and Infinity are not.
+    public init(parsing data: Data) throws {
+        self = try JSONDecoder().decode(JSONValue.self, from: data)
+    }
+
+    /// What a person would call the kind of this value.
+    public var kind: String {
+        switch self {
+        case .null: "null"
+        case .bool: "a boolean"
+        case .integer: "an integer"
+        case .number: "a number"
+        case .string: "a string"
+        case .array: "a list"
+        case .object: "an object"
+        }
+    }
+
+    /// The document as UTF-8 text, indented by two spaces, with a newline at the end. Non-finite numbers become null.
+    public func serialized() -> String {
+        var text = ""
+        write(to: &text, indent: 0)
+        return text + "\n"
+    }
+
+    private func write(to text: inout String, indent: Int) {
+        let inner = String(repeating: "  ", count: indent + 1)
+        let outer = String(repeating: "  ", count: indent)
+        switch self {
+        case .null: text += "null"
+        case .bool(let value): text += value ? "true" : "false"
+        case .integer(let value): text += String(value)
+        case .number(let value): text += value.isFinite ? "\(value)" : "null"
+        case .string(let value): JSONValue.quote(value, to: &text)
+        case .array(let values):
+            if values.isEmpty {
+                text += "[]"
+                return
+            }
+            text += "[\n"
+            for (index, value) in values.enumerated() {
+                text += inner
+                value.write(to: &text, indent: indent + 1)
+                text += index + 1 < values.count ? ",\n" : "\n"
+            }
+            text += outer + "]"
+        case .object(let members):
+            if members.isEmpty {
+                text += "{}"
+                return
+            }
+            text += "{\n"
+            for (index, member) in members.enumerated() {
+                text += inner
+                JSONValue.quote(member.key, to: &text)
+                text += ": "
+                member.value.write(to: &text, indent: indent + 1)
+                text += index + 1 < members.count ? ",\n" : "\n"
+            }
+            text += outer + "}"
+        }
+    }
+
+    private static func quote(_ value: String, to text: inout String) {
+        text += "\""
+        for scalar in value.unicodeScalars {
+            switch scalar {
+            case "\"": text += "\\\""
+            case "\\": text += "\\\\"
+            case "\n": text += "\\n"
+            case "\r": text += "\\r"
+            case "\t": text += "\\t"
+            default:
+                if scalar.value < 0x20 {
+                    let digits = String(scalar.value, radix: 16)
+                    text += "\\u" + String(repeating: "0", count: 4 - digits.count) + digits
+                } else {
+                    text.unicodeScalars.append(scalar)
+                }
+            }
+        }
+        text += "\""
+    }
+}
+
+extension JSONValue: Decodable {
+    public init(from decoder: Decoder) throws {
+        let container = try decoder.singleValueContainer()
+        if container.decodeNil() {
+            self = .null
+        } else if let value = try? container.decode(Bool.self) {
+            self = .bool(value)
+        } else if let value = try? container.decode(Int.self) {
+            self = .integer(value)
+        } else if let value = try? container.decode(Double.self) {
+            self = .number(value)
+        } else if let value = try? container.decode(String.self) {
+            self = .string(value)
+        } else if let value = try? container.decode([JSONValue].self) {
+            self = .array(value)
+        } else {
+            let members = try container.decode([String: JSONValue].self)
+            self = .object(members.sorted { $0.key < $1.key }.map { Member($0.key, $0.value) })
+        }
+    }
+}
+
+extension JSONValue {
+    /// A string, or null.
+    public init(_ value: String?) { self = value.map(JSONValue.string) ?? .null }
+    /// An integer, or null.
+    public init(_ value: Int?) { self = value.map(JSONValue.integer) ?? .null }
+    /// A number, or null.
+    public init(_ value: Double?) { self = value.map(JSONValue.number) ?? .null }
+    /// A boolean, or null.
+    public init(_ value: Bool?) { self = value.map(JSONValue.bool) ?? .null }
+}

@@ -1,0 +1,189 @@
+/// What a bundle says of itself: `manifest.json`. Constants live here and nowhere else.
+public struct Manifest: Sendable, Equatable {
+    /// The version this reader understands.
+    public static let schemaVersion = 1
+
+    public let name: String
+    public let source: SourceRecord
+    public let target: Target
+    public let options: JSONValue
+    public let tools: [String: String]
+    public let components: [ComponentName: ComponentRecord]
+    public let scheduler: SchedulerRecord
+    public let latents: LatentsRecord
+    public let guidance: GuidanceRecord
+    public let timeEmbedding: TimeEmbeddingRecord
+    public let tokenizer: TokenizerRecord
+    public let golden: GoldenRecord?
+
+    public enum Target: String, Sendable, CaseIterable {
+        case ios16, ios17, ios18
+    }
+
+    /// Every file that the manifest names, with its record.
+    public var files: [String: FileRecord] {
+        var files = tokenizer.files
+        for component in components.values { files.merge(component.files) { first, _ in first } }
+        if let golden { files.merge(golden.files) { first, _ in first } }
+        return files
+    }
+}
+
+public enum ComponentName: String, Sendable, CaseIterable, CustomStringConvertible {
+    case textEncoder = "text_encoder"
+    case unet
+    case decoder
+
+    public var description: String { rawValue }
+}
+
+/// Size and checksum of one file.
+public struct FileRecord: Sendable, Equatable {
+    public let bytes: Int
+    public let sha256: String
+}
+
+/// One input or output of a component.
+public struct TensorRecord: Sendable, Equatable {
+    public enum DataType: String, Sendable, CaseIterable {
+        case float16, float32, int32
+    }
+
+    public let name: String
+    public let shape: [Int]
+    public let dtype: DataType
+    public let description: String
+
+    public init(name: String, shape: [Int], dtype: DataType, description: String = "") {
+        self.name = name
+        self.shape = shape
+        self.dtype = dtype
+        self.description = description
+    }
+}
+
+/// How the weights are stored. `bits` is the most frequent choice.
+public struct CompressionRecord: Sendable, Equatable {
+    public let bits: Int
+    public let groupSize: Int?
+    public let recipeSHA256: String?
+}
+
+/// One exported component.
+public struct ComponentRecord: Sendable, Equatable {
+    public enum Format: String, Sendable, CaseIterable {
+        case mlprogram, onnx
+    }
+    public enum Precision: String, Sendable, CaseIterable {
+        case float16, float32
+    }
+    public enum Attention: String, Sendable, CaseIterable {
+        case original
+        case splitEinsum = "split-einsum"
+        case splitEinsumV2 = "split-einsum-v2"
+    }
+
+    public let format: Format
+    public let package: String
+    public let function: String
+    public let inputs: [TensorRecord]
+    public let outputs: [TensorRecord]
+    public let computePrecision: Precision
+    public let attention: Attention
+    public let compression: CompressionRecord?
+    public let parameters: Int
+    public let bytes: Int
+    public let sourceSHA256: String
+    public let optionsSHA256: String
+    public let files: [String: FileRecord]
+}
+
+/// Constants of the DDIM scheduler (arXiv 2010.02502), named as in diffusers' configuration.
+public struct SchedulerRecord: Sendable, Equatable {
+    public enum BetaSchedule: String, Sendable, CaseIterable {
+        case linear
+        case scaledLinear = "scaled_linear"
+        case squaredCosine = "squaredcos_cap_v2"
+    }
+    public enum PredictionType: String, Sendable, CaseIterable {
+        case epsilon
+        case velocity = "v_prediction"
+    }
+    public enum TimestepSpacing: String, Sendable, CaseIterable {
+        case leading, trailing, linspace
+    }
+
+    public var trainTimesteps: Int
+    public var betaStart: Double
+    public var betaEnd: Double
+    public var betaSchedule: BetaSchedule
+    public var predictionType: PredictionType
+    public var timestepSpacing: TimestepSpacing
+    public var stepsOffset: Int
+    public var setAlphaToOne: Bool
+    public var clipSample: Bool
+    public var clipSampleRange: Double
+    public var rescaleBetasZeroSNR: Bool
+    public var defaultSteps: Int
+}
+
+/// Shape of the latents and their relation to pixels and to the decoder's input.
+public struct LatentsRecord: Sendable, Equatable {
+    public let channels: Int
+    public let height: Int
+    public let width: Int
+    public let pixelsPerLatent: Int
+    public let scalingFactor: Double
+
+    /// (1, channels, height, width)
+    public var shape: [Int] { [1, channels, height, width] }
+}
+
+/// Classifier-free guidance: the batch of the UNet (2: unconditional and conditional in one call) and the default scale.
+public struct GuidanceRecord: Sendable, Equatable {
+    public let batch: Int
+    public let defaultScale: Double
+}
+
+/// The sinusoid the host computes: `dimension` values, cosines first if `flipSinToCos`.
+public struct TimeEmbeddingRecord: Sendable, Equatable {
+    public let dimension: Int
+    public let flipSinToCos: Bool
+    public let frequencyShift: Double
+    public let maxPeriod: Double
+
+    public init(dimension: Int, flipSinToCos: Bool = true, frequencyShift: Double = 0, maxPeriod: Double = 10000) {
+        self.dimension = dimension
+        self.flipSinToCos = flipSinToCos
+        self.frequencyShift = frequencyShift
+        self.maxPeriod = maxPeriod
+    }
+}
+
+/// CLIP's byte-pair tokenizer: its files and the ids both sides must agree on.
+public struct TokenizerRecord: Sendable, Equatable {
+    public let vocab: String
+    public let merges: String
+    public let maxLength: Int
+    public let bosTokenID: Int
+    public let eosTokenID: Int
+    public let padTokenID: Int
+    public let files: [String: FileRecord]
+}
+
+/// Reference vectors: .npy files, with the run that made them.
+public struct GoldenRecord: Sendable, Equatable {
+    public let prompt: String
+    public let negativePrompt: String
+    public let seed: Int
+    public let steps: Int
+    public let guidanceScale: Double
+    public let files: [String: FileRecord]
+}
+
+/// Where the weights came from.
+public struct SourceRecord: Sendable, Equatable {
+    public let id: String
+    public let sha256: String
+    public let licence: String
+}

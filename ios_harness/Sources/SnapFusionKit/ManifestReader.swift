@@ -1,0 +1,332 @@
+import Foundation
+
+extension Manifest {
+    /// Reads `manifest.json`. Strict: a key that is unknown, missing or of the wrong type is refused, as in Python.
+    ///
+    /// - Parameter file: what to call the file in errors.
+    /// - Throws: `BundleError` (invalid_json, future_schema, invalid_manifest, path_outside).
+    public init(parsing data: Data, file: String) throws {
+        let content: JSONValue
+        do {
+            content = try JSONValue(parsing: data)
+        } catch {
+            throw BundleError(.invalidJSON, "'\(file)' is not valid JSON; \(mend).")
+        }
+        let fields = try Fields(content, at: "", file: file)
+        if case .integer(let version)? = fields.members["schema_version"], version > Manifest.schemaVersion {
+            throw BundleError(
+                .futureSchema,
+                "'\(file)' has schema_version \(version) but this harness reads \(Manifest.schemaVersion); update it.")
+        }
+        self = try fields.read { try Manifest(fields: $0) }
+    }
+
+    private init(fields: Fields) throws {
+        guard try fields.integer("schema_version") == Manifest.schemaVersion else {
+            throw fields.problem("schema_version", "expected \(Manifest.schemaVersion)")
+        }
+        name = try fields.string("name")
+        source = try fields.object("source") {
+            SourceRecord(
+                id: try $0.string("id"), sha256: try $0.checksum("sha256"),
+                licence: try $0.string("licence", default: ""))
+        }
+        target = try fields.choice("target")
+        options = try fields.value("options")
+        guard case .object = options else { throw fields.problem("options", "expected an object, found \(options.kind)") }
+        tools = try fields.dictionary("tools") { tools, key in try tools.string(key) }
+        var components: [ComponentName: ComponentRecord] = [:]
+        let records = try fields.dictionary("components") { records, key in
+            try records.object(key) { try ComponentRecord(fields: $0) }
+        }
+        for (key, record) in records {
+            guard let name = ComponentName(rawValue: key) else {
+                throw fields.problem("components.\(key)", "not a component's name")
+            }
+            components[name] = record
+        }
+        self.components = components
+        scheduler = try fields.object("scheduler") { try SchedulerRecord(fields: $0) }
+        latents = try fields.object("latents") {
+            LatentsRecord(
+                channels: try $0.integer("channels"), height: try $0.integer("height"), width: try $0.integer("width"),
+                pixelsPerLatent: try $0.integer("pixels_per_latent"), scalingFactor: try $0.number("scaling_factor"))
+        }
+        guidance = try fields.object("guidance") {
+            let batch = try $0.integer("batch")
+            guard (1...2).contains(batch) else { throw $0.problem("batch", "expected 1 or 2, found \(batch)") }
+            return GuidanceRecord(batch: batch, defaultScale: try $0.number("default_scale"))
+        }
+        timeEmbedding = try fields.object("time_embedding") {
+            try $0.constant("kind", "sinusoid")
+            return TimeEmbeddingRecord(
+                dimension: try $0.integer("dimension"), flipSinToCos: try $0.bool("flip_sin_to_cos", default: true),
+                frequencyShift: try $0.number("frequency_shift", default: 0),
+                maxPeriod: try $0.number("max_period", default: 10000))
+        }
+        tokenizer = try fields.object("tokenizer") { try TokenizerRecord(fields: $0) }
+        golden = try fields.optional("golden") { try $0.object("golden") { try GoldenRecord(fields: $0) } }
+    }
+}
+
+private let mend = "export it again or copy the bundle anew"
+
+extension ComponentRecord {
+    fileprivate init(fields: Fields) throws {
+        format = try fields.choice("format")
+        package = try fields.path("package")
+        function = try fields.string("function", default: "main")
+        inputs = try fields.list("inputs") { try TensorRecord(fields: $0) }
+        outputs = try fields.list("outputs") { try TensorRecord(fields: $0) }
+        computePrecision = try fields.choice("compute_precision")
+        attention = try fields.choice("attention")
+        compression = try fields.optional("compression", required: true) {
+            try $0.object("compression") {
+                try $0.constant("kind", "palettized")
+                return CompressionRecord(
+                    bits: try $0.integer("bits"),
+                    groupSize: try $0.optional("group_size") { try $0.integer("group_size") },
+                    recipeSHA256: try $0.optional("recipe_sha256") { try $0.checksum("recipe_sha256") })
+            }
+        }
+        parameters = try fields.count("parameters")
+        bytes = try fields.count("bytes")
+        sourceSHA256 = try fields.checksum("source_sha256")
+        optionsSHA256 = try fields.checksum("options_sha256")
+        files = try fields.files("files")
+        guard !files.isEmpty else { throw fields.problem("files", "no file is recorded for package '\(package)'") }
+        for path in files.keys.sorted()
+        where path != package && !path.hasPrefix(package + "/") && !path.hasPrefix(package + ".") {
+            throw fields.problem("files", "file '\(path)' lies outside package '\(package)'")
+        }
+    }
+}
+
+extension TensorRecord {
+    fileprivate init(fields: Fields) throws {
+        name = try fields.string("name")
+        shape = try fields.integers("shape")
+        dtype = try fields.choice("dtype")
+        description = try fields.string("description", default: "")
+    }
+}
+
+extension SchedulerRecord {
+    fileprivate init(fields: Fields) throws {
+        try fields.constant("kind", "ddim")
+        trainTimesteps = try fields.integer("num_train_timesteps")
+        betaStart = try fields.number("beta_start")
+        betaEnd = try fields.number("beta_end")
+        betaSchedule = try fields.choice("beta_schedule")
+        predictionType = try fields.choice("prediction_type")
+        timestepSpacing = try fields.choice("timestep_spacing")
+        stepsOffset = try fields.integer("steps_offset")
+        setAlphaToOne = try fields.bool("set_alpha_to_one")
+        clipSample = try fields.bool("clip_sample")
+        clipSampleRange = try fields.number("clip_sample_range", default: 1)
+        rescaleBetasZeroSNR = try fields.bool("rescale_betas_zero_snr")
+        defaultSteps = try fields.integer("default_steps", default: 8)
+    }
+
+    /// Reads a scheduler's constants alone, with the manifest's names. Throws `BundleError` as the manifest would.
+    public init(parsing content: JSONValue, file: String) throws {
+        self = try Fields(content, at: "scheduler", file: file).read { try SchedulerRecord(fields: $0) }
+    }
+}
+
+extension TokenizerRecord {
+    fileprivate init(fields: Fields) throws {
+        vocab = try fields.path("vocab")
+        merges = try fields.path("merges")
+        maxLength = try fields.integer("max_length")
+        bosTokenID = try fields.integer("bos_token_id")
+        eosTokenID = try fields.integer("eos_token_id")
+        padTokenID = try fields.integer("pad_token_id")
+        files = try fields.files("files")
+        for path in [vocab, merges] where files[path] == nil {
+            throw fields.problem("files", "tokenizer file '\(path)' has no checksum")
+        }
+    }
+}
+
+extension GoldenRecord {
+    fileprivate init(fields: Fields) throws {
+        prompt = try fields.string("prompt")
+        negativePrompt = try fields.string("negative_prompt")
+        seed = try fields.integer("seed")
+        steps = try fields.integer("steps")
+        guidanceScale = try fields.number("guidance_scale")
+        files = try fields.files("files")
+    }
+}
+
+/// One JSON object being read: remembers which keys were asked for, so that the others can be refused.
+private final class Fields {
+    let members: [String: JSONValue]
+    private let place: String
+    private let file: String
+    private var known: Set<String> = []
+
+    init(_ value: JSONValue, at place: String, file: String) throws {
+        self.place = place
+        self.file = file
+        guard case .object(let members) = value else {
+            throw BundleError(
+                .invalidManifest,
+                "'\(file)' is not a valid manifest at \(place.isEmpty ? "the manifest" : place): "
+                    + "expected an object, found \(value.kind); \(mend).")
+        }
+        self.members = Dictionary(members.map { ($0.key, $0.value) }) { first, _ in first }
+    }
+
+    /// Runs `body`, then refuses every key it didn't ask for.
+    func read<Value>(_ body: (Fields) throws -> Value) throws -> Value {
+        let value = try body(self)
+        if let extra = members.keys.sorted().first(where: { !known.contains($0) }) {
+            throw problem(extra, "an unknown key")
+        }
+        return value
+    }
+
+    func problem(_ key: String, _ text: String, reason: BundleError.Reason = .invalidManifest) -> BundleError {
+        BundleError(reason, "'\(file)' is not a valid manifest at \(path(to: key)): \(text); \(mend).")
+    }
+
+    private func path(to key: String) -> String { place.isEmpty ? key : "\(place).\(key)" }
+
+    private func mismatch(_ key: String, _ expected: String, _ found: JSONValue) -> BundleError {
+        problem(key, "expected \(expected), found \(found.kind)")
+    }
+
+    func value(_ key: String) throws -> JSONValue {
+        known.insert(key)
+        guard let value = members[key] else { throw problem(key, "this key is missing") }
+        return value
+    }
+
+    func string(_ key: String) throws -> String {
+        let value = try value(key)
+        guard case .string(let string) = value else { throw mismatch(key, "a string", value) }
+        return string
+    }
+
+    func integer(_ key: String) throws -> Int {
+        let value = try value(key)
+        guard case .integer(let integer) = value else { throw mismatch(key, "an integer", value) }
+        return integer
+    }
+
+    func number(_ key: String) throws -> Double {
+        switch try value(key) {
+        case .integer(let integer): return Double(integer)
+        case .number(let number): return number
+        case let other: throw mismatch(key, "a number", other)
+        }
+    }
+
+    func bool(_ key: String) throws -> Bool {
+        let value = try value(key)
+        guard case .bool(let bool) = value else { throw mismatch(key, "a boolean", value) }
+        return bool
+    }
+
+    private func or<Value>(_ key: String, _ fallback: Value, _ body: (String) throws -> Value) throws -> Value {
+        known.insert(key)
+        return members[key] == nil ? fallback : try body(key)
+    }
+
+    func string(_ key: String, default fallback: String) throws -> String { try or(key, fallback, string) }
+    func integer(_ key: String, default fallback: Int) throws -> Int { try or(key, fallback, integer) }
+    func number(_ key: String, default fallback: Double) throws -> Double { try or(key, fallback, number) }
+    func bool(_ key: String, default fallback: Bool) throws -> Bool { try or(key, fallback, bool) }
+
+    /// Nil if the value is null, or absent and not required.
+    func optional<Value>(_ key: String, required: Bool = false, _ body: (Fields) throws -> Value) throws -> Value? {
+        known.insert(key)
+        switch members[key] {
+        case nil where required: throw problem(key, "this key is missing")
+        case nil, .null?: return nil
+        default: return try body(self)
+        }
+    }
+
+    func count(_ key: String) throws -> Int {
+        let value = try integer(key)
+        guard value >= 0 else { throw problem(key, "expected 0 or more, found \(value)") }
+        return value
+    }
+
+    func constant(_ key: String, _ expected: String) throws {
+        let found = try string(key, default: expected)
+        guard found == expected else { throw problem(key, "expected '\(expected)', found '\(found)'") }
+    }
+
+    func choice<Choice: RawRepresentable & CaseIterable>(_ key: String) throws -> Choice where Choice.RawValue == String {
+        let found = try string(key)
+        guard let choice = Choice(rawValue: found) else {
+            let all = Choice.allCases.map(\.rawValue).joined(separator: ", ")
+            throw problem(key, "expected one of \(all), found '\(found)'")
+        }
+        return choice
+    }
+
+    func checksum(_ key: String) throws -> String {
+        let found = try string(key)
+        let digits = found.utf8.allSatisfy { (0x30...0x39).contains($0) || (0x61...0x66).contains($0) }
+        guard found.utf8.count == 64, digits else { throw problem(key, "expected a SHA-256 in hexadecimal digits") }
+        return found
+    }
+
+    func path(_ key: String) throws -> String {
+        let found = try string(key)
+        try check(path: found, at: key)
+        return found
+    }
+
+    private func check(path: String, at key: String) throws {
+        let parts = path.utf8.split(separator: UInt8(ascii: "/"), omittingEmptySubsequences: false)
+        let bad = path.utf8.contains(UInt8(ascii: "\\")) || path.utf8.contains(0)
+        let normal = parts.allSatisfy { !$0.isEmpty && !$0.elementsEqual(".".utf8) && !$0.elementsEqual("..".utf8) }
+        guard !bad, normal else {
+            throw problem(key, "'\(path)' is not a relative path inside the bundle", reason: .pathOutside)
+        }
+    }
+
+    func object<Value>(_ key: String, _ body: (Fields) throws -> Value) throws -> Value {
+        try Fields(value(key), at: path(to: key), file: file).read(body)
+    }
+
+    func dictionary<Value>(_ key: String, _ body: (Fields, String) throws -> Value) throws -> [String: Value] {
+        try object(key) { fields in
+            var values: [String: Value] = [:]
+            for key in fields.members.keys.sorted() { values[key] = try body(fields, key) }
+            return values
+        }
+    }
+
+    func files(_ key: String) throws -> [String: FileRecord] {
+        try dictionary(key) { files, path in
+            try files.check(path: path, at: path)
+            return try files.object(path) {
+                FileRecord(bytes: try $0.count("bytes"), sha256: try $0.checksum("sha256"))
+            }
+        }
+    }
+
+    func list<Value>(_ key: String, _ body: (Fields) throws -> Value) throws -> [Value] {
+        let value = try value(key)
+        guard case .array(let elements) = value else { throw mismatch(key, "a list", value) }
+        return try elements.enumerated().map { index, element in
+            try Fields(element, at: "\(path(to: key)).\(index)", file: file).read(body)
+        }
+    }
+
+    func integers(_ key: String) throws -> [Int] {
+        let value = try value(key)
+        guard case .array(let elements) = value else { throw mismatch(key, "a list", value) }
+        return try elements.map {
+            guard case .integer(let integer) = $0 else { throw mismatch(key, "integers", $0) }
+            return integer
+        }
+    }
+}

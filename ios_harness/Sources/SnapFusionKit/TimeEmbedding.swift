@@ -1,0 +1,31 @@
+import Foundation
+
+/// The sinusoidal embedding of a timestep, computed on the host: in fp16 inside the graph it would lose its precision.
+///
+/// Exponents, frequencies and angles are float32, as torch has them; each function is evaluated in double precision and
+/// rounded once, so that every processor gives the same numbers.
+public struct TimeEmbedding: Sendable {
+    public let record: TimeEmbeddingRecord
+    private let frequencies: [Float]
+
+    /// Throws `UsageError` if the dimension is odd.
+    public init(_ record: TimeEmbeddingRecord) throws {
+        let half = record.dimension / 2
+        guard record.dimension > 0, record.dimension % 2 == 0 else {
+            throw UsageError("a time embedding of \(record.dimension) values has no two halves; use an even dimension.")
+        }
+        self.record = record
+        let scale = Float(-Foundation.log(record.maxPeriod))
+        let divisor = Float(Double(half) - record.frequencyShift)
+        frequencies = (0..<half).map { Float(Foundation.exp(Double(scale * Float($0) / divisor))) }
+    }
+
+    /// `batch` copies of the embedding, shape (batch, dimension, 1, 1).
+    public func callAsFunction(timestep: Int, batch: Int) throws -> Tensor {
+        let angles = frequencies.map { Float(timestep) * $0 }
+        let sines = angles.map { Float(Foundation.sin(Double($0))) }
+        let cosines = angles.map { Float(Foundation.cos(Double($0))) }
+        let row = record.flipSinToCos ? cosines + sines : sines + cosines
+        return try Tensor(shape: [batch, record.dimension, 1, 1], Array(repeatElement(row, count: batch).joined()))
+    }
+}

@@ -1,0 +1,259 @@
+import Foundation
+
+/// CLIP's byte-pair tokenizer, id for id as transformers' `CLIPTokenizer` (its tokenizers backend).
+///
+/// Text is composed (NFC), runs of white space become one space, and every scalar is lowercased by itself; the ends of
+/// text stay whole; the rest is cut into contractions, runs of letters, single digits and runs of anything else; each
+/// piece's UTF-8 bytes are merged pair by pair in the order of `merges.txt`.
+public struct Tokenizer: Sendable {
+    public let maxLength: Int
+    private let bos: Int32
+    private let eos: Int32
+    private let pad: Int32
+    private let unknown: Int32
+    private let special: [(text: [Unicode.Scalar], id: Int32)]
+    /// Ids of the 256 bytes inside a word, and at the end of one.
+    private let inner: [Int32]
+    private let final: [Int32]
+    private let merges: [Pair: Merge]
+
+    private struct Pair: Hashable, Sendable {
+        let left: Int32
+        let right: Int32
+    }
+
+    private struct Merge: Sendable {
+        let rank: Int
+        let id: Int32
+    }
+
+    /// The tokenizer of a bundle. Throws `FileFormatError`.
+    public init(bundle: ModelBundle) throws {
+        let record = bundle.manifest.tokenizer
+        try self.init(
+            vocab: bundle.root.appendingPathComponent(record.vocab),
+            merges: bundle.root.appendingPathComponent(record.merges), maxLength: record.maxLength,
+            bos: record.bosTokenID, eos: record.eosTokenID, pad: record.padTokenID)
+    }
+
+    /// Throws `FileFormatError` if a file can't be read, or a merge or id isn't in the vocabulary.
+    public init(vocab: URL, merges mergesFile: URL, maxLength: Int, bos: Int, eos: Int, pad: Int) throws {
+        func problem(_ file: URL, _ text: String) -> FileFormatError { FileFormatError(file: file.path, problem: text) }
+        let ids: [String: Int32]
+        do {
+            ids = try JSONDecoder().decode([String: Int32].self, from: Data(contentsOf: vocab))
+        } catch {
+            throw problem(vocab, "expected a JSON object of tokens and ids")
+        }
+        guard let mergesText = try? String(contentsOf: mergesFile, encoding: .utf8) else {
+            throw problem(mergesFile, "expected UTF-8 text")
+        }
+        guard maxLength >= 2 else { throw problem(vocab, "max_length \(maxLength) leaves no room for a token") }
+        guard let bos = Int32(exactly: bos), let eos = Int32(exactly: eos), let pad = Int32(exactly: pad) else {
+            throw problem(vocab, "a special id doesn't fit 32 bits")
+        }
+        (self.maxLength, self.bos, self.eos, self.pad) = (maxLength, bos, eos, pad)
+        unknown = ids["<|endoftext|>"] ?? eos
+        special = ["<|startoftext|>", "<|endoftext|>"].compactMap { text in
+            ids[text].map { (Array(text.unicodeScalars), $0) }
+        }
+        let symbols = Tokenizer.byteSymbols
+        let fallback = unknown
+        inner = symbols.map { ids[$0] ?? fallback }
+        final = symbols.map { ids[$0 + "</w>"] ?? fallback }
+        var merges: [Pair: Merge] = [:]
+        for (index, line) in mergesText.split(whereSeparator: \.isNewline).enumerated() {
+            if index == 0 && line.hasPrefix("#version") { continue }
+            let parts = line.split(separator: " ")
+            guard parts.count == 2, let left = ids[String(parts[0])], let right = ids[String(parts[1])],
+                let id = ids[String(parts[0] + parts[1])]
+            else { throw problem(mergesFile, "line \(index + 1), '\(line)', isn't two tokens of the vocabulary") }
+            let pair = Pair(left: left, right: right)
+            if merges[pair] == nil { merges[pair] = Merge(rank: merges.count, id: id) }
+        }
+        self.merges = merges
+    }
+
+    /// `maxLength` ids: the start, the text's (cut off at `maxLength` - 2), the end, padding.
+    public func encode(_ text: String) -> [Int32] {
+        var ids: [Int32] = [bos]
+        for piece in pieces(of: text) {
+            switch piece {
+            case .special(let id): ids.append(id)
+            case .text(let scalars): ids += merge(scalars)
+            }
+            if ids.count > maxLength { break }
+        }
+        ids = Array(ids.prefix(maxLength - 1)) + [eos]
+        return ids + Array(repeating: pad, count: maxLength - ids.count)
+    }
+
+    private enum Piece {
+        case special(Int32)
+        case text(ArraySlice<Unicode.Scalar>)
+    }
+
+    private func pieces(of text: String) -> [Piece] {
+        let scalars = Tokenizer.normalize(text)
+        var pieces: [Piece] = []
+        var start = 0
+        var position = 0
+        while position < scalars.count {
+            guard scalars[position] == "<", let match = special.first(where: { scalars[position...].starts(with: $0.text) })
+            else {
+                position += 1
+                continue
+            }
+            pieces += Tokenizer.words(scalars[start..<position]).map(Piece.text)
+            pieces.append(.special(match.id))
+            position += match.text.count
+            start = position
+        }
+        return pieces + Tokenizer.words(scalars[start...]).map(Piece.text)
+    }
+
+    static func normalize(_ text: String) -> [Unicode.Scalar] {
+        var scalars: [Unicode.Scalar] = []
+        var afterSpace = false
+        for scalar in text.precomposedStringWithCanonicalMapping.unicodeScalars {
+            let space = isSpace(scalar)
+            if space && afterSpace { continue }
+            afterSpace = space
+            if space {
+                scalars.append(" ")
+            } else {
+                scalars += scalar.properties.lowercaseMapping.unicodeScalars
+            }
+        }
+        return scalars
+    }
+
+    private enum Kind {
+        case space, letter, digit, other
+    }
+
+    private static func isSpace(_ scalar: Unicode.Scalar) -> Bool { scalar.properties.isWhitespace }
+
+    private static func kind(of scalar: Unicode.Scalar) -> Kind {
+        switch scalar.properties.generalCategory {
+        case .uppercaseLetter, .lowercaseLetter, .titlecaseLetter, .modifierLetter, .otherLetter: .letter
+        case .decimalNumber, .letterNumber, .otherNumber: .digit
+        default: isSpace(scalar) ? .space : .other
+        }
+    }
+
+    private static let contractions: [[Unicode.Scalar]] = ["'s", "'t", "'re", "'ve", "'m", "'ll", "'d"].map {
+        Array($0.unicodeScalars)
+    }
+
+    /// `'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+`, leftmost, first alternative first.
+    private static func words(_ scalars: ArraySlice<Unicode.Scalar>) -> [ArraySlice<Unicode.Scalar>] {
+        var words: [ArraySlice<Unicode.Scalar>] = []
+        var start = scalars.startIndex
+        while start < scalars.endIndex {
+            let rest = scalars[start...]
+            let kind = kind(of: scalars[start])
+            let end: Int
+            if let contraction = contractions.first(where: { rest.starts(with: $0) }) {
+                end = start + contraction.count
+            } else if kind == .letter || kind == .other {
+                end = rest.firstIndex { Tokenizer.kind(of: $0) != kind } ?? scalars.endIndex
+            } else {
+                end = start + 1
+            }
+            if kind != .space { words.append(scalars[start..<end]) }
+            start = end
+        }
+        return words
+    }
+
+    /// Merges the bytes of one word: always the pair of the lowest rank, the leftmost first.
+    private func merge(_ word: ArraySlice<Unicode.Scalar>) -> [Int32] {
+        var bytes: [UInt8] = []
+        for scalar in word { bytes += Array(UTF8.encode(scalar) ?? UTF8.encodedReplacementCharacter) }
+        var symbols = bytes.map { inner[Int($0)] }
+        if let last = bytes.last { symbols[symbols.count - 1] = final[Int(last)] }
+        guard symbols.count > 1 else { return symbols }
+        // A linked list over positions; the symbol of a pair stands at its left position, the right one is unlinked.
+        var next = Array(1...symbols.count)
+        var previous = Array(-1..<symbols.count - 1)
+        var alive = [Bool](repeating: true, count: symbols.count)
+        var queue = MergeQueue()
+        func push(_ position: Int) {
+            let after = next[position]
+            guard after < symbols.count,
+                let merge = merges[Pair(left: symbols[position], right: symbols[after])]
+            else { return }
+            queue.push(.init(rank: merge.rank, position: position, id: merge.id, left: symbols[position], right: symbols[after]))
+        }
+        for position in 0..<(symbols.count - 1) { push(position) }
+        while let best = queue.pop() {
+            let position = best.position
+            guard alive[position], symbols[position] == best.left else { continue }
+            let after = next[position]
+            guard after < symbols.count, symbols[after] == best.right else { continue }
+            symbols[position] = best.id
+            alive[after] = false
+            next[position] = next[after]
+            if next[position] < symbols.count { previous[next[position]] = position }
+            if previous[position] >= 0 { push(previous[position]) }
+            push(position)
+        }
+        return symbols.indices.filter { alive[$0] }.map { symbols[$0] }
+    }
+
+    /// The printable character that stands for each byte in the vocabulary (GPT-2's table).
+    static let byteSymbols: [String] = {
+        let printable = Array(33...126) + Array(161...172) + Array(174...255)
+        var symbols = [String](repeating: "", count: 256)
+        var extra: UInt32 = 256
+        for byte in 0..<256 {
+            let value = printable.contains(byte) ? UInt32(byte) : extra
+            if !printable.contains(byte) { extra += 1 }
+            symbols[byte] = Unicode.Scalar(value).map(String.init) ?? ""
+        }
+        return symbols
+    }()
+}
+
+/// A binary heap of candidate merges, lowest rank first, then leftmost.
+private struct MergeQueue {
+    struct Candidate {
+        let rank: Int
+        let position: Int
+        let id: Int32
+        let left: Int32
+        let right: Int32
+
+        func comes(before other: Candidate) -> Bool {
+            rank != other.rank ? rank < other.rank : position < other.position
+        }
+    }
+
+    private var heap: [Candidate] = []
+
+    mutating func push(_ candidate: Candidate) {
+        heap.append(candidate)
+        var child = heap.count - 1
+        while child > 0, heap[child].comes(before: heap[(child - 1) / 2]) {
+            heap.swapAt(child, (child - 1) / 2)
+            child = (child - 1) / 2
+        }
+    }
+
+    mutating func pop() -> Candidate? {
+        guard let best = heap.first, let last = heap.popLast() else { return nil }
+        if heap.isEmpty { return best }
+        heap[0] = last
+        var parent = 0
+        while true {
+            var least = parent
+            for child in [2 * parent + 1, 2 * parent + 2] where child < heap.count && heap[child].comes(before: heap[least]) {
+                least = child
+            }
+            if least == parent { return best }
+            heap.swapAt(parent, least)
+            parent = least
+        }
+    }
+}

@@ -1,0 +1,2 @@
+import SnapFusionKit
+print(Manifest.schemaVersion)

@@ -1,0 +1,64 @@
+import SnapFusionKit
+import XCTest
+
+final class DDIMTests: XCTestCase {
+    private struct Case: Decodable {
+        let name: String
+        let steps: Int
+        let timesteps: [Int]
+        let scheduler: JSONValue
+    }
+
+    private func record(_ golden: Case) throws -> SchedulerRecord {
+        try SchedulerRecord(parsing: golden.scheduler, file: "ddim.json")
+    }
+
+    private func cases() throws -> [Case] { try GoldenFiles.json("ddim.json", as: [Case].self) }
+
+    func testTimestepsEqualDiffusers() throws {
+        for golden in try cases() {
+            XCTAssertEqual(try DDIM(record(golden)).timesteps(steps: golden.steps), golden.timesteps, golden.name)
+        }
+    }
+
+    func testLatentsEqualDiffusersAtEveryStep() throws {
+        var worst: Float = 0
+        for golden in try cases() {
+            let scheduler = try DDIM(record(golden))
+            let outputs = try GoldenFiles.floats("ddim/\(golden.name).outputs.npy")
+            let expected = try GoldenFiles.floats("ddim/\(golden.name).latents.npy")
+            var latents = Array(expected[0..<64])
+            for (index, timestep) in golden.timesteps.enumerated() {
+                let output = Array(outputs[index * 64..<(index + 1) * 64])
+                latents = try scheduler.step(
+                    modelOutput: output, timestep: timestep, latents: latents, steps: golden.steps
+                ).latents
+                let difference = maxDifference(latents, Array(expected[(index + 1) * 64..<(index + 2) * 64]))
+                XCTAssertLessThanOrEqual(difference, 1e-5, "\(golden.name), step \(index + 1)")
+                worst = max(worst, difference)
+            }
+        }
+        print("ddim: \(try cases().count) schedules, largest difference of any step \(worst)")
+    }
+
+    func testStepsOutOfRangeAreRefused() throws {
+        let scheduler = try DDIM(record(cases()[0]))
+        assertThrows(UsageError("expected 1 to 1000 steps, found 0.")) { try scheduler.timesteps(steps: 0) }
+        assertThrows(UsageError("expected 1 to 1000 steps, found 1001.")) { try scheduler.timesteps(steps: 1001) }
+        // 1000 leading steps with an offset of 1 begin one beyond the last.
+        XCTAssertThrowsError(try scheduler.timesteps(steps: 1000)) { XCTAssertTrue($0 is UsageError) }
+    }
+
+    func testEpsilonCannotStartFromPureNoise() throws {
+        var constants = try record(try XCTUnwrap(cases().first { $0.name == "velocity-zero-snr" }))
+        constants.predictionType = .epsilon
+        XCTAssertThrowsError(try DDIM(constants).timesteps(steps: 8)) { XCTAssertTrue($0 is UsageError) }
+    }
+
+    func testOutputsOfAnotherSizeAreRefused() throws {
+        let scheduler = try DDIM(record(cases()[0]))
+        XCTAssertThrowsError(try scheduler.step(modelOutput: [1, 2], timestep: 1, latents: [1], steps: 8)) {
+            XCTAssertTrue($0 is UsageError)
+        }
+    }
+}

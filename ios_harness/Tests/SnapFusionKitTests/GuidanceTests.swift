@@ -1,0 +1,80 @@
+import SnapFusionKit
+import XCTest
+
+final class GuidanceTests: XCTestCase {
+    private struct Golden: Decodable {
+        let scales: [Float]
+    }
+
+    func testCombinationEqualsTorch() throws {
+        let scales = try GoldenFiles.json("guidance.json", as: Golden.self).scales
+        let rows = try GoldenFiles.floats("guidance.npy")
+        func row(_ index: Int) -> [Float] { Array(rows[index * 256..<(index + 1) * 256]) }
+        for (index, scale) in scales.enumerated() {
+            XCTAssertEqual(Guidance.combine(row(0), row(1), scale: scale), row(index + 2), "scale \(scale)")
+        }
+    }
+
+    private func states(_ value: Float) throws -> Tensor { try Tensor(shape: [1, 2, 1, 3], [Float](repeating: value, count: 6)) }
+
+    /// A UNet whose output is latents times the first value of each row's hidden states, and the calls it got.
+    private actor Calls {
+        private(set) var inputs: [[String: Tensor]] = []
+
+        func unet(_ given: [String: Tensor]) throws -> Tensor {
+            inputs.append(given)
+            let latents = try XCTUnwrap(given["latents"])
+            let states = try XCTUnwrap(given["encoder_hidden_states"])
+            let rows = latents.shape[0]
+            let size = latents.count / rows
+            let values = latents.floats.enumerated().map { $1 * states.floats[$0 / size * (states.count / rows)] }
+            return try Tensor(shape: latents.shape, values)
+        }
+    }
+
+    private func guided(batch: Int, scale: Double, unconditional: Float?) async throws -> (Tensor, Calls, Guidance) {
+        let calls = Calls()
+        let guidance = try Guidance(
+            batch: batch, scale: scale, conditional: states(3), unconditional: unconditional.map(states))
+        let latents = try Tensor(shape: [1, 1, 1, 4], [1, 2, 3, 4] as [Float])
+        let embedding = try Tensor(shape: [batch, 2, 1, 1], [Float](repeating: 0, count: 2 * batch))
+        let output = try await guidance(latents: latents, embedding: embedding) { try await calls.unet($0) }
+        return (output, calls, guidance)
+    }
+
+    func testOneCallOfTwoRowsEqualsTwoCallsOfOne() async throws {
+        let (both, callsOfTwo, guidance) = try await guided(batch: 2, scale: 2, unconditional: 1)
+        let (each, callsOfOne, guidanceOfOne) = try await guided(batch: 1, scale: 2, unconditional: 1)
+        // 1 + 2 · (3 − 1) = 5 times the latents
+        XCTAssertEqual(both.floats, [5, 10, 15, 20])
+        XCTAssertEqual(each.floats, both.floats)
+        let (two, one) = (await callsOfTwo.inputs, await callsOfOne.inputs)
+        XCTAssertEqual(two.count, 1)
+        XCTAssertEqual(one.count, 2)
+        XCTAssertEqual(guidance.calls, 1)
+        XCTAssertEqual(guidanceOfOne.calls, 2)
+        XCTAssertEqual(two[0]["encoder_hidden_states"]?.floats.first, 1, "the unconditional row comes first")
+    }
+
+    func testWithoutGuidanceTheUnconditionalPredictionIsNotMade() async throws {
+        let (output, calls, _) = try await guided(batch: 1, scale: 1, unconditional: nil)
+        XCTAssertEqual(output.floats, [3, 6, 9, 12])
+        let inputs = await calls.inputs
+        XCTAssertEqual(inputs.count, 1)
+    }
+
+    func testWithoutGuidanceAFixedBatchOfTwoGetsTheConditionalTwice() async throws {
+        let (output, calls, _) = try await guided(batch: 2, scale: 1, unconditional: nil)
+        XCTAssertEqual(output.floats, [3, 6, 9, 12])
+        XCTAssertEqual(output.shape, [1, 1, 1, 4])
+        let inputs = await calls.inputs
+        XCTAssertEqual(inputs[0]["encoder_hidden_states"]?.floats, [Float](repeating: 3, count: 12))
+    }
+
+    func testScaleThatMeansNothingIsRefused() {
+        for scale in [-1, .nan, .infinity] {
+            XCTAssertThrowsError(try Guidance.check(scale: scale)) { XCTAssertTrue($0 is UsageError) }
+        }
+        XCTAssertNoThrow(try Guidance.check(scale: 0))
+    }
+}

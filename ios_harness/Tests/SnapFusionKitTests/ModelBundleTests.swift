@@ -1,0 +1,165 @@
+import SnapFusionKit
+import XCTest
+
+final class ModelBundleTests: XCTestCase {
+    func testTheSampleOpens() throws {
+        let bundle = try ModelBundle(opening: GoldenFiles.sampleBundle())
+        XCTAssertEqual(bundle.manifest.name, "sample")
+        XCTAssertEqual(Set(bundle.manifest.components.keys), Set(ComponentName.allCases))
+        XCTAssertEqual(try bundle.component(.unet).compression?.bits, 6)
+        XCTAssertEqual(try bundle.package(.unet).lastPathComponent, "UNet.mlpackage")
+        XCTAssertEqual(try bundle.golden("latents").elements, .float32([0, 1, 2, 3]))
+        XCTAssertThrowsError(try bundle.golden("none")) { XCTAssertEqual(($0 as? BundleError)?.reason, .missingFile) }
+        var digest = SHA256Digest()
+        digest.update(try Data(contentsOf: bundle.root.appendingPathComponent("manifest.json")))
+        XCTAssertEqual(bundle.manifestSHA256, digest.hexadecimal())
+    }
+
+    func testEveryDamageThatPythonRefusesIsRefusedForTheSameReason() throws {
+        let file = try JSONValue(parsing: Data(contentsOf: GoldenFiles.brokenCases()))
+        let cases = try XCTUnwrap(file["cases"]?.elements)
+        XCTAssertGreaterThan(cases.count, 25)
+        for damage in cases {
+            let name = try XCTUnwrap(damage["name"]?.text)
+            let root = try temporaryFolder().appendingPathComponent("bundle")
+            try FileManager.default.copyItem(at: GoldenFiles.sampleBundle(), to: root)
+            try Damage(damage).apply(to: root)
+            let reason = BundleError.Reason(rawValue: try XCTUnwrap(damage["reason"]?.text))
+            XCTAssertThrowsError(try ModelBundle(opening: root), name) {
+                XCTAssertEqual(($0 as? BundleError)?.reason, reason, "\(name): \($0)")
+            }
+            if damage["full_only"] == .bool(true) {
+                XCTAssertNoThrow(try ModelBundle(opening: root, check: .sizes), name)
+            }
+        }
+        print("bundles: \(cases.count) kinds of damage refused")
+    }
+
+    func testAFileOrNothingIsNoBundle() throws {
+        let folder = try temporaryFolder()
+        let file = folder.appendingPathComponent("file")
+        try Data().write(to: file)
+        for url in [file, folder.appendingPathComponent("nothing")] {
+            XCTAssertThrowsError(try ModelBundle(opening: url)) {
+                XCTAssertEqual(($0 as? BundleError)?.reason, .notABundle)
+            }
+        }
+    }
+
+    func testALinkThatStaysInsideIsFollowed() throws {
+        let root = try temporaryFolder().appendingPathComponent("bundle")
+        try FileManager.default.copyItem(at: GoldenFiles.sampleBundle(), to: root)
+        let vocab = root.appendingPathComponent("tokenizer/vocab.json")
+        try FileManager.default.moveItem(at: vocab, to: root.appendingPathComponent("elsewhere.json"))
+        try FileManager.default.createSymbolicLink(atPath: vocab.path, withDestinationPath: "../elsewhere.json")
+        XCTAssertNoThrow(try ModelBundle(opening: root))
+        try FileManager.default.removeItem(at: vocab)
+        try FileManager.default.createSymbolicLink(atPath: vocab.path, withDestinationPath: "vocab.json")
+        XCTAssertThrowsError(try ModelBundle(opening: root)) {
+            XCTAssertEqual(($0 as? BundleError)?.reason, .linkOutside, "a circle leads nowhere")
+        }
+    }
+
+    func testUnknownAndMistypedKeysAreRefusedWithTheirPlace() throws {
+        let data = try Data(contentsOf: GoldenFiles.sampleBundle().appendingPathComponent("manifest.json"))
+        let text = String(decoding: data, as: UTF8.self)
+        for (old, new, place) in [
+            (#""name": "sample""#, #""name": "sample", "colour": 1"#, "colour"),
+            (#""channels": 4"#, #""channels": 4.5"#, "latents.channels"),
+            (#""clip_sample": false"#, #""clip_sample": 0"#, "scheduler.clip_sample"),
+            (#""parameters": 7"#, #""parameters": -7"#, "parameters"),
+        ] {
+            let changed = text.replacingOccurrences(of: old, with: new)
+            XCTAssertNotEqual(changed, text, old)
+            XCTAssertThrowsError(try Manifest(parsing: Data(changed.utf8), file: "manifest.json"), new) {
+                XCTAssertEqual(($0 as? BundleError)?.reason, .invalidManifest)
+                XCTAssertTrue("\($0)".contains(place), "\($0)")
+            }
+        }
+    }
+}
+
+/// One entry of `broken.json`: see its own description.
+private struct Damage {
+    private let entry: JSONValue
+
+    init(_ entry: JSONValue) { self.entry = entry }
+
+    private func text(_ key: String) throws -> String { try XCTUnwrap(entry[key]?.text, key) }
+
+    private func integer(_ key: String) throws -> Int {
+        guard case .integer(let value)? = entry[key] else { throw UsageError("broken.json: \(key) is no integer") }
+        return value
+    }
+
+    func apply(to root: URL) throws {
+        let operation = try text("op")
+        if let pointer = entry["pointer"]?.text {
+            try edit(root.appendingPathComponent("manifest.json"), pointer, operation)
+            return
+        }
+        let path = root.appendingPathComponent(try text("path"))
+        switch operation {
+        case "delete": try FileManager.default.removeItem(at: path)
+        case "truncate": try Data(contentsOf: path).prefix(integer("bytes")).write(to: path)
+        case "append": try (Data(contentsOf: path) + Data(text("text").utf8)).write(to: path)
+        case "flip":
+            var data = try Data(contentsOf: path)
+            data[try integer("offset")] ^= 0xff
+            try data.write(to: path)
+        case "write": try Data(text("text").utf8).write(to: path)
+        case "link":
+            try FileManager.default.removeItem(at: path)
+            try FileManager.default.createSymbolicLink(atPath: path.path, withDestinationPath: text("target"))
+        default: throw UsageError("broken.json has an op '\(operation)' that isn't known here")
+        }
+    }
+
+    private func edit(_ file: URL, _ pointer: String, _ operation: String) throws {
+        let keys = pointer.split(separator: "/").map {
+            $0.replacingOccurrences(of: "~1", with: "/").replacingOccurrences(of: "~0", with: "~")
+        }
+        let manifest = try JSONValue(parsing: Data(contentsOf: file))
+        let changed = try manifest.editing(keys[...]) { members, key in
+            let position = try XCTUnwrap(members.firstIndex { $0.key == key }, pointer)
+            switch operation {
+            case "set": members[position] = .init(key, try XCTUnwrap(entry["value"]))
+            case "remove": members.remove(at: position)
+            case "rename_key": members[position] = .init(try text("key"), members[position].value)
+            default: throw UsageError("broken.json has an op '\(operation)' that isn't known here")
+            }
+        }
+        try Data(changed.serialized().utf8).write(to: file)
+    }
+}
+
+extension JSONValue {
+    /// The value of a key of an object.
+    subscript(key: String) -> JSONValue? {
+        guard case .object(let members) = self else { return nil }
+        return members.first { $0.key == key }?.value
+    }
+
+    var text: String? {
+        guard case .string(let text) = self else { return nil }
+        return text
+    }
+
+    var elements: [JSONValue]? {
+        guard case .array(let elements) = self else { return nil }
+        return elements
+    }
+
+    fileprivate func editing(
+        _ keys: ArraySlice<String>, _ change: (inout [Member], String) throws -> Void
+    ) throws -> JSONValue {
+        guard case .object(var members) = self, let key = keys.first else { throw UsageError("no object at \(keys)") }
+        if keys.count == 1 {
+            try change(&members, key)
+        } else {
+            let position = try XCTUnwrap(members.firstIndex { $0.key == key })
+            members[position] = Member(key, try members[position].value.editing(keys.dropFirst(), change))
+        }
+        return .object(members)
+    }
+}

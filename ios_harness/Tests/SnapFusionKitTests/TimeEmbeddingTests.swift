@@ -1,0 +1,50 @@
+import SnapFusionKit
+import XCTest
+
+final class TimeEmbeddingTests: XCTestCase {
+    private struct Golden: Decodable {
+        struct Record: Decodable {
+            let dimension: Int
+            let flip_sin_to_cos: Bool
+            let frequency_shift: Double
+            let max_period: Double
+        }
+
+        let timesteps: [Int]
+        let records: [Record]
+    }
+
+    func testSinusoidEqualsDiffusers() throws {
+        let golden = try GoldenFiles.json("embeddings.json", as: Golden.self)
+        var worst: Float = 0
+        for (index, record) in golden.records.enumerated() {
+            let embedding = try TimeEmbedding(
+                TimeEmbeddingRecord(
+                    dimension: record.dimension, flipSinToCos: record.flip_sin_to_cos,
+                    frequencyShift: record.frequency_shift, maxPeriod: record.max_period))
+            let expected = try GoldenFiles.floats("embeddings/\(index).npy")
+            for (row, timestep) in golden.timesteps.enumerated() {
+                let found = try embedding(timestep: timestep, batch: 1)
+                XCTAssertEqual(found.shape, [1, record.dimension, 1, 1])
+                let reference = Array(expected[row * record.dimension..<(row + 1) * record.dimension])
+                let difference = maxDifference(found.floats, reference)
+                worst = max(worst, difference)
+                // A frequency that differs in its last bit (2^-24) turns the angle of timestep t by t · 2^-24.
+                XCTAssertLessThanOrEqual(difference, 2e-7 + Float(timestep) * 0x1p-23, "timestep \(timestep)")
+            }
+        }
+        print("time embedding: largest difference \(worst)")
+    }
+
+    func testBatchRepeatsTheRow() throws {
+        let embedding = try TimeEmbedding(TimeEmbeddingRecord(dimension: 8))
+        let one = try embedding(timestep: 500, batch: 1)
+        let two = try embedding(timestep: 500, batch: 2)
+        XCTAssertEqual(two.shape, [2, 8, 1, 1])
+        XCTAssertEqual(two.floats, one.floats + one.floats)
+    }
+
+    func testOddDimensionIsRefused() {
+        XCTAssertThrowsError(try TimeEmbedding(TimeEmbeddingRecord(dimension: 7))) { XCTAssertTrue($0 is UsageError) }
+    }
+}

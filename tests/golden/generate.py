@@ -1,0 +1,214 @@
+"""Writes the golden vectors that Python and Swift are both held to: `python -m tests.golden.generate`.
+
+The oracles are transformers (token ids), torch (noise, guidance) and diffusers (DDIM, time embedding, pixels); nothing
+here calls sfmobile's own arithmetic. The files lie beside this script and are committed. Noise is that of torch's x86
+build: on other processors torch's vectorised logarithm, sine and cosine differ in the last bits.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.golden.texts import texts
+
+GOLDEN = Path(__file__).parent
+TOKENIZER = GOLDEN.parents[1] / "models/glyph-128/tokenizer"
+
+NOISE_SEEDS = (0, 1, 42, 1234567890, 2**32 - 1, 2**32, 2**63, 2**64 - 1)
+# Drawn one after the other from one generator: below 16 values torch takes another path, which keeps a spare value.
+NOISE_COUNTS = ((1,), (2,), (15,), (16,), (17,), (31,), (100,), (1, 1, 1), (3, 20, 2, 5), (16, 7, 33, 8))
+LATENT_COUNTS = ((0, 4 * 64 * 64), (7, 4 * 64 * 64), (3, 4 * 16 * 16), (5, 4 * 24 * 20))
+
+STABLE_DIFFUSION = {
+    "kind": "ddim",
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "epsilon",
+    "timestep_spacing": "leading",
+    "steps_offset": 1,
+    "set_alpha_to_one": False,
+    "clip_sample": False,
+    "clip_sample_range": 1.0,
+    "rescale_betas_zero_snr": False,
+    "default_steps": 8,
+}
+SCHEDULES: dict[str, tuple[int, dict[str, Any]]] = {
+    "sd15-8": (8, {}),
+    "sd15-50": (50, {}),
+    "sd15-1": (1, {}),
+    "velocity-leading": (8, {"prediction_type": "v_prediction"}),
+    "velocity-trailing": (8, {"prediction_type": "v_prediction", "timestep_spacing": "trailing"}),
+    "velocity-zero-snr": (
+        8,
+        {"prediction_type": "v_prediction", "timestep_spacing": "trailing", "rescale_betas_zero_snr": True},
+    ),
+    "epsilon-trailing": (8, {"timestep_spacing": "trailing"}),
+    "epsilon-linspace": (8, {"timestep_spacing": "linspace"}),
+    "velocity-linspace": (7, {"prediction_type": "v_prediction", "timestep_spacing": "linspace"}),
+    "alpha-to-one": (8, {"set_alpha_to_one": True, "steps_offset": 0}),
+    "clipped": (8, {"clip_sample": True, "clip_sample_range": 0.8}),
+    "linear": (8, {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}),
+    "cosine": (8, {"beta_schedule": "squaredcos_cap_v2"}),
+    "odd-steps": (13, {"timestep_spacing": "trailing"}),
+    "short-training": (10, {"num_train_timesteps": 100, "timestep_spacing": "trailing"}),
+}
+TIMESTEPS = (0, 1, 11, 126, 500, 876, 981, 999)
+EMBEDDINGS = (
+    {"dimension": 320, "flip_sin_to_cos": True, "frequency_shift": 0.0, "max_period": 10000.0},
+    {"dimension": 64, "flip_sin_to_cos": False, "frequency_shift": 1.0, "max_period": 10000.0},
+    {"dimension": 32, "flip_sin_to_cos": True, "frequency_shift": 0.0, "max_period": 500.0},
+)
+
+
+def write_json(name: str, content: object) -> None:
+    """ASCII with escapes: control characters and lone marks survive every editor."""
+    text = json.dumps(content, ensure_ascii=True, separators=(",", ":"))
+    (GOLDEN / name).write_text(text.replace("},{", "},\n{") + "\n", encoding="ascii")
+
+
+def write_tokens() -> None:
+    """tokens.json: texts with their ids up to and including the end; the rest is padding."""
+    from transformers import CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER)
+    cases = []
+    for text in texts():
+        encoding = tokenizer(text, padding="max_length", truncation=True, max_length=77)
+        cases.append({"text": text, "ids": encoding.input_ids[: sum(encoding.attention_mask)]})
+    write_json("tokens.json", cases)
+
+
+def write_noise() -> None:
+    """noise.json and noise.npy: draws from seeded generators, their values one after the other."""
+    import torch
+
+    draws = [(seed, counts) for seed in NOISE_SEEDS for counts in NOISE_COUNTS]
+    draws += [(seed, (count,)) for seed, count in LATENT_COUNTS]
+    values = []
+    for seed, counts in draws:
+        generator = torch.Generator().manual_seed(seed)
+        values += [torch.randn(count, generator=generator).numpy() for count in counts]
+    # Seeds as text: JSON numbers end at 2^53.
+    write_json("noise.json", [{"seed": str(seed), "counts": counts} for seed, counts in draws])
+    np.save(GOLDEN / "noise.npy", np.concatenate(values))
+
+
+def diffusers_scheduler(record: dict[str, Any]) -> Any:
+    from diffusers import DDIMScheduler
+
+    names = {key: value for key, value in record.items() if key not in ("kind", "default_steps")}
+    return DDIMScheduler(**names)
+
+
+def write_schedules() -> None:
+    """ddim.json with ddim/NAME.outputs.npy (steps, 64) and ddim/NAME.latents.npy (steps + 1, 64).
+
+    The model outputs are those of a network that sees a clean picture through noise, and errs a little.
+    """
+    import torch
+
+    (GOLDEN / "ddim").mkdir(exist_ok=True)
+    cases = []
+    for name, (steps, changes) in SCHEDULES.items():
+        record = {**STABLE_DIFFUSION, **changes}
+        scheduler = diffusers_scheduler(record)
+        scheduler.set_timesteps(steps)
+        generator = torch.Generator().manual_seed(len(cases))
+        clean = torch.rand(1, 4, 4, 4, generator=generator) * 2 - 1
+        latents = torch.randn(1, 4, 4, 4, generator=generator)
+        history, outputs = [latents], []
+        for timestep in scheduler.timesteps:
+            alpha = scheduler.alphas_cumprod[timestep]
+            noise = (latents - alpha.sqrt() * clean) / (1 - alpha).sqrt()
+            exact = (
+                noise if record["prediction_type"] == "epsilon" else alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
+            )
+            output = exact + 0.1 * torch.randn(1, 4, 4, 4, generator=generator)
+            latents = scheduler.step(output, timestep, latents, eta=0.0).prev_sample
+            history.append(latents)
+            outputs.append(output)
+        np.save(GOLDEN / f"ddim/{name}.outputs.npy", torch.cat(outputs).reshape(steps, 64).numpy())
+        np.save(GOLDEN / f"ddim/{name}.latents.npy", torch.cat(history).reshape(steps + 1, 64).numpy())
+        timesteps = [int(timestep) for timestep in scheduler.timesteps]
+        cases.append({"name": name, "steps": steps, "timesteps": timesteps, "scheduler": record})
+    write_json("ddim.json", cases)
+
+
+def write_embeddings() -> None:
+    """embeddings.json and embeddings/N.npy (timesteps, dimension)."""
+    import torch
+    from diffusers.models.embeddings import get_timestep_embedding
+
+    (GOLDEN / "embeddings").mkdir(exist_ok=True)
+    for index, record in enumerate(EMBEDDINGS):
+        embedding = get_timestep_embedding(
+            torch.tensor(TIMESTEPS),
+            record["dimension"],
+            flip_sin_to_cos=record["flip_sin_to_cos"],
+            downscale_freq_shift=record["frequency_shift"],
+            max_period=record["max_period"],
+        )
+        np.save(GOLDEN / f"embeddings/{index}.npy", embedding.numpy())
+    write_json("embeddings.json", {"timesteps": TIMESTEPS, "records": EMBEDDINGS})
+
+
+def write_guidance() -> None:
+    """guidance.npy, rows: unconditional, conditional, and guided at the scales of guidance.json."""
+    import torch
+
+    scales = (1.5, 2.0, 7.5, 14.0)
+    generator = torch.Generator().manual_seed(11)
+    unconditional, conditional = torch.randn(2, 256, generator=generator)
+    guided = [unconditional + scale * (conditional - unconditional) for scale in scales]
+    np.save(GOLDEN / "guidance.npy", torch.stack([unconditional, conditional, *guided]).numpy())
+    write_json("guidance.json", {"scales": scales})
+
+
+def write_pictures() -> None:
+    """picture.image.npy (1, 3, 16, 24) with values beyond -1 and 1 and at every rounding edge; picture.pixels.npy."""
+    import torch
+    from diffusers.image_processor import VaeImageProcessor
+
+    generator = torch.Generator().manual_seed(12)
+    image = torch.randn(1, 3, 16, 24, generator=generator)
+    edges = (torch.arange(510) / 2 / 255) * 2 - 1
+    image.view(-1)[:510] = edges
+    pixels = VaeImageProcessor().postprocess(image.clone(), output_type="np")
+    pixels = (pixels * 255).round().astype("uint8")[0]
+    np.save(GOLDEN / "picture.image.npy", image.numpy())
+    np.save(GOLDEN / "picture.pixels.npy", pixels)
+
+
+def write_arrays() -> None:
+    """arrays/DTYPE.npy: what NumPy itself writes, for the reader of its format."""
+    (GOLDEN / "arrays").mkdir(exist_ok=True)
+    values = np.array([[0, 1, -2.5], [65504, 6e-8, 100]])
+    for dtype in ("float16", "float32", "float64"):
+        np.save(GOLDEN / f"arrays/{dtype}.npy", values.astype(dtype))
+    for dtype in ("int32", "int64"):
+        np.save(GOLDEN / f"arrays/{dtype}.npy", np.array([-(2**31), -1, 0, 2**31 - 1], dtype))
+    np.save(GOLDEN / "arrays/uint64.npy", np.array([0, 2**63, 2**64 - 1], np.uint64))
+    np.save(GOLDEN / "arrays/uint8.npy", np.arange(256, dtype=np.uint8).reshape(4, 8, 8))
+    np.save(GOLDEN / "arrays/scalar.npy", np.float32(0.1))
+    np.save(GOLDEN / "arrays/empty.npy", np.zeros((0, 4), np.float32))
+    np.save(GOLDEN / "arrays/fortran.npy", np.asfortranarray(np.eye(3, 2, dtype=np.float32)))
+
+
+def main() -> None:
+    write_tokens()
+    write_noise()
+    write_schedules()
+    write_embeddings()
+    write_guidance()
+    write_pictures()
+    write_arrays()
+
+
+if __name__ == "__main__":
+    main()
