@@ -113,12 +113,17 @@ def request_engine(
     )
 
 
+def has_source(bundle: Bundle, given: Path | None) -> bool:
+    """Whether there is a checkpoint to compare with: a given one, or the manifest's where it was."""
+    return given is not None or Path(bundle.manifest.source.id).is_dir()
+
+
 def find_source(bundle: Bundle, given: Path | None) -> Checkpoint:
     """The checkpoint of a bundle, given or where the manifest says it was. Its weights must be the bundle's."""
     from sfmobile.checkpoint.directory import Checkpoint
 
     recorded = bundle.manifest.source.id
-    if given is None and not Path(recorded).is_dir():
+    if not has_source(bundle, given):
         raise UsageError(
             f"The checkpoint '{recorded}' that '{bundle.root}' was exported from isn't here; "
             "name its directory with --source."

@@ -10,16 +10,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sfmobile.cli import console, engine
-from sfmobile.errors import GateError
+from sfmobile.errors import GateError, UsageError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from sfmobile.bundle.directory import Bundle
     from sfmobile.bundle.manifest import ComponentName
     from sfmobile.checkpoint.directory import Checkpoint
     from sfmobile.profile.latency import EngineRequest
     from sfmobile.profile.recording import Call
-    from sfmobile.profile.report import EvaluationAgreement, OperationDivergence, Precision, VerifyReport
-    from sfmobile.profile.verification import Gates
+    from sfmobile.profile.report import (
+        EvaluationAgreement,
+        OperationDivergence,
+        Precision,
+        RuntimeRecord,
+        VerifyReport,
+    )
+    from sfmobile.profile.verification import Gates, Reference
     from sfmobile.sampling.pipeline import Request
 
 REPORT_FILE = "verify.json"
@@ -60,19 +68,24 @@ def verify(
     """Compare every component with its PyTorch network, on the pipeline's own inputs; exit with 1 under the gate.
 
     Each component is fed what the reference was fed: text through the tokenizer, latents of the real trajectory.
+    Without the checkpoint, the vectors recorded at export are the reference.
     """
     from sfmobile.profile.report import write_report
     from sfmobile.profile.verification import Gates
     from sfmobile.sampling.pipeline import Request
 
     opened = engine.open_bundle(bundle)
-    checkpoint = engine.find_source(opened, source)
-    requests = [Request(text, negative, seed, steps, guidance) for text in prompt or DEFAULT_PROMPTS]
-    wanted = precision or [engine.PrecisionChoice.fp32, engine.PrecisionChoice.fp16]
-    if engine.choose_engine(runtime, opened) != "mil":
-        wanted = [engine.PrecisionChoice.fp32]
-    engines = [engine.request_engine(opened, runtime, choice, compute_unit, source) for choice in wanted]
-    report = compare(opened, checkpoint, engines, requests, Gates(gate, picture_gate))
+    engines = choose_evaluations(opened, runtime, precision or [], compute_unit, source)
+    gates = Gates(gate, picture_gate)
+    if engine.has_source(opened, source):
+        checkpoint = engine.find_source(opened, source)
+        requests = [Request(text, negative, seed, steps, guidance) for text in prompt or DEFAULT_PROMPTS]
+        report = compare(opened, checkpoint, engines, requests, gates)
+    else:
+        if prompt or negative or steps is not None or seed or guidance is not None:
+            raise UsageError("A run of your own needs the checkpoint as its reference; name it with --source.")
+        console.note(f"The checkpoint '{opened.manifest.source.id}' isn't here: comparing with the golden vectors.")
+        report = compare(opened, None, engines, [], gates)
     written = output if output is not None else opened.reports_dir / REPORT_FILE
     write_report(report, written)
     if json_output:
@@ -84,59 +97,76 @@ def verify(
         raise GateError(f"'{bundle}' is under its gate: {'; '.join(failures(report))}.")
 
 
+def choose_evaluations(
+    bundle: Bundle,
+    runtime: engine.RuntimeChoice,
+    precisions: list[engine.PrecisionChoice],
+    unit: engine.UnitChoice | None,
+    source: Path | None,
+) -> list[EngineRequest]:
+    """The evaluations to compare: both precisions on the mil runtime, the only one on any other."""
+    wanted = precisions or [engine.PrecisionChoice.fp32, engine.PrecisionChoice.fp16]
+    if not precisions and engine.choose_engine(runtime, bundle) != "mil":
+        wanted = [engine.PrecisionChoice.fp32]
+    return [engine.request_engine(bundle, runtime, choice, unit, source) for choice in wanted]
+
+
 def compare(
-    bundle: Bundle, checkpoint: Checkpoint, engines: list[EngineRequest], requests: list[Request], gates: Gates
+    bundle: Bundle, checkpoint: Checkpoint | None, engines: list[EngineRequest], requests: list[Request], gates: Gates
 ) -> VerifyReport:
-    """Run the reference, then every evaluation."""
-    from sfmobile.profile.latency import EngineRequest
+    """Run the reference on `requests` (or take the golden vectors without a checkpoint), then every evaluation."""
     from sfmobile.profile.machine import describe_machine
     from sfmobile.profile.report import VerifyReport, now
-    from sfmobile.profile.verification import evaluate, evaluation_work, record_reference, reference_work
+    from sfmobile.profile.verification import evaluate, evaluation_work
 
-    manifest = bundle.manifest
-    first = requests[0]
-    steps = manifest.scheduler.default_steps if first.steps is None else first.steps
-    scale = manifest.guidance.default_scale if first.guidance_scale is None else first.guidance_scale
-    torch_engine = EngineRequest(bundle.root, "torch", "fp32", source=checkpoint.root)
-    torch_runtime = torch_engine.open_on(bundle)
     evaluations: list[EvaluationAgreement] = []
     with console.progress() as bars:
-        task = bars.add_task("Reference (torch fp32)", total=reference_work(len(requests), steps))
-        reference = record_reference(bundle, torch_runtime, requests, partial(bars.advance, task))
+        reference, described = make_reference(bundle, checkpoint, requests, bars)
         for chosen in engines:
-            evaluated = chosen.open_on(bundle)
-            described = chosen.record(evaluated)
-            task = bars.add_task(described.description, total=evaluation_work(reference, steps))
+            runtime = chosen.open_on(bundle)
+            record = chosen.record(runtime)
+            task = bars.add_task(record.description, total=evaluation_work(bundle, reference))
             diagnose = partial(find_fault, bundle, checkpoint, chosen.precision or "fp32", gates)
-            evaluations.append(
-                evaluate(
-                    bundle,
-                    evaluated,
-                    described,
-                    reference,
-                    gates,
-                    diagnose if chosen.engine == "mil" else None,
-                    partial(bars.advance, task),
-                )
-            )
+            traced = diagnose if chosen.engine == "mil" else None
+            advance = partial(bars.advance, task)
+            evaluations.append(evaluate(bundle, runtime, record, reference, gates, traced, advance))
+    first = reference.requests[0]
+    manifest = bundle.manifest
     return VerifyReport(
         created_at=now(),
         producer=engine.producer(),
         machine=describe_machine(),
         bundle=engine.reference(bundle),
-        reference=torch_engine.record(torch_runtime),
-        prompts=tuple(request.prompt for request in requests),
+        reference=described,
+        prompts=tuple(request.prompt for request in reference.requests),
         negative_prompt=first.negative_prompt,
         seed=first.seed,
-        steps=steps,
-        guidance_scale=scale,
+        steps=manifest.scheduler.default_steps if first.steps is None else first.steps,
+        guidance_scale=manifest.guidance.default_scale if first.guidance_scale is None else first.guidance_scale,
         evaluations=tuple(evaluations),
         passed=all(evaluation.passed for evaluation in evaluations),
     )
 
 
+def make_reference(
+    bundle: Bundle, checkpoint: Checkpoint | None, requests: list[Request], bars: Progress
+) -> tuple[Reference, RuntimeRecord]:
+    """What everything is compared with, and what made it."""
+    from sfmobile.profile.latency import EngineRequest
+    from sfmobile.profile.report import RuntimeRecord
+    from sfmobile.profile.verification import golden_reference, record_reference, reference_work
+
+    if checkpoint is None:
+        described = RuntimeRecord(engine="torch", description="golden vectors (torch fp32)", precision="fp32")
+        return golden_reference(bundle), described
+    chosen = EngineRequest(bundle.root, "torch", "fp32", source=checkpoint.root)
+    runtime = chosen.open_on(bundle)
+    task = bars.add_task("Reference (torch fp32)", total=reference_work(bundle, requests))
+    return record_reference(bundle, runtime, requests, partial(bars.advance, task)), chosen.record(runtime)
+
+
 def find_fault(
-    bundle: Bundle, checkpoint: Checkpoint, precision: Precision, gates: Gates, name: ComponentName, call: Call
+    bundle: Bundle, checkpoint: Checkpoint | None, precision: Precision, gates: Gates, name: ComponentName, call: Call
 ) -> OperationDivergence | None:
     """The first operation at which a component's error appears."""
     import torch
@@ -146,8 +176,9 @@ def find_fault(
     from sfmobile.runtime.mil.program import load_program
 
     record = bundle.manifest.components[name]
-    network = checkpoint.load(name, torch.float32)
-    set_attention_form(network, record.attention)
+    network = None if checkpoint is None else checkpoint.load(name, torch.float32)
+    if network is not None:
+        set_attention_form(network, record.attention)
     program = load_program(bundle.package(name), record.function)
     return find_divergence(program, network, call, precision, gates.of(record))
 
@@ -174,10 +205,10 @@ def place(fault: OperationDivergence) -> str:
 
 
 def picture_psnr(evaluation: EvaluationAgreement) -> str:
-    """How close the picture is, or that there is none."""
+    """How close the picture is."""
     from sfmobile.profile.signal import decibels
 
-    return "none: NaN or infinity on the way" if evaluation.picture is None else decibels(evaluation.picture)
+    return "not compared" if evaluation.picture is None else decibels(evaluation.picture)
 
 
 def print_report(report: VerifyReport) -> None:

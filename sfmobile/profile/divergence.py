@@ -40,17 +40,20 @@ WEIGHT_ARGUMENTS = {"conv": "weight", "linear": "weight", "gather": "x"}
 
 
 def find_divergence(
-    program: Program, network: nn.Module, call: Call, precision: Precision, gate_db: float
+    program: Program, network: nn.Module | None, call: Call, precision: Precision, gate_db: float
 ) -> OperationDivergence | None:
     """Where the evaluation of `program` at `precision` leaves its reference by more than `gate_db` allows.
 
-    network: the torch reference of the program, fp32. call: an input and its reference output. Returns None if the
-    output is within the gate.
+    network: the torch reference of the program, fp32, or None if it isn't at hand; then only what the fp16 evaluation
+    adds can be traced. call: an input and its reference output. Returns None if the output is within the gate, or if
+    it can't be traced.
     """
     if precision == "fp16" and _within(program, call, "fp32", gate_db):
         references = trace_program(program, call, "fp32")
         origin = "the same operation in fp32"
         return _walk_back(program, call, precision, gate_db, references, lambda _: origin, None)
+    if network is None:
+        return None
     outputs = trace_modules(network, call)
     owners = weight_owners(program, network)
     references = {position: outputs[name] for position, name in owners.items() if name in outputs}

@@ -228,7 +228,10 @@ class ComponentAgreement(_Model):
 
 
 class EvaluationAgreement(_Model):
-    """All components in one evaluation, each fed what the reference was fed, and the picture of the whole loop."""
+    """All components in one evaluation, each fed what the reference was fed, and the picture of the whole loop.
+
+    picture: null if the bundle lacks a component. A loop that broke off counts all its values as not finite.
+    """
 
     runtime: RuntimeRecord
     components: dict[ComponentName, ComponentAgreement]
@@ -238,10 +241,8 @@ class EvaluationAgreement(_Model):
 
     @property
     def picture_passed(self) -> bool:
-        """Whether the picture reaches its gate, if it has one; a loop that broke off reaches none."""
-        if self.picture_gate_db is None:
-            return True
-        return self.picture is not None and self.picture.reaches(self.picture_gate_db)
+        """Whether the picture reaches its gate, if there are both."""
+        return self.picture is None or self.picture_gate_db is None or self.picture.reaches(self.picture_gate_db)
 
 
 class VerifyReport(_Model):

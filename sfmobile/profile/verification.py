@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sfmobile.bundle.manifest import COMPONENTS
 from sfmobile.errors import GateError
 from sfmobile.profile.recording import Call, Recorder
 from sfmobile.profile.report import (
@@ -96,6 +97,34 @@ def record_reference(bundle: Bundle, runtime: Runtime, requests: Sequence[Reques
     return Reference(tuple(requests), tuple(pictures), tuple(calls))
 
 
+def golden_reference(bundle: Bundle) -> Reference:
+    """The run that was recorded with the reference when the bundle was exported, for when the checkpoint isn't here.
+
+    One call per component; the UNet's is the last step's. Raises `ArtifactError` if the bundle has no golden vectors.
+    """
+    manifest = bundle.manifest
+    calls: list[Call] = []
+    for name, record in manifest.components.items():
+        inputs = {tensor.name: bundle.golden(f"{name}.{tensor.name}") for tensor in record.inputs}
+        outputs = {tensor.name: bundle.golden(f"{name}.{tensor.name}") for tensor in record.outputs}
+        # Batch 1 was called once for each row that batch 2 takes together.
+        batch = record.inputs[0].shape[0]
+        for start in range(0, len(next(iter(inputs.values()))), batch):
+            rows = slice(start, start + batch)
+            calls.append(
+                Call(
+                    name,
+                    "golden vectors",
+                    {key: value[rows] for key, value in inputs.items()},
+                    {key: value[rows] for key, value in outputs.items()},
+                )
+            )
+    golden = manifest.golden
+    assert golden is not None  # bundle.golden has refused it
+    request = Request(golden.prompt, golden.negative_prompt, golden.seed, golden.steps, golden.guidance_scale)
+    return Reference((request,), (to_pixels(bundle.golden("decoder.image")),), tuple(calls))
+
+
 def evaluate(
     bundle: Bundle,
     runtime: Runtime,
@@ -142,14 +171,19 @@ def compare_call(component: LoadedComponent, call: Call, advance: Advance) -> Ag
 
 
 def compare_pictures(bundle: Bundle, runtime: Runtime, reference: Reference, advance: Advance) -> Agreement | None:
-    """The worst picture of the bundle's own loop, over 8-bit pixels; None if the loop broke off on NaN or infinity."""
+    """The worst picture of the bundle's own loop, over 8-bit pixels; None if the bundle lacks a component for it.
+
+    A loop that breaks off on NaN or infinity has no picture: all of its values count as such.
+    """
+    if set(bundle.manifest.components) != set(COMPONENTS):
+        return None
     found: list[Agreement] = []
     with TextToImage.of_bundle(bundle, runtime) as pipeline:
         for request, expected in zip(reference.requests, reference.pictures, strict=True):
             try:
                 pixels = pipeline.generate(request, lambda _: advance(1)).pixels
             except GateError:
-                return None
+                return Agreement(psnr_db=None, identical=False, max_abs_error=None, nonfinite=expected.size)
             advance(1)
             found.append(agreement(expected, pixels, peak=255))
     return worst_of(found)
@@ -160,11 +194,12 @@ def worst_of(found: Iterable[Agreement]) -> Agreement:
     return min(found, key=lambda one: one.closeness)
 
 
-def reference_work(requests: int, steps: int) -> int:
+def reference_work(bundle: Bundle, requests: Sequence[Request]) -> int:
     """How often `record_reference` advances."""
-    return requests * (steps + 1)
+    default = bundle.manifest.scheduler.default_steps
+    return sum((default if request.steps is None else request.steps) + 1 for request in requests)
 
 
-def evaluation_work(reference: Reference, steps: int) -> int:
+def evaluation_work(bundle: Bundle, reference: Reference) -> int:
     """How often `evaluate` advances."""
-    return len(reference.calls) + len(reference.requests) * (steps + 1)
+    return len(reference.calls) + reference_work(bundle, reference.requests)
