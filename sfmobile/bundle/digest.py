@@ -32,6 +32,14 @@ def digest_tree(root: Path, folder: str) -> dict[str, FileRecord]:
     return {path.relative_to(root).as_posix(): digest_file(path) for path in files}
 
 
+def digest_package(root: Path, package: str) -> dict[str, FileRecord]:
+    """Digest of the package `root`/`package`: a directory's files, or a file and its companions (`package`.*)."""
+    if (root / package).is_dir():
+        return digest_tree(root, package)
+    files = sorted(path for path in root.iterdir() if path.name == package or path.name.startswith(f"{package}."))
+    return {path.name: digest_file(path) for path in files}
+
+
 def digest_value(value: Mapping[str, Any]) -> str:
     """SHA-256 of a JSON-like value in canonical form (sorted keys, no spaces)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)

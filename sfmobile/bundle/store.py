@@ -14,7 +14,7 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -197,6 +197,20 @@ class BundleWriter:
             path.mkdir(parents=True)
             write(path)
             return digest_tree(self.staging, name)
+
+    def adopt_files(self, files: Mapping[str, FileRecord]) -> bool:
+        """Take files over from the bundle being replaced; False, and nothing taken, if one of them is not whole."""
+        try:
+            for relative, file in files.items():
+                check_file(self.target, relative, file, "full")
+        except BundleError:
+            return False
+        for folder in {relative.split("/")[0] for relative in files}:
+            remove(self.staging / folder)
+        with disk_errors(self.target):
+            for relative in files:
+                _link_or_copy(self.target / relative, self.staging / relative)
+        return True
 
     def preview(self, manifest: Manifest) -> Bundle:
         """The unfinished bundle, for what must run it before it is complete (golden vectors)."""

@@ -22,6 +22,7 @@ from sfmobile.bundle.manifest import TensorRecord
 from sfmobile.errors import SfmobileError
 
 if TYPE_CHECKING:
+    from coremltools.converters.mil._deployment_compatibility import AvailableTarget
     from coremltools.converters.mil.mil import Operation, Program
     from torch.export import ExportedProgram
 
@@ -118,7 +119,7 @@ def lower(
     return program
 
 
-def coreml_target(target: Target) -> object:
+def coreml_target(target: Target) -> AvailableTarget:
     """coremltools' own constant for `target`."""
     import coremltools as ct
 

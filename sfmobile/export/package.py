@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 COREML_FOLDER = "com.apple.CoreML"
 MODEL_FILE = "model.mlmodel"
 WEIGHTS_FOLDER = "weights"
+# With less than this left, a failed write is taken for a full disk.
+LEAST_FREE_BYTES = 64 << 20
 NAMESPACE = uuid.UUID("6d1f3f8e-3b7e-5a0c-9a53-0a6f0c2f9d11")
 
 
@@ -53,13 +57,20 @@ def write_package(
     with quiet():
         from coremltools.converters.mil.backend.mil.load import load
 
-        model = load(
-            program,
-            weights_dir=str(folder / WEIGHTS_FOLDER),
-            specification_version=coreml_target(target).value,
-            convert_to="mlprogram",
-            convert_from="pytorch",
-        )
+        try:
+            model = load(
+                program,
+                weights_dir=str(folder / WEIGHTS_FOLDER),
+                specification_version=coreml_target(target).value,
+                convert_to="mlprogram",
+                convert_from="pytorch",
+            )
+        except RuntimeError as error:
+            # The weight writer is C++ and reports a full disk as "[MIL FileWriter]: Unknown error".
+            if "FileWriter" not in str(error):
+                raise
+            full = shutil.disk_usage(folder).free < LEAST_FREE_BYTES
+            raise OSError(errno.ENOSPC if full else errno.EIO, str(error), str(folder)) from error
     description = model.description
     described = {record.name: record.description for record in (*inputs, *outputs)}
     for feature in (*description.input, *description.output):

@@ -1,0 +1,87 @@
+"""What an export would make and what it needs, known before any work: parameters, bytes, disk."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sfmobile.bundle.manifest import ComponentName, TensorRecord
+from sfmobile.checkpoint.directory import Checkpoint
+from sfmobile.compress.recipe import FULL_BITS, Recipe, compressible, compressible_layers
+from sfmobile.export.component import SPECS, setting_for
+from sfmobile.export.options import ExportOptions
+
+# Graph, names and metadata of one component; measured 0.3 to 3 MB.
+GRAPH_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class ComponentPlan:
+    """One component to be built: its size on disk is estimated to a few per cent (`bytes`), `scratch_bytes` come and
+    go while it is written."""
+
+    name: ComponentName
+    parameters: int
+    bytes: int
+    scratch_bytes: int
+    inputs: tuple[TensorRecord, ...]
+    outputs: tuple[TensorRecord, ...]
+
+
+@dataclass(frozen=True)
+class ExportPlan:
+    """All components asked for. `disk_bytes` must be free before the work starts."""
+
+    latent_size: tuple[int, int]
+    components: tuple[ComponentPlan, ...]
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes of all packages and of the largest scratch file."""
+        return sum(part.bytes for part in self.components) + max(part.scratch_bytes for part in self.components)
+
+
+def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
+    """Plan without touching the disk. Raises `UsageError` for sizes and recipes that don't fit the checkpoint."""
+    setting = setting_for(checkpoint, options)
+    parts = []
+    for name in options.components:
+        weights = checkpoint.state_dict(name)
+        shapes = {key: tuple(weight.shape) for key, weight in weights.items()}
+        recipe = options.compression
+        if recipe is not None:
+            recipe.check_component(name, compressible_layers(shapes))
+        stored_half = all(str(weight.dtype) == "torch.float16" for weight in weights.values())
+        parameters = sum(weight.numel() for weight in weights.values())
+        width = 4 if options.precision == "float32" else 2
+        parts.append(
+            ComponentPlan(
+                name=name,
+                parameters=parameters,
+                bytes=GRAPH_BYTES + stored_bytes(name, shapes, recipe, width),
+                scratch_bytes=0 if stored_half else 2 * parameters,
+                inputs=SPECS[name].inputs(setting),
+                outputs=SPECS[name].outputs(setting),
+            )
+        )
+    return ExportPlan(setting.latent_size, tuple(parts))
+
+
+def stored_bytes(
+    component: ComponentName, shapes: Mapping[str, tuple[int, ...]], recipe: Recipe | None, width: int = 2
+) -> int:
+    """Bytes of all weights as `recipe` stores them; uncompressed ones take `width` bytes each."""
+    total = 0
+    for key, shape in shapes.items():
+        size = math.prod(shape)
+        layer = None
+        if recipe is not None and compressible(key, shape):
+            layer = recipe.layer(component, key.removesuffix(".weight"))
+        if layer is None or layer.bits == FULL_BITS:
+            total += width * size
+            continue
+        group = layer.group_size or shape[0]
+        tables = shape[0] // group if shape[0] % group == 0 else 1
+        total += math.ceil(size * layer.bits / 8) + tables * 2 * (1 << layer.bits)
+    return total
