@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from sfmobile.nets.layout import AutoencoderLayout, Stage, TextEncoderLayout, UNetLayout
 
 REPOSITORY = Path(__file__).parent.parent
@@ -38,11 +36,3 @@ TINY_AUTOENCODER = AutoencoderLayout(
 # Halves of different widths, as SnapFusion has them.
 TINY_ASYMMETRIC_AUTOENCODER = replace(TINY_AUTOENCODER, name="tiny-asymmetric", decoder_channels=(8, 16))
 TINY_LATENT_SIZE = (8, 8)
-
-
-def psnr(reference: np.ndarray, found: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB; the peak is the reference's largest magnitude. Infinite where equal."""
-    reference, found = np.asarray(reference, np.float64), np.asarray(found, np.float64)
-    assert reference.shape == found.shape, (reference.shape, found.shape)
-    error = np.sqrt(np.mean((reference - found) ** 2))
-    return float("inf") if error == 0 else float(20 * np.log10(np.abs(reference).max() / error))

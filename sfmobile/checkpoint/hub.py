@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib
-import importlib.util
 import re
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from sfmobile.checkpoint.weights import STEMS
 from sfmobile.errors import ArtifactError, UnavailableError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+CONNECTION_SECONDS = 15.0
 _SMALL_FILES = (MODEL_INDEX, "README.md", "LICENSE*", "tokenizer/*", "scheduler/*.json", "*/config.json")
 
 
@@ -36,7 +35,9 @@ def fetch(repo_id: str, revision: str | None = None) -> Path:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        names = HfApi().list_repo_files(repo_id, revision=revision)
+        # Not `list_repo_files`, which retries for 23 seconds where there is no network (huggingface_hub 2.4).
+        info = HfApi().model_info(repo_id, revision=revision, timeout=CONNECTION_SECONDS)
+        names = [file.rfilename for file in info.siblings or ()]
         patterns = [*_SMALL_FILES, *weight_patterns(repo_id, names)]
         return Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns))
     except GatedRepoError as error:
@@ -77,13 +78,15 @@ def weight_patterns(repo_id: str, names: list[str]) -> list[str]:
 
 
 def _connection_errors() -> tuple[type[Exception], ...]:
-    """What a failed connection raises: OSErrors, requests' among them, and httpx's since huggingface_hub 1.0."""
+    """What a failed connection raises: OSErrors, or errors of the HTTP library that huggingface_hub builds on.
+
+    That library has changed with its major versions (requests, httpx, httpx2), but the Hub's own error always derives
+    from the library's base class.
+    """
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    errors: tuple[type[Exception], ...] = (OSError, HfHubHTTPError, LocalEntryNotFoundError)
-    if importlib.util.find_spec("httpx") is None:
-        return errors
-    return (*errors, importlib.import_module("httpx").HTTPError)
+    library = tuple(base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception))
+    return (OSError, LocalEntryNotFoundError, *library)
 
 
 def _cached(repo_id: str, revision: str | None) -> Path | None:

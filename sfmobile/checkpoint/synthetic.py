@@ -98,7 +98,8 @@ def random_weight(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
     """A random weight, fp32: kernels as torch initialises them, norms around 1, biases small, embeddings as CLIP's."""
     import torch
 
-    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()) ^ (seed << 32))
+    # One 32-bit number of both: torch's CPU generator takes no more than 32 bits of a seed.
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
     uniform = torch.empty(shape).uniform_(-1.0, 1.0, generator=generator)
     if len(shape) == 1:
         return 1.0 + 0.3 * uniform if name.endswith(".weight") else 0.1 * uniform

@@ -24,7 +24,7 @@ from sfmobile.checkpoint.directory import DEFAULT_GUIDANCE_SCALE, GUIDANCE_KEY, 
 from sfmobile.checkpoint.scheduler import scheduler_config
 from sfmobile.checkpoint.tokenizer import copy_tokenizer
 from sfmobile.checkpoint.weights import FOLDERS, STEMS, PartName, stored_names, stored_shape
-from sfmobile.errors import UsageError
+from sfmobile.errors import UnavailableError, UsageError
 from sfmobile.nets.layout import AutoencoderLayout, TextEncoderLayout, UNetLayout
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def write_checkpoint(
     existing `root`, a model card say, stay. A checkpoint whose layouts diffusers can express is a
     StableDiffusionPipeline to it, which always samples unclipped and with `steps_offset` 1.
     `encoder` None writes a checkpoint that can generate but not encode. Raises `UsageError` if the networks don't fit
-    together.
+    together, `UnavailableError` if the disk is full or read-only.
     """
     if encoder is not None and encoder.layout != decoder.layout:
         raise UsageError("The encoder and the decoder come from different autoencoder layouts; build both from one.")
@@ -108,6 +108,8 @@ def write_parts(
     max_shard_bytes: int,
 ) -> None:
     """`write_checkpoint` for weights that are made one at a time: memory stays below about one shard."""
+    from safetensors import SafetensorError
+
     unet_layout.check_latent_size(*latent_size)
     if root.exists() and (root.is_file() or (any(root.iterdir()) and not (root / MODEL_INDEX).is_file())):
         raise UsageError(
@@ -120,19 +122,26 @@ def write_parts(
         "unet": unet_config(unet_layout, latent_size),
         "vae": autoencoder_config(autoencoder_layout, halves, image_size),
     }
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{root.name}.", suffix=".partial", dir=root.parent) as scratch:
-        draft = Path(scratch) / "checkpoint"
-        for folder, stem in STEMS.items():
-            (draft / folder).mkdir(parents=True)
-            write_json(draft / folder / "config.json", configs[folder])
-            stored = {part: weights[part] for part in weights if FOLDERS[part] == folder}
-            _write_weights(draft / folder, stem, stored, dtype, max_shard_bytes)
-        (draft / "scheduler").mkdir()
-        write_json(draft / "scheduler" / "scheduler_config.json", scheduler_config(scheduler))
-        copy_tokenizer(tokenizer_dir, draft / "tokenizer")
-        write_json(draft / MODEL_INDEX, _model_index(configs, guidance_scale))
-        _move_into_place(draft, root)
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{root.name}.", suffix=".partial", dir=root.parent) as scratch:
+            draft = Path(scratch) / "checkpoint"
+            for folder, stem in STEMS.items():
+                (draft / folder).mkdir(parents=True)
+                write_json(draft / folder / "config.json", configs[folder])
+                stored = {part: weights[part] for part in weights if FOLDERS[part] == folder}
+                _write_weights(draft / folder, stem, stored, dtype, max_shard_bytes)
+            (draft / "scheduler").mkdir()
+            write_json(draft / "scheduler" / "scheduler_config.json", scheduler_config(scheduler))
+            copy_tokenizer(tokenizer_dir, draft / "tokenizer")
+            write_json(draft / MODEL_INDEX, _model_index(configs, guidance_scale))
+            _move_into_place(draft, root)
+    # safetensors turns the system's errors into its own.
+    except (OSError, SafetensorError) as error:
+        raise UnavailableError(
+            f"The checkpoint {root} can't be written ({error}); free some space or choose another place, what was there "
+            "before is still there."
+        ) from error
 
 
 def _model_index(configs: Mapping[str, Json], guidance_scale: float) -> Json:

@@ -20,7 +20,7 @@ TOKENIZER_SAMPLES = (
     "<|endoftext|> inside <|startoftext|>",
     "word " * 100,
 )
-# The generator takes 32 bits of state from a seed of up to 64: both sides of that edge.
+# The generator takes the lower 32 bits of a seed: both sides of that edge.
 NOISE_SEEDS = (0, 1, 42, 2**32 - 1, 2**32 + 1)
 
 

@@ -12,6 +12,7 @@ MAX_SEED = 2**64 - 1
 def initial_latents(seed: int, shape: tuple[int, ...]) -> np.ndarray:
     """Standard normal float32 of `shape` from torch's CPU generator (Mersenne Twister and Box-Muller) at `seed`.
 
+    As everywhere in torch, only the seed's lower 32 bits count.
     Raises `UsageError` for a seed outside 0 to 2^64 - 1.
     """
     import torch

@@ -1,0 +1,336 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sfmobile.checkpoint.directory import Checkpoint
+from sfmobile.checkpoint.weights import PARTS, PartName
+from sfmobile.errors import ArtifactError
+from tests.checkpoint.diffusers_files import stable_diffusion_1, stable_diffusion_2
+from tests.nets.oracles import PARITY_DB, agreement_db, as_context, seeded, time_embedding
+
+
+def assert_equals(checkpoint: Checkpoint, pipeline: Any) -> None:
+    """Every network of `checkpoint`, in fp32, gives what `pipeline`'s gives."""
+    with torch.no_grad():
+        ids = torch.arange(77)[None]
+        states = pipeline.text_encoder(ids).last_hidden_state
+        assert agreement_db(as_context(states), checkpoint.load("text_encoder")(ids)) >= PARITY_DB
+        latents, times = seeded(1, 4, 8, 8), torch.tensor([981])
+        sinusoid = time_embedding(times, checkpoint.time_embedding.dimension)[:, :, None, None]
+        expected = pipeline.unet(latents, times, states).sample
+        assert agreement_db(expected, checkpoint.load("unet")(latents, sinusoid, as_context(states))) >= PARITY_DB
+        assert agreement_db(pipeline.vae.decode(latents).sample, checkpoint.load("decoder")(latents)) >= PARITY_DB
+        image = seeded(1, 3, 16, 16)
+        moments = pipeline.vae.encode(image).latent_dist.parameters
+        assert agreement_db(moments, checkpoint.load("encoder")(image)) >= PARITY_DB
+
+
+@pytest.mark.parametrize("make", [stable_diffusion_1, stable_diffusion_2], ids=["sd1", "sd2"])
+@pytest.mark.parametrize("shards", [False, True], ids=["whole", "sharded"])
+def test_what_diffusers_saves_gives_the_same_results_here(make: Callable, shards: bool, tmp_path: Path) -> None:
+    pipeline = make()
+    pipeline.save_pretrained(tmp_path, **({"max_shard_size": "200KB"} if shards else {}))
+    assert (tmp_path / "unet" / "diffusion_pytorch_model.safetensors.index.json").exists() == shards
+    assert_equals(Checkpoint.open(tmp_path), pipeline)
+
+
+@pytest.fixture(scope="module")
+def sd1(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("sd1")
+    stable_diffusion_1().save_pretrained(root)
+    return root
+
+
+def copied(source: Path, target: Path) -> Path:
+    return Path(shutil.copytree(source, target / "checkpoint"))
+
+
+def rewrite_json(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def rewrite_weights(path: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
+    save_file({name: tensor.contiguous() for name, tensor in change(load_file(path)).items()}, path)
+
+
+def test_names_of_old_files_are_understood(sd1: Path, tmp_path: Path) -> None:
+    root = copied(sd1, tmp_path)
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+    def old_attention(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        for new_name, old_name in old.items():
+            weights = {name.replace(f".{new_name}.", f".{old_name}."): value for name, value in weights.items()}
+        return weights
+
+    def old_text_encoder(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        prefixed = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in weights.items()}
+        return prefixed | {"text_model.embeddings.position_ids": torch.arange(77)[None]}
+
+    rewrite_weights(root / "vae" / "diffusion_pytorch_model.safetensors", old_attention)
+    rewrite_weights(root / "text_encoder" / "model.safetensors", old_text_encoder)
+    before, after = Checkpoint.open(sd1), Checkpoint.open(root)
+    assert [after.sha256(part) for part in PARTS] == [before.sha256(part) for part in PARTS]
+
+
+def test_the_text_encoder_is_found_without_its_prefix(sd1: Path, tmp_path: Path) -> None:
+    root = copied(sd1, tmp_path)
+    rewrite_weights(
+        root / "text_encoder" / "model.safetensors",
+        lambda weights: {name.removeprefix("text_model."): value for name, value in weights.items()},
+    )
+    assert Checkpoint.open(root).sha256("text_encoder") == Checkpoint.open(sd1).sha256("text_encoder")
+
+
+def test_a_half_precision_variant_is_read_where_it_stands_alone(tmp_path: Path) -> None:
+    pipeline = stable_diffusion_1().to(torch.float16)
+    pipeline.save_pretrained(tmp_path, variant="fp16")
+    assert not (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").exists()
+    checkpoint = Checkpoint.open(tmp_path)
+    assert {tensor.dtype for tensor in checkpoint.state_dict("unet").values()} == {torch.float16}
+    assert_equals(checkpoint, pipeline.to(torch.float32))
+
+
+def test_constants_are_read_from_the_configs(sd1: Path) -> None:
+    checkpoint = Checkpoint.open(sd1)
+    assert checkpoint.latent_size == (8, 8)
+    assert checkpoint.time_embedding.dimension == 32
+    assert checkpoint.tokenizer.bos_token_id == 49406
+    assert (checkpoint.scheduler.beta_schedule, checkpoint.scheduler.steps_offset) == ("scaled_linear", 1)
+    assert checkpoint.guidance_scale == 7.5
+    assert checkpoint.name == sd1.name
+
+
+def test_the_licence_is_the_model_cards(sd1: Path, tmp_path: Path) -> None:
+    root = copied(sd1, tmp_path)
+    assert Checkpoint.open(root).licence == ""
+    (root / "README.md").write_text("---\ntags: [a]\nlicense: creativeml-openrail-m\n---\n# A model\nlicense: no\n")
+    assert Checkpoint.open(root).licence == "creativeml-openrail-m"
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_loading_gives_the_stored_weights_as_fp32_or_as_they_are(tiny_checkpoint: Checkpoint, part: PartName) -> None:
+    stored = tiny_checkpoint.state_dict(part)
+    for dtype, expected in ((None, torch.float16), (torch.bfloat16, torch.bfloat16), ("float32", torch.float32)):
+        net = tiny_checkpoint.load(part, dtype)
+        state = net.state_dict()
+        assert not net.training
+        assert all(torch.equal(state[key], tensor.to(expected)) for key, tensor in stored.items())
+        assert not any(tensor.is_meta for tensor in (*net.parameters(), *net.buffers()))
+
+
+def test_weights_stay_in_the_file_until_they_are_used(sd1: Path, tmp_path: Path) -> None:
+    root = copied(sd1, tmp_path)
+    file = root / "unet" / "diffusion_pytorch_model.safetensors"
+    net = Checkpoint.open(root).load("unet", None)
+    content = bytearray(file.read_bytes())
+    content[-64 * 1024 :] = bytes(64 * 1024)
+    with file.open("r+b") as stream:
+        stream.write(content)
+    # Read after the file was changed, so they weren't in memory before.
+    zeros = sum(int((parameter == 0).sum()) for parameter in net.parameters())
+    assert zeros >= 16 * 1024
+
+
+def test_the_hash_is_of_the_content_of_one_part(sd1: Path, tmp_path: Path) -> None:
+    before = Checkpoint.open(sd1)
+    sharded, changed = tmp_path / "sharded", copied(sd1, tmp_path)
+    stable_diffusion_1().save_pretrained(sharded, max_shard_size="100KB")
+    assert {part: Checkpoint.open(sharded).sha256(part) for part in PARTS} == {p: before.sha256(p) for p in PARTS}
+
+    def nudge(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        weights["encoder.conv_in.bias"][0] += 1e-3
+        return weights
+
+    rewrite_weights(changed / "vae" / "diffusion_pytorch_model.safetensors", nudge)
+    after = Checkpoint.open(changed)
+    assert after.sha256("encoder") != before.sha256("encoder")
+    assert after.sha256("decoder") == before.sha256("decoder")
+
+
+def test_the_hash_sees_the_config_too(sd1: Path, tmp_path: Path) -> None:
+    root = copied(sd1, tmp_path)
+    rewrite_json(root / "unet" / "config.json", attention_head_dim=4)
+    assert Checkpoint.open(root).sha256("unet") != Checkpoint.open(sd1).sha256("unet")
+
+
+def drop(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    del weights["conv_in.weight"], weights["conv_in.bias"]
+    return weights
+
+
+def add(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return weights | {"lora.down": torch.zeros(2)}
+
+
+def widen(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return weights | {"conv_in.weight": torch.zeros(32, 9, 3, 3)}
+
+
+def integers(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return weights | {"conv_in.weight": torch.zeros(32, 4, 3, 3, dtype=torch.int8)}
+
+
+def cut(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no index": (
+        lambda r: (r / "model_index.json").unlink(),
+        "not a diffusers-format checkpoint: model_index.json is m",
+    ),
+    "index is no JSON": (lambda r: (r / "model_index.json").write_text("{"), "model_index.json can't be read as JSON"),
+    "index is a list": (
+        lambda r: (r / "model_index.json").write_text("[]"),
+        "should hold a JSON object and holds a list",
+    ),
+    "no config": (lambda r: (r / "unet" / "config.json").unlink(), "unet/config.json is missing"),
+    "no weights": (lambda r: (r / UNET).unlink(), "model.safetensors is missing, and so is an index"),
+    "truncated weights": (lambda r: cut(r / UNET), r"model.safetensors is not a whole safetensors file .* bytes found"),
+    "empty weights": (lambda r: (r / UNET).write_bytes(b""), "is not a whole safetensors file"),
+    "a pickle": (
+        lambda r: (r / UNET).rename(r / "unet" / "diffusion_pytorch_model.bin"),
+        "unet holds diffusion_pytorch_model.bin, a pickle, which can run code .* convert the checkpoint",
+    ),
+    "no tokenizer": (lambda r: shutil.rmtree(r / "tokenizer"), "vocab.json is missing"),
+    "another tokenizer": (
+        lambda r: rewrite_json(r / "tokenizer" / "tokenizer.json", model={"type": "Unigram"}),
+        "tokenizer.json holds no byte-pair model",
+    ),
+    "a vocabulary too large": (
+        lambda r: rewrite_json(r / "text_encoder" / "config.json", vocab_size=600),
+        "token ids up to 49407 and the text encoder knows 600",
+    ),
+    "no scheduler": (lambda r: shutil.rmtree(r / "scheduler"), "scheduler_config.json is missing"),
+    "a flow-matching scheduler": (
+        lambda r: rewrite_json(r / "scheduler/scheduler_config.json", _class_name="FlowMatchEulerDiscreteScheduler"),
+        "a model for FlowMatchEulerDiscreteScheduler can't be sampled with DDIM",
+    ),
+    "a sample-predicting model": (
+        lambda r: rewrite_json(r / "scheduler/scheduler_config.json", prediction_type="sample"),
+        "'prediction_type' is 'sample', which sfmobile",
+    ),
+    "an unknown block": (
+        lambda r: rewrite_json(r / "unet/config.json", down_block_types=["KDownBlock2D", "DownBlock2D"]),
+        "unet/config.json: 'down_block_types.0' is 'KDownBlock2D'",
+    ),
+    "too few blocks": (
+        lambda r: rewrite_json(r / "unet/config.json", down_block_types=["DownBlock2D"]),
+        "'down_block_types' has 1 entries and 'block_out_channels' 2",
+    ),
+    "deep transformers": (
+        lambda r: rewrite_json(r / "unet/config.json", transformer_layers_per_block=[1, 10]),
+        r"'transformer_layers_per_block' is \[1, 10\]; expected 1",
+    ),
+    "another activation": (
+        lambda r: rewrite_json(r / "unet/config.json", act_fn="gelu"),
+        "'act_fn' is 'gelu'; expected 'silu'",
+    ),
+    "another network": (
+        lambda r: rewrite_json(r / "unet/config.json", _class_name="SD3Transformer2DModel"),
+        "expected a network of class UNet2DConditionModel, found SD3Transformer2DModel",
+    ),
+    "groups that don't divide": (
+        lambda r: rewrite_json(r / "unet/config.json", norm_num_groups=7),
+        "unet/config.json: .*can't be split into 7 normalisation groups",
+    ),
+    "another text encoder": (
+        lambda r: rewrite_json(r / "text_encoder/config.json", model_type="t5"),
+        "expected a CLIP text encoder .* found 't5'",
+    ),
+    "a text encoder of another width": (
+        lambda r: rewrite_json(r / "text_encoder/config.json", hidden_size=48),
+        "'cross_attention_dim' is 24 and the text encoder gives 48",
+    ),
+    "an inpainting UNet": (lambda r: rewrite_json(r / "unet/config.json", in_channels=9), "inpainting and other cond"),
+    "an autoencoder of other latents": (
+        lambda r: rewrite_json(r / "vae/config.json", latent_channels=16),
+        "'out_channels' is 4 and the autoencoder's latents have 16 channels",
+    ),
+    "an autoencoder with a shift": (
+        lambda r: rewrite_json(r / "vae/config.json", shift_factor=0.1),
+        "'shift_factor' is 0.1; expected None",
+    ),
+    "integer weights": (
+        lambda r: rewrite_weights(r / UNET, integers),
+        "'conv_in.weight' is stored as I8; expected F16, BF16 or F32",
+    ),
+    "a weight missing": (lambda r: rewrite_weights(r / UNET, drop), "lacks 'conv_in.weight' and 1 more"),
+    "a weight too many": (lambda r: rewrite_weights(r / UNET, add), "holds unknown 'lora.down'"),
+    "a weight of another shape": (
+        lambda r: rewrite_weights(r / UNET, widen),
+        r"'conv_in.weight' has shape \(32, 9, 3, 3\); config.json asks for \(32, 4, 3, 3\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_or_foreign_checkpoint_is_refused_in_one_sentence(damage: str, sd1: Path, tmp_path: Path) -> None:
+    root = copied(sd1, tmp_path)
+    harm, sentence = DAMAGE[damage]
+    harm(root)
+    with pytest.raises(ArtifactError, match=sentence) as refusal:
+        Checkpoint.open(root).load("unet")
+    assert str(tmp_path) in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+SHARD_DAMAGE: dict[str, tuple[Callable[[Path, str], object], str]] = {
+    "missing": (lambda folder, shard: (folder / shard).unlink(), "is missing, one of [0-9]+ shards that"),
+    "truncated": (lambda folder, shard: cut(folder / shard), "is not a whole safetensors file"),
+    "emptied of a weight": (
+        lambda folder, shard: save_file({"other": torch.zeros(1)}, folder / shard),
+        "lacks '.+' and [0-9]+ more that its index lists",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", SHARD_DAMAGE)
+def test_a_damaged_shard_is_named(damage: str, tmp_path: Path) -> None:
+    stable_diffusion_1().save_pretrained(tmp_path, max_shard_size="500KB")
+    shard = sorted((tmp_path / "unet").glob("*-00002-of-*.safetensors"))[0].name
+    harm, sentence = SHARD_DAMAGE[damage]
+    harm(tmp_path / "unet", shard)
+    with pytest.raises(ArtifactError, match=f"unet/{shard} {sentence}"):
+        Checkpoint.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("target", "sentence"),
+    [
+        ("../../secrets.safetensors", "expected the name of a file beside the index"),
+        ("/etc/passwd", "expected the name of a file beside the index"),
+        ("weights.bin", "expected a .safetensors file, never a pickle"),
+    ],
+)
+def test_an_index_can_not_point_elsewhere(target: str, sentence: str, sd1: Path, tmp_path: Path) -> None:
+    root = copied(sd1, tmp_path)
+    index = {"weight_map": {"conv_in.weight": target}}
+    (root / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ArtifactError, match=sentence):
+        Checkpoint.open(root)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("absent", "doesn't exist; expected a diffusers-format directory"),
+        ("model.safetensors", "is a single file; expected a diffusers-format directory: convert it"),
+        ("model.ckpt", "is a file of kind '.ckpt'; expected a diffusers-format directory"),
+    ],
+)
+def test_a_path_that_is_no_directory_is_refused(name: str, sentence: str, tmp_path: Path) -> None:
+    if name != "absent":
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(ArtifactError, match=sentence):
+        Checkpoint.open(tmp_path / name)

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import CLIPTokenizer
+
+from sfmobile.checkpoint.tokenizer import TokenizerConstants, copy_tokenizer, read_tokenizer
+from sfmobile.errors import ArtifactError
+from tests.tiny import TOKENIZER_DIR
+
+CLIP = TokenizerConstants(vocabulary=49408, max_length=77, bos_token_id=49406, eos_token_id=49407, pad_token_id=49407)
+
+
+def test_the_built_in_tokenizer_is_clips() -> None:
+    assert read_tokenizer(TOKENIZER_DIR) == CLIP
+
+
+def test_the_single_file_of_transformers_5_holds_the_same_tokenizer(tmp_path: Path) -> None:
+    CLIPTokenizer.from_pretrained(TOKENIZER_DIR).save_pretrained(tmp_path / "fast")
+    assert not (tmp_path / "fast" / "merges.txt").exists()
+    assert read_tokenizer(tmp_path / "fast") == CLIP
+    copy_tokenizer(tmp_path / "fast", tmp_path / "copy")
+    assert (tmp_path / "copy" / "merges.txt").read_bytes() == (TOKENIZER_DIR / "merges.txt").read_bytes()
+    copied, original = (
+        json.loads((folder / "vocab.json").read_text()) for folder in (tmp_path / "copy", TOKENIZER_DIR)
+    )
+    assert copied == original
+
+
+def test_merges_of_older_single_files_are_strings(tmp_path: Path) -> None:
+    model = {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": model}))
+    copy_tokenizer(tmp_path, tmp_path / "copy")
+    assert (tmp_path / "copy" / "merges.txt").read_text() == "#version: 0.2\na b\n"
+
+
+@pytest.mark.parametrize("form", ["string", "object"])
+def test_stable_diffusion_2_pads_with_an_exclamation_mark(form: str, tmp_path: Path) -> None:
+    copy_tokenizer(TOKENIZER_DIR, tmp_path)
+    (tmp_path / "tokenizer_config.json").unlink()
+    token = "!" if form == "string" else {"content": "!", "lstrip": False}
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"pad_token": token}))
+    assert read_tokenizer(tmp_path).pad_token_id == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "sentence"),
+    [
+        ("vocab.json", '{"a": "b"}', "vocab.json should map tokens to whole numbers"),
+        ("vocab.json", "{}", "vocab.json should map tokens to whole numbers"),
+        ("vocab.json", '{"a": 0}', "has no token '<|startoftext|>', which its config names as special"),
+        ("merges.txt", None, "merges.txt is missing"),
+        ("tokenizer_config.json", '{"pad_token": "<pad>"}', "has no token '<pad>'"),
+    ],
+)
+def test_damaged_files_are_named(file: str, content: str | None, sentence: str, tmp_path: Path) -> None:
+    copy_tokenizer(TOKENIZER_DIR, tmp_path)
+    if content is None:
+        (tmp_path / file).unlink()
+    else:
+        (tmp_path / file).write_text(content)
+    with pytest.raises(ArtifactError) as refusal:
+        read_tokenizer(tmp_path)
+    assert sentence in str(refusal.value)
