@@ -139,8 +139,8 @@ def write_parts(
     # safetensors turns the system's errors into its own.
     except (OSError, SafetensorError) as error:
         raise UnavailableError(
-            f"The checkpoint {root} can't be written ({error}); free some space or choose another place, what was there "
-            "before is still there."
+            f"The checkpoint {root} can't be written ({error}); free some space or choose another place. What was "
+            "there before is still there."
         ) from error
 
 

@@ -148,7 +148,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_whole_and_nothing_beside_it(
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
     made = nets(TINY_SNAPFUSION_UNET)
     request.getfixturevalue("almost_full_disk")
-    with pytest.raises(UnavailableError, match="can't be written .* free some space or choose another place"):
+    with pytest.raises(UnavailableError, match=r"can't be written .* free some space or choose another place"):
         write(root, made)
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
