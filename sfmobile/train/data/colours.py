@@ -24,6 +24,8 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 JITTER = 10
 NAMES = tuple(COLOURS)
+# Colours nearer than this (Euclidean in sRGB, [0, 1]) are not put upon each other.
+CONTRAST = 0.36
 # Words by which a phrase already speaks of colour; such a phrase is neither recoloured nor named a second colour.
 COLOUR_WORDS = frozenset(NAMES) | {
     "gray", "gold", "golden", "silver", "rainbow", "lime", "tangerine", "light", "dark", "rose", "blond", "violet",
@@ -120,3 +122,8 @@ _CLEAR = {"red": (0.5, 0.6), "orange": (0.55, 0.85), "yellow": (0.5, 0.8), "pink
 def says_colour(phrase: str) -> bool:
     """Whether the phrase already holds a colour word."""
     return any(word.strip(",") in COLOUR_WORDS for word in phrase.lower().replace("-", " ").split())
+
+
+def differ(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    """Whether two sRGB colours, 0 to 255, are far enough apart to be told from each other."""
+    return sum((a - b) ** 2 for a, b in zip(one, other, strict=True)) > (255 * CONTRAST) ** 2

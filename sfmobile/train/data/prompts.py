@@ -9,21 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from sfmobile.errors import UsageError
-from sfmobile.train.data.colours import COLOURS
-from sfmobile.train.data.english import article, with_article
-from sfmobile.train.data.scenes import (
-    COUNTED_GROUPS,
-    NUMBERS,
-    RELATIONS,
-    Attributes,
-    coloured,
-    contrasts,
-    describe,
-    differ,
-    in_style,
-    plural_of,
-    with_tone,
-)
+from sfmobile.train.data.colours import COLOURS, differ
+from sfmobile.train.data.english import with_article
+from sfmobile.train.data.scenes import RELATIONS, Attributes, contrasts, describe
 from sfmobile.train.data.split import (
     HELD_OUT,
     TRAIN,
@@ -34,6 +22,16 @@ from sfmobile.train.data.split import (
     holds_out_tone,
 )
 from sfmobile.train.data.sprites import Sprite
+from sfmobile.train.data.wording import (
+    COUNTED_GROUPS,
+    NUMBERS,
+    RELATION_WORDS,
+    in_style,
+    on_background,
+    plural_of,
+    qualified,
+    with_tone,
+)
 
 Prompt = tuple[str, Attributes]
 
@@ -115,14 +113,14 @@ def _tone(sprites: Sequence[Sprite]) -> Iterable[Prompt]:
 def _colour(sprites: Sequence[Sprite]) -> Iterable[Prompt]:
     for sprite, colour in _recolourable(sprites):
         if holds_out_colour(sprite.base, colour):
-            yield coloured(sprite.phrase, colour), describe("recolour", [sprite], recolour=colour)
+            yield qualified(sprite.phrase, colour), describe("recolour", [sprite], recolour=colour)
 
 
 def _background(sprites: Sequence[Sprite]) -> Iterable[Prompt]:
     for sprite in _concepts(sprites):
         for colour in COLOURS:
             if holds_out_background(sprite.base, colour) and contrasts(sprite, colour):
-                caption = f"{with_article(sprite.phrase)} on {article(colour)} {colour} background"
+                caption = on_background(with_article(sprite.phrase), colour)
                 yield caption, describe("background", [sprite], background=colour)
 
 
@@ -132,7 +130,7 @@ def _pair(sprites: Sequence[Sprite]) -> Iterable[Prompt]:
         for other in concepts[number + 1 : number + 60]:
             if holds_out_pair(one.base, other.base):
                 relation = list(RELATIONS)[int(fraction("relation", one.base, other.base) * len(RELATIONS))]
-                words = f"{relation} of" if relation in ("left", "right") else relation
+                words = RELATION_WORDS[relation][0]
                 caption = f"{with_article(one.phrase)} {words} {with_article(other.phrase)}"
                 yield caption, describe("pair", [one, other], relation=relation)
 
@@ -151,5 +149,5 @@ def _composed(sprites: Sequence[Sprite]) -> Iterable[Prompt]:
             held_out = holds_out_colour(sprite.base, colour) or holds_out_background(sprite.base, background)
             if not held_out or not differ(COLOURS[colour], COLOURS[background]):
                 continue
-            caption = f"{coloured(sprite.phrase, colour)} on {article(background)} {background} background"
+            caption = on_background(qualified(sprite.phrase, colour), background)
             yield caption, describe("recolour", [sprite], recolour=colour, background=background)

@@ -14,11 +14,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sfmobile.train.data.captions import TONES
-from sfmobile.train.data.colours import COLOURS, JITTER, NAMES, RECOLOURS, says_colour
-from sfmobile.train.data.english import article, is_plural, plural, with_article
+from sfmobile.train.data.colours import COLOURS, JITTER, NAMES, RECOLOURS, differ, says_colour
+from sfmobile.train.data.english import article, with_article
 from sfmobile.train.data.split import holds_out_background, holds_out_colour, holds_out_pair
 from sfmobile.train.data.sprites import Sprite
+from sfmobile.train.data.wording import (
+    COUNTED_GROUPS,
+    NUMBERS,
+    RELATION_WORDS,
+    in_style,
+    on_background,
+    plural_of,
+    qualified,
+    with_tone,
+)
 
 Attributes = dict[str, Any]
 
@@ -33,7 +42,6 @@ KINDS: dict[str, float] = {
     "pair": 0.08,
     "size": 0.04,
 }
-NUMBERS = {2: "two", 3: "three", 4: "four"}
 # Side of a copy's canvas as a share of the picture's, and the copies' centres in [-1, 1] (x right, y down).
 ARRANGEMENTS: dict[int, tuple[float, tuple[tuple[float, float], ...]]] = {
     2: (0.46, ((-0.48, 0.0), (0.48, 0.0))),
@@ -43,12 +51,6 @@ ARRANGEMENTS: dict[int, tuple[float, tuple[tuple[float, float], ...]]] = {
 SIZES = {"tiny": (0.22, 0.28), "small": (0.36, 0.46), "large": (1.0, 1.06)}
 NORMAL_SIZE = (0.74, 0.88)
 RELATIONS = {"left": (-0.5, 0.0), "right": (0.5, 0.0), "above": (0.0, -0.5), "below": (0.0, 0.5)}
-_RELATION_WORDS = {
-    "left": ("to the left of", "left of"),
-    "right": ("to the right of", "right of"),
-    "above": ("above",),
-    "below": ("below", "under"),
-}
 # How often a group's concepts are drawn, relative to their number.
 GROUP_WEIGHTS = {
     "smileys": 1.3,
@@ -64,9 +66,6 @@ GROUP_WEIGHTS = {
 _CLOCKS, _FAMILIES, _GEOMETRIC = 58, (30, 31), 96
 # All skin tones of a concept together weigh this much beside the drawing without one.
 _TONES_WEIGHT = 1.0
-COUNTED_GROUPS = ("smileys", "nature", "food", "travel", "activities", "objects")
-# A sprite isn't put on a background nearer than this to its mean colour (Euclidean in sRGB, [0, 1]).
-_CONTRAST = 0.28
 _DRAWS = 20
 
 
@@ -187,15 +186,14 @@ class Planner:
         if style is not None:
             caption = in_style(caption, style, 0.0)
         name, rgb = self._named_background(sprite, draw)
-        where = f"on a {name} background" if name[0] != "o" else f"on an {name} background"
-        order = draw()
-        caption = f"{caption} {where}" if order < 0.85 or style else f"{where}, {caption}"
+        leading = draw() >= 0.85 and style is None
+        caption = f"on {article(name)} {name} background, {caption}" if leading else on_background(caption, name)
         self._single(canvas, draw, number, caption, "background", background=name, rgb=rgb, style=style)
 
     def _plan_colour(self, canvas: _Canvas, draw: _Draws) -> None:
         number = self._kinds["colour"].pick(draw())
         sprite = self.sprites[number]
-        caption = coloured(sprite.phrase, str(sprite.colour))
+        caption = qualified(sprite.phrase, str(sprite.colour))
         self._single(canvas, draw, number, caption, "colour", unnamed=True, colour=sprite.colour)
 
     def _plan_recolour(self, canvas: _Canvas, draw: _Draws) -> None:
@@ -203,7 +201,7 @@ class Planner:
         sprite = self.sprites[number]
         names = self._recolours(number)
         name = names[int(draw() * len(names))]
-        caption = coloured(sprite.phrase, name)
+        caption = qualified(sprite.phrase, name)
         background, rgb = None, (1.0, 1.0, 1.0)
         if draw() < 0.2:
             others = [
@@ -214,16 +212,15 @@ class Planner:
             ]
             background = others[int(draw() * len(others))]
             rgb = _jittered(background, draw)
-            caption += f" on {article(background)} {background} background"
+            caption = on_background(caption, background)
         self._single(canvas, draw, number, caption, "recolour", background=background, rgb=rgb, recolour=name)
 
     def _plan_size(self, canvas: _Canvas, draw: _Draws) -> None:
         number = self._all.pick(draw())
         sprite = self.sprites[number]
         size = list(SIZES)[int(draw() * len(SIZES))]
-        phrase = f"{size} {sprite.phrase}"
-        caption = phrase if is_plural(sprite.phrase) else f"a {phrase}"
-        self._single(canvas, draw, number, with_tone(caption, sprite), "size", unnamed=True, size=size)
+        caption = with_tone(qualified(sprite.phrase, size), sprite)
+        self._single(canvas, draw, number, caption, "size", unnamed=True, size=size)
 
     def _plan_count(self, canvas: _Canvas, draw: _Draws) -> None:
         number = self._kinds["count"].pick(draw())
@@ -234,7 +231,7 @@ class Planner:
         caption = f"{NUMBERS[count]} {self._plural[number]}"
         if draw() < 0.2:
             name, rgb = self._named_background(sprite, draw)
-            caption += f" on {article(name)} {name} background"
+            caption = on_background(caption, name)
         for x, y in centres:
             scale = side * (0.94 + 0.08 * draw())
             canvas.place(number, scale, x + 0.03 * (2 * draw() - 1), y + 0.03 * (2 * draw() - 1))
@@ -253,7 +250,7 @@ class Planner:
             self._plan_plain(canvas, draw)
             return
         relation = list(RELATIONS)[int(draw() * 4)]
-        words = _RELATION_WORDS[relation]
+        words = RELATION_WORDS[relation]
         caption = f"{self._phrase[first]} {words[int(draw() * len(words))]} {self._phrase[second]}"
         x, y = RELATIONS[relation]
         for number, sign in ((first, 1), (second, -1)):
@@ -373,23 +370,6 @@ def sprite_weights(sprites: Sequence[Sprite], allowed: Sequence[int]) -> NDArray
     return weights
 
 
-def in_style(caption: str, style: str, chance: float) -> str:
-    """A caption with its style word, in one of three wordings chosen by `chance` in [0, 1)."""
-    if chance < 0.4:
-        return f"{caption}, {style} style"
-    return f"{caption} in {style} style" if chance < 0.7 else f"{article(style)} {style} picture of {caption}"
-
-
-def coloured(phrase: str, colour: str) -> str:
-    """The phrase with a colour, "a purple apple"; plural phrases take no article."""
-    return f"{colour} {phrase}" if is_plural(phrase) else f"{article(colour)} {colour} {phrase}"
-
-
-def plural_of(sprite: Sprite) -> str | None:
-    """What several of it are called, or None where that isn't sure or copies of it make no sense."""
-    return plural(sprite.phrase) if sprite.group in COUNTED_GROUPS else None
-
-
 def _colour_can_be_named(sprite: Sprite) -> bool:
     return (
         sprite.colour is not None
@@ -399,23 +379,10 @@ def _colour_can_be_named(sprite: Sprite) -> bool:
     )
 
 
-def with_tone(caption: str, sprite: Sprite) -> str:
-    """The caption with the skin tone of the drawing, if it has one."""
-    if sprite.tone is None:
-        return caption
-    joint = "," if " with " in sprite.phrase else " with"
-    return f"{caption}{joint} {TONES[sprite.tone]} skin tone"
-
-
 def contrasts(sprite: Sprite, background: str) -> bool:
     """Whether the sprite stands out from a background of this colour."""
     mean = tuple(255 * value for value in sprite.mean)
     return background != sprite.colour and differ(mean, COLOURS[background])
-
-
-def differ(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    """Whether two sRGB colours, 0 to 255, are far enough apart to be told from each other."""
-    return sum((a - b) ** 2 for a, b in zip(one, other, strict=True)) > (255 * _CONTRAST) ** 2
 
 
 def _jittered(name: str, draw: _Draws) -> tuple[float, float, float]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sfmobile.train.data.colours import COLOURS
-from sfmobile.train.data.scenes import GROUP_WEIGHTS, KINDS, NUMBERS, Planner, sprite_weights
+from sfmobile.train.data.scenes import GROUP_WEIGHTS, KINDS, Planner, sprite_weights
 from sfmobile.train.data.split import (
     HELD_OUT,
     JUDGE,
@@ -16,6 +16,7 @@ from sfmobile.train.data.split import (
     holds_out_pair,
 )
 from sfmobile.train.data.sprites import Sprite
+from sfmobile.train.data.wording import NUMBERS
 
 STYLES = ("3d", "flat")
 
