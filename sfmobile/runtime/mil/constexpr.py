@@ -126,10 +126,11 @@ def affine_dequantize(
 @_decodes("constexpr_blockwise_shift_scale")
 def blockwise_shift_scale(*, data: np.ndarray, scale: np.ndarray, offset: np.ndarray | None = None) -> np.ndarray:
     """scale * (data - offset), one scale and offset per block; the block size is data.shape / scale.shape."""
-    values = data.astype(np.float32)
+    values: np.ndarray = data.astype(np.float32)
     if offset is not None:
-        values = values - _repeated(offset.astype(np.float32), data.shape, "offset")
-    return values * _repeated(scale.astype(np.float32), data.shape, "scale")
+        values -= _repeated(offset.astype(np.float32), data.shape, "offset")
+    values *= _repeated(scale.astype(np.float32), data.shape, "scale")
+    return values
 
 
 @_decodes("constexpr_cast")

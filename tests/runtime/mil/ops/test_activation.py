@@ -70,7 +70,7 @@ def test_activations_are_rounded_to_float16_in_fp16_evaluation() -> None:
 
 
 def test_an_unknown_mode_names_operation_package_and_position() -> None:
-    from sfmobile.runtime.mil import Evaluator
+    from sfmobile.runtime.mil.evaluate import Evaluator
     from sfmobile.runtime.mil.program import Constant
     from sfmobile.runtime.mil.value import TensorType
 

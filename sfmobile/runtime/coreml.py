@@ -1,0 +1,97 @@
+"""The coreml engine: prediction by Core ML itself, through coremltools, on macOS.
+
+It has been exercised against a recorded interface (a stand-in with `MLModel`'s call signature), not on Apple hardware.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+
+from sfmobile.bundle.directory import Bundle
+from sfmobile.bundle.manifest import ComponentName, ComponentRecord
+from sfmobile.errors import ArtifactError, UnavailableError, UsageError
+from sfmobile.runtime.component import Component
+
+ComputeUnit = Literal["ALL", "CPU_AND_NE", "CPU_AND_GPU", "CPU_ONLY"]
+COMPUTE_UNITS: tuple[ComputeUnit, ...] = get_args(ComputeUnit)
+
+
+class Model(Protocol):
+    """The part of `coremltools.models.MLModel` that is used."""
+
+    def predict(self, data: dict[str, np.ndarray]) -> Mapping[str, Any]:
+        """Outputs by name."""
+        ...
+
+
+ModelLoader = Callable[[Path, ComputeUnit, "str | None"], Model]
+
+
+def load_model(package: Path, compute_unit: ComputeUnit, function: str | None) -> Model:
+    """Compile and load `package`. `function` names one of a multifunction package."""
+    import coremltools as ct
+
+    unit = ct.ComputeUnit[compute_unit]
+    model: Model = ct.models.MLModel(str(package), compute_units=unit, function_name=function)
+    return model
+
+
+class CoreMLComponent(Component):
+    """A component on Core ML. Specialisation for the device happens at the first prediction, not at loading."""
+
+    def __init__(self, name: ComponentName, record: ComponentRecord, model: Model) -> None:
+        super().__init__(name, record)
+        self._model: Model | None = model
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Predict. coremltools takes float32 arrays for float16 inputs."""
+        assert self._model is not None
+        found = self._model.predict(dict(inputs))
+        outputs = {}
+        for record in self.outputs:
+            if record.name not in found:
+                raise ArtifactError(
+                    f"Core ML gave no output '{record.name}' for component '{self.name}' (it gave "
+                    f"{', '.join(found)}); export the bundle again."
+                )
+            outputs[record.name] = np.asarray(found[record.name])
+        return outputs
+
+    def free(self) -> None:
+        """Drop the model; Core ML frees it with its last reference."""
+        self._model = None
+
+
+class CoreMLRuntime:
+    """Predicts with Core ML on a choice of compute units."""
+
+    def __init__(self, bundle: Bundle, compute_unit: ComputeUnit = "ALL", *, loader: ModelLoader | None = None) -> None:
+        """Raises `UnavailableError` off macOS (unless a `loader` stands in for Core ML)."""
+        if compute_unit not in COMPUTE_UNITS:
+            raise UsageError(f"Compute unit '{compute_unit}' is unknown; expected one of {', '.join(COMPUTE_UNITS)}.")
+        if loader is None and platform.system() != "Darwin":
+            raise UnavailableError(
+                f"Core ML needs macOS and this is {platform.system()}; use --runtime mil, which executes the same "
+                "packages anywhere."
+            )
+        self.bundle = bundle
+        self.compute_unit = compute_unit
+        self._loader = loader or load_model
+
+    def describe(self) -> str:
+        """E.g. "coreml CPU_AND_NE"."""
+        return f"coreml {self.compute_unit}"
+
+    def load(self, name: ComponentName) -> CoreMLComponent:
+        """Load one component. Raises `UsageError` if it is no ML Program."""
+        package = self.bundle.package(name)
+        record = self.bundle.manifest.components[name]
+        if record.format != "mlprogram":
+            raise UsageError(f"{package} is an ONNX file, which Core ML can't execute; use --runtime onnx.")
+        function = None if record.function == "main" else record.function
+        return CoreMLComponent(name, record, self._loader(package, self.compute_unit, function))

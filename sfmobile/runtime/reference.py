@@ -1,0 +1,82 @@
+"""The torch engine: the reference networks with the weights of the checkpoint that a bundle was exported from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sfmobile.bundle.directory import Bundle
+from sfmobile.bundle.manifest import ComponentName, ComponentRecord
+from sfmobile.checkpoint.directory import Checkpoint
+from sfmobile.errors import ArtifactError, UsageError
+from sfmobile.runtime.component import Component
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class TorchComponent(Component):
+    """A reference network in float32."""
+
+    def __init__(self, name: ComponentName, record: ComponentRecord, net: nn.Module) -> None:
+        super().__init__(name, record)
+        self._net: nn.Module | None = net
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Call the network; its forward takes the inputs by their names."""
+        import torch
+
+        assert self._net is not None
+        with torch.inference_mode():
+            output = self._net(**{name: torch.from_numpy(value) for name, value in inputs.items()})
+        (record,) = self.outputs
+        return {record.name: output.numpy()}
+
+    def free(self) -> None:
+        """Drop the network."""
+        self._net = None
+
+
+class TorchRuntime:
+    """Runs the networks that were exported, from their checkpoint.
+
+    source: the checkpoint, taken as it is; without one it is found through the manifest and each component's weights
+    are compared with the hash recorded at export.
+    """
+
+    def __init__(self, bundle: Bundle, source: Checkpoint | None = None) -> None:
+        """Raises `UsageError` if no source is given and the recorded one isn't on this machine."""
+        self.bundle = bundle
+        self._recorded = source is None
+        if source is None:
+            root = Path(bundle.manifest.source.id)
+            if not root.is_dir():
+                raise UsageError(
+                    f"The checkpoint '{root}' that {bundle.root} was exported from isn't here; name its directory "
+                    "with --source."
+                )
+            source = Checkpoint.open(root)
+        self.source = source
+
+    def describe(self) -> str:
+        """E.g. "torch fp32 (torch 2.13.0 CPU)"."""
+        import torch
+
+        return f"torch fp32 (torch {torch.__version__.split('+')[0]} CPU)"
+
+    def load(self, name: ComponentName) -> TorchComponent:
+        """Build one network and load its weights as float32.
+
+        Raises `ArtifactError` if the weights are missing or broken, or aren't those the bundle was exported from.
+        """
+        self.bundle.package(name)
+        record = self.bundle.manifest.components[name]
+        if self._recorded and (found := self.source.sha256(name)) != record.source_sha256:
+            raise ArtifactError(
+                f"{self.source.root} has changed since {self.bundle.root} was exported: its {name} has SHA-256 "
+                f"{found[:12]}…, expected {record.source_sha256[:12]}…; export again, or name the right checkpoint "
+                "with --source."
+            )
+        return TorchComponent(name, record, self.source.load(name))
