@@ -37,6 +37,7 @@ from sfmobile.compress.recipe import FULL_BITS, compressible_layers
 from sfmobile.errors import UsageError
 from sfmobile.export.component import SPECS, ComponentSpec, Setting, setting_for
 from sfmobile.export.options import ExportOptions
+from sfmobile.export.package import PackageMetadata
 from sfmobile.export.plan import plan_export
 
 if TYPE_CHECKING:
@@ -77,9 +78,11 @@ def export_bundle(
     options: ExportOptions,
     observer: ExportObserver | None = None,
     golden: Callable[[Bundle], GoldenRun] | None = None,
+    source_id: str | None = None,
 ) -> Bundle:
     """Export `checkpoint` to the bundle directory `root` and return the bundle.
 
+    `source_id` is what the manifest says the checkpoint was: a directory (by default its path) or a Hub id.
     Components not asked for are kept from a bundle at `root` if they belong to the same checkpoint and shapes.
     `golden` records the reference vectors, given the bundle without them; it is called only if all three components
     are there and the vectors of a bundle at `root` no longer fit.
@@ -99,7 +102,7 @@ def export_bundle(
             elif name in kept:
                 writer.adopt(name, kept[name])
                 components[name] = kept[name]
-        manifest = _manifest(writer, checkpoint, options, setting, components)
+        manifest = _manifest(writer, checkpoint, options, setting, components, source_id or str(checkpoint.root))
         record = _golden(writer, manifest, golden, observer)
         return writer.commit(manifest.model_copy(update={"golden": record}))
 
@@ -159,21 +162,38 @@ def _build(
     observer: ExportObserver,
 ) -> None:
     """Write the package `path` (and, beside it while that lasts, scratch files)."""
-    from sfmobile.export.weights import half_network
+    from sfmobile.export.lowering import TORCH_DTYPES
+    from sfmobile.export.weights import load_network
 
     observer.phase(spec.name, "load")
     scratch = path.parent / ".scratch"
     try:
         if options.format == "onnx":
-            from sfmobile.export.onnx_file import write_onnx
-
-            observer.phase(spec.name, "write")
-            write_onnx(checkpoint, spec, options, setting, path, scratch)
+            net = load_network(checkpoint, spec.name, scratch, TORCH_DTYPES[options.precision])
+            _build_onnx(net, checkpoint, spec, options, setting, path, observer)
         else:
-            net = half_network(checkpoint, spec.name, scratch)
+            net = load_network(checkpoint, spec.name, scratch)
             _build_package(net, checkpoint, spec, options, setting, path, observer)
     finally:
         remove(scratch)
+
+
+def _build_onnx(
+    net: nn.Module,
+    checkpoint: Checkpoint,
+    spec: ComponentSpec,
+    options: ExportOptions,
+    setting: Setting,
+    path: Path,
+    observer: ExportObserver,
+) -> None:
+    from sfmobile.export.onnx_file import write_onnx
+    from sfmobile.nets.attention import set_attention_form
+
+    set_attention_form(net, options.attention)
+    observer.phase(spec.name, "convert")
+    inputs, outputs = _io(spec.inputs(setting), options), _io(spec.outputs(setting), options)
+    write_onnx(net, path, _metadata(checkpoint, spec, options), inputs, outputs)
 
 
 def _build_package(
@@ -187,7 +207,7 @@ def _build_package(
 ) -> None:
     from sfmobile.compress.palettize import palettize_program
     from sfmobile.export.lowering import constant_name, lower, trace
-    from sfmobile.export.package import PackageMetadata, write_package
+    from sfmobile.export.package import write_package
     from sfmobile.nets.attention import set_attention_form
 
     set_attention_form(net, options.attention)
@@ -205,7 +225,11 @@ def _build_package(
         observer.phase(spec.name, "palettize", sum(sizes[name] for name in chosen))
         palettize_program(program, chosen, advance=observer.advance)
     observer.phase(spec.name, "write")
-    metadata = PackageMetadata(
+    write_package(program, path, options.target, _metadata(checkpoint, spec, options), inputs, outputs)
+
+
+def _metadata(checkpoint: Checkpoint, spec: ComponentSpec, options: ExportOptions) -> PackageMetadata:
+    return PackageMetadata(
         description=spec.description,
         author=options.author,
         licence=checkpoint.licence if options.licence is None else options.licence,
@@ -217,7 +241,6 @@ def _build_package(
             "com.sfmobile.version": sfmobile.__version__,
         },
     )
-    write_package(program, path, options.target, metadata, inputs, outputs)
 
 
 def _layers(checkpoint: Checkpoint, name: ComponentName) -> dict[str, tuple[int, ...]]:
@@ -298,6 +321,7 @@ def _manifest(
     options: ExportOptions,
     setting: Setting,
     components: dict[ComponentName, ComponentRecord],
+    source_id: str,
 ) -> Manifest:
     """The manifest without golden vectors; writes the tokenizer folder."""
     tokenizer_files = writer.folder(TOKENIZER_FOLDER, lambda folder: copy_tokenizer(checkpoint.tokenizer_dir, folder))
@@ -309,7 +333,7 @@ def _manifest(
         schema_version=SCHEMA_VERSION,
         name=checkpoint.name,
         source=SourceRecord(
-            id=checkpoint.name,
+            id=source_id,
             sha256=digest_value({name: record.source_sha256 for name, record in components.items()}),
             licence=checkpoint.licence if options.licence is None else options.licence,
         ),

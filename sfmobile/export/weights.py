@@ -1,4 +1,4 @@
-"""A component's network with float16 weights that stay in files, ready to be traced."""
+"""A component's network with weights of one precision that stay in files, ready to be traced."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ FLOAT16_MAX = torch.finfo(torch.float16).max
 INFINITY_CODE = 0x7C00
 
 
-def half_network(checkpoint: Checkpoint, component: ComponentName, scratch: Path) -> nn.Module:
-    """`component` of `checkpoint` in eval mode with float16 weights.
+def load_network(
+    checkpoint: Checkpoint, component: ComponentName, scratch: Path, dtype: torch.dtype = torch.float16
+) -> nn.Module:
+    """`component` of `checkpoint` in eval mode with weights of `dtype`.
 
-    float16 checkpoints stay memory-mapped where they are; others are cast tensor by tensor into a mapped file
+    Weights stored as `dtype` stay memory-mapped where they are; others are cast tensor by tensor into a mapped file
     in the directory `scratch`, which must live as long as the network. Raises `ArtifactError` naming a weight that is
     not finite or doesn't fit float16.
     """
@@ -32,14 +34,14 @@ def half_network(checkpoint: Checkpoint, component: ComponentName, scratch: Path
     weights = net.state_dict()
     for name, weight in weights.items():
         check_fits_float16(checkpoint, component, name, weight)
-    wide = {name: weight for name, weight in weights.items() if weight.dtype != torch.float16}
-    if wide:
-        weights.update(_cast_into_file(wide, scratch / f"{component}.float16"))
+    others = {name: weight for name, weight in weights.items() if weight.dtype != dtype}
+    if others:
+        weights.update(_cast_into_file(others, scratch / f"{component}.weights", dtype))
         net.load_state_dict(weights, assign=True)
     for module in net.modules():
         for name, buffer in module.named_buffers(recurse=False):
             if buffer.is_floating_point():
-                setattr(module, name, buffer.half())
+                setattr(module, name, buffer.to(dtype))
     return net.eval()
 
 
@@ -70,11 +72,11 @@ def _largest(codes: NDArray[np.uint16]) -> int:
 _largest_magnitude = cast("Callable[[NDArray[np.uint16]], int]", njit(cache=True, nogil=True)(_largest))
 
 
-def _cast_into_file(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Copies in float16, in one memory-mapped file: pages that the system may write out, not memory it must hold."""
+def _cast_into_file(weights: dict[str, Tensor], path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Copies as `dtype`, in one memory-mapped file: pages that the system may write out, not memory it must hold."""
     path.parent.mkdir(parents=True, exist_ok=True)
     total = sum(weight.numel() for weight in weights.values())
-    storage = torch.from_file(str(path), shared=True, size=max(total, 1), dtype=torch.float16)
+    storage = torch.from_file(str(path), shared=True, size=max(total, 1), dtype=dtype)
     cast: dict[str, Tensor] = {}
     place = 0
     for name, weight in weights.items():
