@@ -121,7 +121,7 @@ def print_report(report: BenchReport) -> None:
     load = "" if conditions.load_average_before is None else f", load {conditions.load_average_before:.1f} before"
     console.print_table(
         f"{report.bundle.name} on {report.runtime.description}",
-        ("component", "cold load", "warm load", "first", "median", "p95", "peak memory", "package"),
+        ("component", "cold load", "warm load", "first", "median", "p95", "peak memory", "of it added", "package"),
         (
             (
                 name,
@@ -131,6 +131,7 @@ def print_report(report: BenchReport) -> None:
                 milliseconds(one.median_ms),
                 milliseconds(one.p95_ms),
                 console.in_bytes(one.memory.peak_bytes if one.memory else None),
+                console.in_bytes(one.memory.added_bytes if one.memory else None),
                 console.in_bytes(one.package_bytes),
             )
             for name, one in report.components.items()

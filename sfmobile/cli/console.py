@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.console import Console
     from rich.progress import Progress
-    from rich.table import Table
 
 # A pipe or a file has no width of its own; the widest table of ours fits in this.
 PIPED_WIDTH = 132
@@ -71,35 +70,19 @@ def print_table(
     caption: str | None = None,
 ) -> None:
     """A table on stdout. Columns are numbers, right-aligned, but for those listed in `text_columns`."""
-    stdout().print(make_table(title, columns, rows, text_columns=text_columns, caption=caption))
-
-
-def make_table(
-    title: str,
-    columns: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    *,
-    text_columns: Sequence[int] = (0,),
-    caption: str | None = None,
-) -> Table:
-    """The table `print_table` prints."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        title=Text(title, style="bold"),
-        caption=None if caption is None else Text(caption, style="dim"),
-        box=box.SIMPLE_HEAD,
-        title_justify="left",
-        caption_justify="left",
-        pad_edge=False,
-    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
         table.add_column(Text(column), justify="left" if index in text_columns else "right")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    return table
+    console = stdout()
+    # Not the table's own title and caption: rich wraps those to the table's width.
+    console.print(Text(title, style="bold"))
+    console.print(table, Text(caption, style="dim") if caption is not None else "", sep="")
 
 
 @contextmanager

@@ -10,8 +10,8 @@ The reference of an operation is
   has one, so the walk ends at exactly the operation that rounding or overflow breaks;
 - where the fp32 evaluation is off too (palettization, conversion, an altered package): the output of the torch module
   whose weight the operation reads. Weights keep their parameter's name in the program ("down_blocks.0.conv1.weight" is
-  "p_down_blocks_0_conv1_weight_to_fp16_palettized"), so every convolution and embedding has one. Operations without a
-  weight are passed through: the fault lies in the operation named or between it and the ones it names as good.
+  "down_blocks_0_conv1_weight"), so every convolution, embedding and normalisation has one. Operations without a weight
+  are passed through: the fault lies in the operation named or between it and the ones it names as good.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 # Of larger outputs only this many values are kept, at fixed random places: a full-size UNet has thousands of outputs.
 SAMPLED_VALUES = 8192
 # Module outputs compare with operations that carry the module's weight under this argument.
-WEIGHT_ARGUMENTS = {"conv": "weight", "linear": "weight", "gather": "x"}
+# A GroupNorm is an `instance_norm` between reshapes and a `batch_norm`, which holds its weight and gives its output.
+WEIGHT_ARGUMENTS = {"conv": "weight", "linear": "weight", "gather": "x", "layer_norm": "gamma", "batch_norm": "gamma"}
 
 
 def find_divergence(
@@ -218,7 +219,7 @@ def weight_owners(program: Program, network: nn.Module) -> dict[int, str]:
     for operation in program.operations:
         for item in operation.inputs.get(WEIGHT_ARGUMENTS.get(operation.kind, ""), ()):
             if isinstance(item, str) and item in program.constants:
-                module = mangled.get(item.removeprefix("p_").split("_weight")[0])
+                module = mangled.get(item.split("_weight")[0])
                 if module is not None:
                     owners[operation.position] = module
     return owners

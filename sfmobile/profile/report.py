@@ -107,6 +107,11 @@ class MemoryRecord(_Model):
     peak_anonymous_bytes: Bytes | None = None
     peak_file_backed_bytes: Bytes | None = None
 
+    @property
+    def added_bytes(self) -> int:
+        """What the work added to what the process held before it."""
+        return self.peak_bytes - self.before_bytes
+
 
 class PlacementRecord(_Model):
     """Operations by the compute unit Core ML prefers for them (MLComputePlan), and the share of the estimated cost."""
@@ -125,8 +130,8 @@ class PlacementRecord(_Model):
 class ComponentLatency(_Model):
     """One component in a process of its own.
 
-    cold_load_ms: the first load, the package evicted from the file cache and from Core ML's compiled cache where the
-    system lets us. warm_load_ms: loading it again afterwards. first_prediction_ms: the first prediction after the cold
+    cold_load_ms: the first load, the engine's own code already in memory, the package evicted from the file cache and
+    from Core ML's compiled cache where the system lets us. warm_load_ms: loading it again afterwards. first_prediction_ms: the first prediction after the cold
     load, which specializes on some runtimes. median_ms, p95_ms (linear interpolation), minimum_ms: of `predictions`
     predictions after the first one.
     """
