@@ -131,9 +131,9 @@ class ComponentLatency(_Model):
     """One component in a process of its own.
 
     cold_load_ms: the first load, the engine's own code already in memory, the package evicted from the file cache and
-    from Core ML's compiled cache where the system lets us. warm_load_ms: loading it again afterwards. first_prediction_ms: the first prediction after the cold
-    load, which specializes on some runtimes. median_ms, p95_ms (linear interpolation), minimum_ms: of `predictions`
-    predictions after the first one.
+    from Core ML's compiled cache where the system lets us. warm_load_ms: loading it again afterwards.
+    first_prediction_ms: the first prediction after the cold load, which specializes on some runtimes. median_ms, p95_ms
+    (linear interpolation), minimum_ms: of `predictions` predictions after the first one.
     """
 
     cold_load_ms: Milliseconds
