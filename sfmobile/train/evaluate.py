@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -25,18 +25,21 @@ from sfmobile.train.metrics.dual_encoder import DualEncoder
 from sfmobile.train.metrics.frechet import feature_distance
 from sfmobile.train.metrics.memorisation import as_bytes, as_float, nearest_training
 from sfmobile.train.metrics.prompt_sets import (
+    COMPOSED_KINDS,
     PromptSet,
     composed_prompts,
     distribution_prompts,
     portraits,
     recognition_prompts,
 )
+from sfmobile.train.metrics.report import Measurement
 from sfmobile.train.metrics.retrieval import Retrieval
 from sfmobile.train.sampler import Denoiser, sample_latents, seeded_noise
 
 if TYPE_CHECKING:
     from sfmobile.nets.unet import UNet
     from sfmobile.train.data.compose import SpritePool
+    from sfmobile.train.data.scenes import Attributes
 
 # (captions, seeds) to pictures (N, 3, H, W) in [-1, 1], on any device; one seed a caption.
 Sampler = Callable[[Sequence[str], Sequence[int]], Tensor]
@@ -50,7 +53,7 @@ class EvaluationConfig:
     """How much is measured. pictures: for distances and agreement; composed: for each exact check; batch: pictures
     sampled at once; memorised: pictures compared with the training set, which is cut to `training` drawings."""
 
-    pictures: int = 1000
+    pictures: int = 2048
     composed: int = 100
     memorised: int = 200
     training: int = 4000
@@ -73,37 +76,29 @@ class Judges:
         return self.dual_encoder.log_scale.device
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """One sampler's figures by name, with the settings that it ran with."""
-
-    name: str
-    settings: dict[str, float | int | str]
-    figures: dict[str, float] = field(default_factory=dict)
-
-
 class Evaluation:
     """The fixed prompts, their real pictures and the judges; measures one sampler after another on the same seeds."""
 
-    def __init__(self, pool: SpritePool, judges: Judges, config: EvaluationConfig) -> None:
+    def __init__(self, pool: SpritePool, judges: Judges, config: EvaluationConfig, side: int = 128) -> None:
+        """`pool`: the sprites that the samplers were trained on and those held out; `side`: the samplers' pictures'."""
+        self.pool = pool
         self.judges = judges
         self.config = config
         rows = [row for row, sprite in enumerate(pool.sprites) if sprite.split == TRAIN]
         self.references = ColourReferences(pool.pixels.cpu().numpy(), [sprite.base for sprite in pool.sprites])
-        self.distribution = distribution_prompts(pool, config.pictures, (HELD_OUT,), config.seed)
-        self.recognition = recognition_prompts(pool)
-        self.composed = composed_prompts(pool, config.composed, self.references, config.seed)
+        self.distribution = distribution_prompts(pool, config.pictures, (HELD_OUT,), config.seed, side=side)
+        self.recognition = recognition_prompts(pool, side)
+        self.composed = composed_prompts(pool, config.composed)
+        # Real compositions, on which the checks themselves are checked.
+        self.compositions = distribution_prompts(
+            pool, 4 * config.composed, (TRAIN, HELD_OUT), config.seed, COMPOSED_KINDS, side
+        )
         self.concepts = concept_texts(pool)
-        training = distribution_prompts(pool, config.pictures, (TRAIN,), config.seed + 1)
+        training = distribution_prompts(pool, config.pictures, (TRAIN,), config.seed + 1, side=side)
         self._training_features = self._features(training.pictures)
         self._real_features = self._features(self.distribution.pictures)
         chosen = np.random.default_rng(config.seed).permutation(rows)[: config.training]
-        self._drawings = torch.cat(
-            [
-                as_bytes(portraits(pool, part.tolist())).cpu()
-                for part in np.array_split(chosen, max(1, len(chosen) // 256))
-            ]
-        )
+        self._drawings = portraits(pool, chosen.tolist(), side)
 
     def _features(self, pictures: Tensor) -> NDArray[np.float32]:
         with torch.no_grad():
@@ -130,8 +125,9 @@ class Evaluation:
         sampler: Sampler,
         settings: dict[str, float | int | str] | None = None,
         parts: Sequence[Part] = PARTS,
+        series: str = "",
     ) -> Measurement:
-        """Figures of `sampler` in the chosen parts."""
+        """Figures of `sampler` in the chosen parts; `series` names the sweep that it is a point of."""
         figures: dict[str, float] = {}
         pictures, seconds = 0, 0.0
         if "distribution" in parts or "memorisation" in parts:
@@ -151,7 +147,7 @@ class Evaluation:
                 figures |= figures_of(made)
         if seconds > 0:
             figures["pictures per second"] = pictures / seconds
-        return Measurement(name, dict(settings or {}), figures)
+        return Measurement(name, dict(settings or {}), figures, series)
 
     def real(self) -> Measurement:
         """The same figures of the real pictures: what the measures themselves allow."""
@@ -159,7 +155,7 @@ class Evaluation:
         # A set's distance to itself says nothing; the floor is what real pictures reach.
         figures = {key: value for key, value in figures.items() if not key.startswith(("FD", "KD")) or "floor" in key}
         figures |= self.recognition_figures(self.recognition.pictures)
-        figures |= self.composed_figures(self.composed.pictures)
+        figures |= self.composed_figures(self.compositions.pictures, self.compositions.attributes)
         figures |= self.memorisation_figures(self.distribution.pictures)
         return Measurement("real held-out pictures", {}, figures)
 
@@ -189,9 +185,10 @@ class Evaluation:
         judges = self.judges
         return recognised(judges.dual_encoder, judges.encode, embed_pictures(judges.dual_encoder, made), texts, others)
 
-    def composed_figures(self, made: Tensor) -> dict[str, float]:
-        """Share of right answers of each exact check."""
-        checks = check_compositions(as_float(made).numpy(), self.composed.attributes, self.references)
+    def composed_figures(self, made: Tensor, attributes: Sequence[Attributes] | None = None) -> dict[str, float]:
+        """Share of right answers of each exact check; `attributes` are the composed prompts' unless given."""
+        says = self.composed.attributes if attributes is None else attributes
+        checks = check_compositions(as_float(made).numpy(), says, self.references)
         return {f"{name} right": check.share for name, check in checks.items() if check.checked}
 
     def memorisation_figures(self, made: Tensor) -> dict[str, float]:

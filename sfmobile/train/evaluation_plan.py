@@ -1,0 +1,270 @@
+"""A plan of measurements over a training run: which stages at which steps and guidance, what of each, and the grid.
+
+Runs without the command line: `python -m sfmobile.train.evaluation_plan --run RUN --plan models/glyph-128/recipe/
+evaluation.json --sprites … --judge … --features … --lpips … --out OUT`. Measurements already in OUT are kept, so a
+killed evaluation goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sfmobile.errors import UsageError
+from sfmobile.nets.autoencoder import Decoder
+from sfmobile.train.config import read_config
+from sfmobile.train.evaluate import Evaluation, EvaluationConfig, Judges, Part, Sampler, network_sampler
+from sfmobile.train.glyph import SCHEDULES
+from sfmobile.train.metrics.contrastive import Encode, own_retrieval
+from sfmobile.train.metrics.decoder_pair import compare_decoders
+from sfmobile.train.metrics.dual_encoder import DualEncoder
+from sfmobile.train.metrics.efficientnet_lite import EfficientNetLite0
+from sfmobile.train.metrics.lpips import LPIPS, Trunk
+from sfmobile.train.metrics.memorisation import as_float
+from sfmobile.train.metrics.plots import write_grid
+from sfmobile.train.metrics.report import Record, markdown
+from sfmobile.train.pictures import Pictures, PicturesConfig
+from sfmobile.train.sampler import sample_latents, seeded_noise
+from sfmobile.train.stages import Run
+
+RECORD = "evaluation.json"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One point to measure. stage: whose UNet; decoder: the stage whose decoder; series: the sweep it belongs to,
+    named with the axis that varies, e.g. "steps: student"; grid: whether it has a row in the grid."""
+
+    name: str
+    stage: str
+    steps: int
+    guidance: float
+    decoder: str = "autoencoder"
+    parts: tuple[Part, ...] = ("distribution",)
+    series: str = ""
+    grid: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure on a run. Variants whose stage wasn't trained are left out and said so.
+
+    selection: what the run was trained on, its picture size included; prompts are made of the same.
+    decoder_pair: stages of the full and the half-width decoder; own_latents: how many of the first grid variant's
+    latents they are compared on.
+    """
+
+    variants: tuple[Variant, ...]
+    selection: PicturesConfig = field(default_factory=PicturesConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    grid_captions: tuple[str, ...] = ()
+    grid_seed: int = 0
+    decoder_pair: tuple[str, str] | None = ("autoencoder", "decoder")
+    own_latents: int = 512
+
+
+class RunSamplers:
+    """Samplers of a run's stages; networks are loaded when first asked for and kept."""
+
+    def __init__(self, run: Run, encode: Encode, side: int) -> None:
+        self.run = run
+        self.side = side
+        self.encode = encode
+        self._decoders: dict[str, Decoder] = {}
+
+    def decoder(self, stage: str) -> Decoder:
+        """The decoder that a stage trained, on the device."""
+        if stage not in self._decoders:
+            weights = self.run.weights(stage, "decoder.", "student.")
+            shapes = {key: value.shape for key, value in weights.items()}
+            for layout in self.run.networks.autoencoders:
+                decoder = Decoder(layout)
+                if {key: value.shape for key, value in decoder.state_dict().items()} == shapes:
+                    decoder.load_state_dict(weights)
+                    self._decoders[stage] = decoder.to(self.run.device).eval().requires_grad_(False)
+                    break
+            else:
+                raise UsageError(f"{self.run.root / stage}: its decoder fits none of the known layouts.")
+        return self._decoders[stage]
+
+    def latent_shape(self, decoder: Decoder) -> tuple[int, int, int]:
+        """Channels and sides of the latents of the pictures' size."""
+        side = self.side // decoder.layout.downsampling
+        return decoder.layout.latent_channels, side, side
+
+    def sampler(self, variant: Variant) -> Sampler:
+        """The sampler of a variant."""
+        unet, text_encoder, schedule = self.run.denoiser(variant.stage)
+        decoder = self.decoder(variant.decoder)
+        return network_sampler(
+            text_encoder,
+            unet,
+            decoder,
+            schedule,
+            SCHEDULES["zero-terminal"],
+            self.encode,
+            steps=variant.steps,
+            guidance_scale=variant.guidance,
+            latent_shape=self.latent_shape(decoder),
+        )
+
+    @torch.no_grad()
+    def latents(self, variant: Variant, captions: Sequence[str]) -> Tensor:
+        """The variant's own latents for `captions`, one seed each from 0."""
+        unet, text_encoder, schedule = self.run.denoiser(variant.stage)
+        device = self.run.device
+        rows = []
+        for start in range(0, len(captions), 128):
+            part = list(captions[start : start + 128])
+            rows.append(
+                sample_latents(
+                    unet,
+                    schedule,
+                    SCHEDULES["zero-terminal"],
+                    text_encoder(self.encode(part).long().to(device)),
+                    text_encoder(self.encode([""]).long().to(device)),
+                    steps=variant.steps,
+                    guidance_scale=variant.guidance,
+                    noise=seeded_noise(
+                        list(range(start, start + len(part))), self.latent_shape(self.decoder(variant.decoder)), device
+                    ),
+                )
+            )
+        return torch.cat(rows)
+
+
+def run_plan(
+    plan: Plan, run: Run, evaluation: Evaluation, out: Path, say: Callable[[str], None] = lambda line: None
+) -> Record:
+    """Measure every variant of the plan whose stage exists, keeping what `out` already has; write record and grid."""
+    path = out / RECORD
+    judges = evaluation.judges
+    if path.exists():
+        record = Record.read(path)
+    else:
+        record = Record({**evaluation.describe(), "machine": machine(run.device)}, {})
+    samplers = RunSamplers(run, judges.encode, plan.selection.side)
+    known = [variant for variant in plan.variants if (run.root / variant.stage / "weights.safetensors").exists()]
+    for variant in plan.variants:
+        if variant not in known:
+            say(f"{variant.name}: left out, stage '{variant.stage}' has no weights")
+    if record.find("real held-out pictures") is None:
+        record.judge = {
+            name: asdict(own)
+            for name, own in own_retrieval(judges.dual_encoder, evaluation.pool, judges.encode).items()
+        }
+        record.measurements.append(evaluation.real())
+        record.write(path)
+    for variant in known:
+        if record.find(variant.name) is not None:
+            continue
+        settings: dict[str, float | int | str] = {
+            "stage": variant.stage,
+            "steps": variant.steps,
+            "guidance": variant.guidance,
+            "decoder": variant.decoder,
+        }
+        measured = evaluation.measure(
+            variant.name, samplers.sampler(variant), settings, variant.parts, series=variant.series
+        )
+        record.measurements.append(measured)
+        record.write(path)
+        say(f"{variant.name}: " + ", ".join(f"{key} {value:.4g}" for key, value in measured.figures.items()))
+    _write_grid(plan, [variant for variant in known if variant.grid], samplers, out)
+    _compare_decoders(plan, known, samplers, evaluation, record)
+    record.write(path)
+    (out / "evaluation.md").write_text(markdown(record), encoding="utf-8")
+    return record
+
+
+def _write_grid(plan: Plan, variants: Sequence[Variant], samplers: RunSamplers, out: Path) -> None:
+    if not variants or not plan.grid_captions:
+        return
+    seeds = [plan.grid_seed] * len(plan.grid_captions)
+    rows = [(variant.name, samplers.sampler(variant)(plan.grid_captions, seeds).cpu()) for variant in variants]
+    write_grid(rows, plan.grid_captions, out / "grid.png")
+
+
+def _compare_decoders(
+    plan: Plan, variants: Sequence[Variant], samplers: RunSamplers, evaluation: Evaluation, record: Record
+) -> None:
+    lpips = evaluation.judges.lpips
+    source = next((variant for variant in variants if variant.grid), None)
+    if plan.decoder_pair is None or source is None or lpips is None:
+        return
+    full, half = plan.decoder_pair
+    run = samplers.run
+    if not (run.root / half / "weights.safetensors").exists():
+        return
+    layout = samplers.decoder(full).layout
+    encoder, _ = run.autoencoder(layout.name, full)
+    count = plan.own_latents
+    pictures = as_float(evaluation.distribution.pictures[:count]).to(run.device)
+    pair = compare_decoders(
+        encoder.to(run.device).eval(),
+        samplers.decoder(full),
+        samplers.decoder(half),
+        lpips,
+        pictures,
+        samplers.latents(source, evaluation.distribution.captions[:count]),
+    )
+    record.extra["Decoder pair"] = {**asdict(pair), "macs_ratio": pair.macs_ratio}
+
+
+def machine(device: torch.device) -> dict[str, str]:
+    """What the figures were measured with."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {"device": name, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def main() -> None:
+    """Command-line entry without third-party packages."""
+    from sfmobile.train.data.tokens import CaptionTokenizer
+
+    parser = argparse.ArgumentParser(description="Measure a training run by a plan.")
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--plan", type=Path, required=True, help="JSON of Plan")
+    parser.add_argument("--sprites", type=Path, required=True, help="directory of the sprite cache")
+    parser.add_argument("--judge", type=Path, required=True, help="dual_encoder.safetensors")
+    parser.add_argument("--features", type=Path, required=True, help="converted EfficientNet-Lite0 weights")
+    parser.add_argument("--lpips", type=Path, help="converted LPIPS weights")
+    parser.add_argument("--lpips-trunk", choices=("vgg16", "alexnet"), default="vgg16")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--pictures", type=int, help="in place of the plan's number")
+    parser.add_argument("--cpu", action="store_true")
+    options = parser.parse_args()
+    run = Run(options.run, cpu=options.cpu)
+    plan = read_config(Plan, options.plan)
+    if options.pictures:
+        plan = replace(plan, evaluation=replace(plan.evaluation, pictures=options.pictures))
+    tokenizer = CaptionTokenizer()
+    judges = load_judges(
+        run.device,
+        lambda captions: torch.as_tensor(tokenizer.encode_batch(captions)),
+        judge=options.judge,
+        features=options.features,
+        lpips=options.lpips,
+        trunk=options.lpips_trunk,
+    )
+    pool = Pictures.open(options.sprites, plan.selection, run.device).pool
+    evaluation = Evaluation(pool, judges, plan.evaluation, plan.selection.side)
+    record = run_plan(plan, run, evaluation, options.out, say=lambda line: print(line, flush=True))
+    print(markdown(record))
+
+
+def load_judges(
+    device: torch.device, encode: Encode, *, judge: Path, features: Path, lpips: Path | None, trunk: Trunk = "vgg16"
+) -> Judges:
+    """The judges from their files, on `device`."""
+    measure: nn.Module | None = None if lpips is None else LPIPS.from_file(lpips, trunk).to(device)
+    return Judges(EfficientNetLite0.from_file(features).to(device), DualEncoder.load(judge).to(device), encode, measure)
+
+
+if __name__ == "__main__":
+    main()
