@@ -91,6 +91,10 @@ def _parse_value(hint: Any, value: object, where: str) -> object:
         if len(kinds) != len(value):
             raise UsageError(f"{where}: expected {len(kinds)} values, found {len(value)}.")
         return tuple(_parse_value(kind, item, where) for kind, item in zip(kinds, value, strict=True))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise UsageError(f"{where}: expected an object, found {value!r}.")
+        return {key: _parse_value(typing.get_args(hint)[1], item, f"{where}.{key}") for key, item in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):

@@ -1,10 +1,8 @@
-"""The built-in model's constants that several stages share: noise schedules and picture size."""
+"""The built-in model's constants that several stages share: noise schedules."""
 
 from __future__ import annotations
 
 from sfmobile.bundle.manifest import SchedulerRecord
-
-IMAGE_SIDE = 128
 
 STANDARD_SCHEDULE = SchedulerRecord(
     num_train_timesteps=1000,

@@ -30,7 +30,7 @@ from sfmobile.train.config import LoopConfig
 from sfmobile.train.decoder import DecoderConfig, DecoderObjective, DecoderStage
 from sfmobile.train.denoiser import DenoiserConfig, DenoiserObjective, DenoiserStage
 from sfmobile.train.diffusion import NoiseSchedule
-from sfmobile.train.glyph import IMAGE_SIDE, SCHEDULES
+from sfmobile.train.glyph import SCHEDULES
 from sfmobile.train.inherit import inherit_weights
 from sfmobile.train.latents import LatentPool
 from sfmobile.train.loop import Observer, Stage, TrainingLoop
@@ -39,7 +39,7 @@ from sfmobile.train.state import load_tensors, save_tensors
 from sfmobile.train.steps import GUIDANCE_CHANNELS, StepConfig, StepObjective, StepStage
 
 if TYPE_CHECKING:
-    from sfmobile.train.data.compose import SpritePool
+    from sfmobile.train.pictures import Pictures
 
 # (done, total) of a long loop that isn't training.
 Count = Callable[[int, int], None]
@@ -62,7 +62,6 @@ class Networks:
     text_encoder: TextEncoderLayout = GLYPH_TEXT_ENCODER
     unets: tuple[UNetLayout, ...] = tuple(UNET_LAYOUTS.values())
     autoencoders: tuple[AutoencoderLayout, ...] = tuple(AUTOENCODER_LAYOUTS.values())
-    image_side: int = IMAGE_SIDE
 
     def unet(self, name: str) -> UNetLayout:
         """The UNet layout called `name`."""
@@ -169,18 +168,16 @@ class Run:
         return TrainingLoop(stage, loop, self.root / name, self.observer, cpu=self.cpu).run()
 
     def run_autoencoder(
-        self, config: AutoencoderConfig, sprites: SpritePool, perceptual: nn.Module | None, name: str = "autoencoder"
+        self, config: AutoencoderConfig, pictures: Pictures, perceptual: nn.Module | None, name: str = "autoencoder"
     ) -> None:
         """Train the autoencoder, then normalise its latents to unit deviation."""
-        from sfmobile.train.data.compose import compose_batch
-
         layout = self.networks.autoencoder(config.layout)
 
         def images(index: int, batch_size: int, seed: int, device: torch.device) -> Tensor:
-            return compose_batch(sprites, index, batch_size, seed)[0].to(device)
+            return pictures.batch(index, batch_size, seed)[0].to(device)
 
         objective = AutoencoderObjective(Encoder(layout), Decoder(layout), perceptual, config)
-        stage = AutoencoderStage(name, config, objective, images, self.networks.image_side // layout.downsampling)
+        stage = AutoencoderStage(name, config, objective, images, pictures.side // layout.downsampling)
         weights = self._train(stage, config.loop, name)
         encoder, decoder = Encoder(layout), Decoder(layout)
         encoder.load_state_dict({k.removeprefix("encoder."): v for k, v in weights.items() if k.startswith("encoder.")})
@@ -205,9 +202,8 @@ class Run:
         return values.mean(dim=1), values.std(dim=1)
 
     @torch.no_grad()
-    def run_latents(self, config: LatentsConfig, sprites: SpritePool, count: Count | None = None) -> None:
+    def run_latents(self, config: LatentsConfig, pictures: Pictures, count: Count | None = None) -> None:
         """Encode compositions and tokenise their captions into RUN/latents/pool.safetensors."""
-        from sfmobile.train.data.compose import compose_batch
         from sfmobile.train.data.tokens import CaptionTokenizer
 
         path = self.root / "latents" / "pool.safetensors"
@@ -218,7 +214,7 @@ class Run:
         latents, ids = [], []
         batches = -(-config.count // config.batch_size)
         for index in range(batches):
-            images, captions, _ = compose_batch(sprites, index, config.batch_size, config.seed)
+            images, captions = pictures.batch(index, config.batch_size, config.seed)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
                 mean = encoder(images.to(self.device)).chunk(2, dim=1)[0]
             latents.append(mean.half())
