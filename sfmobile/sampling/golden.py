@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from sfmobile.bundle.directory import Bundle
+from sfmobile.checkpoint.directory import Checkpoint
+from sfmobile.export.exporter import GoldenRun
+from sfmobile.runtime.engine import open_runtime
 from sfmobile.sampling.noise import initial_latents
 from sfmobile.sampling.pipeline import Request, TextToImage
 from sfmobile.sampling.tokenizer import Tokenizer
+
+GOLDEN_REQUEST = Request("a photo of an astronaut riding a horse on mars", seed=42)
 
 # Samples whose ids Python and Swift must agree on: case, contractions, numbers, accents, emoji, CJK, controls, length.
 TOKENIZER_SAMPLES = (
@@ -24,10 +30,25 @@ TOKENIZER_SAMPLES = (
 NOISE_SEEDS = (0, 1, 42, 2**32 - 1, 2**32 + 1)
 
 
-def record_golden(pipeline: TextToImage, request: Request) -> dict[str, np.ndarray]:
-    """Run `request` on `pipeline` (the torch reference in fp32) and return the vectors by file name without `.npy`.
+def golden_run(bundle: Bundle, source: Checkpoint, request: Request = GOLDEN_REQUEST) -> GoldenRun:
+    """Record `request` on the torch reference (fp32) of `source`; `bundle` needs no packages yet, only its manifest."""
+    manifest = bundle.manifest
+    with TextToImage.of_bundle(bundle, open_runtime("torch", bundle, source=source)) as pipeline:
+        vectors = record_vectors(pipeline, request)
+    return GoldenRun(
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        seed=request.seed,
+        steps=manifest.scheduler.default_steps if request.steps is None else request.steps,
+        guidance_scale=manifest.guidance.default_scale if request.guidance_scale is None else request.guidance_scale,
+        vectors=vectors,
+    )
 
-    <component>.<input or output>    inputs and outputs of each component: the prompt's text encoding, the UNet's call
+
+def record_vectors(pipeline: TextToImage, request: Request) -> dict[str, np.ndarray]:
+    """Run `request` on `pipeline` and return its vectors by file name without `.npy`.
+
+    <component>.<input or output>    inputs and outputs of each component: the prompt's text encoding, the UNet's calls
                                      of the last step (rows unconditional, conditional), the final decoding
     run.timesteps                    int64 (steps,)
     run.latents                      float32 (steps + 1, C, H, W): the noise, then the latents behind each step
