@@ -86,8 +86,8 @@ def print_table(
 
 
 @contextmanager
-def progress(in_bytes: bool = False) -> Iterator[Progress]:
-    """Progress bars on stderr, gone when done; silent where stderr isn't a terminal."""
+def progress(in_bytes: bool = False, remaining: bool = False) -> Iterator[Progress]:
+    """Progress bars on stderr, gone when done; silent where stderr isn't a terminal. `remaining` adds the time left."""
     from rich.progress import (
         BarColumn,
         DownloadColumn,
@@ -96,6 +96,7 @@ def progress(in_bytes: bool = False) -> Iterator[Progress]:
         SpinnerColumn,
         TextColumn,
         TimeElapsedColumn,
+        TimeRemainingColumn,
     )
 
     bars = Progress(
@@ -104,6 +105,7 @@ def progress(in_bytes: bool = False) -> Iterator[Progress]:
         BarColumn(bar_width=30),
         DownloadColumn() if in_bytes else MofNCompleteColumn(),
         TimeElapsedColumn(),
+        *([TimeRemainingColumn()] if remaining else []),
         console=stderr(),
         transient=True,
         disable=not stderr().is_terminal,

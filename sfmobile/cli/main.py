@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import sfmobile
-from sfmobile.cli import bench, compare, console, doctor, generate, inspect, train_data, verify
+from sfmobile.cli import bench, compare, console, doctor, export, generate, inspect, train_data, train_stages, verify
 from sfmobile.errors import SfmobileError, UnavailableError
 
 INTERRUPTED = 130
@@ -47,6 +47,7 @@ def options(
     """Options of every command."""
 
 
+app.command("export")(export.export)
 app.command("verify")(verify.verify)
 app.command("generate")(generate.generate)
 app.command("bench")(bench.bench)
@@ -56,6 +57,10 @@ app.command("doctor")(doctor.doctor)
 
 train = typer.Typer(no_args_is_help=True, help="Train a model: the data and the stages that made the built-in one.")
 train.command("data")(train_data.data)
+train.command("stage")(train_stages.stage)
+train.command("all")(train_stages.all_stages)
+train.command("assemble")(train_stages.assemble)
+train.command("plot")(train_stages.plot)
 app.add_typer(train, name="train")
 
 

@@ -1,6 +1,6 @@
 """A plan of measurements over a training run: which stages at which steps and guidance, what of each, and the grid.
 
-Runs without the command line: `python -m sfmobile.train.evaluation_plan --run RUN --plan models/glyph-128/recipe/
+Runs without the command line: `python -m sfmobile.train.evaluation_plan --run RUN --plan models/recipes/glyph-128/
 evaluation.json --sprites … --judge … --features … --lpips … --out OUT`. Measurements already in OUT are kept, so a
 killed evaluation goes on where it was.
 """

@@ -151,6 +151,13 @@ class Run:
             decoder.load_state_dict(self.weights(stage, "decoder."))
         return encoder, decoder
 
+    def autoencoder_from(self, layout: str, encoder_stage: str, decoder_stage: str) -> tuple[Encoder, Decoder]:
+        """An autoencoder whose halves come from different stages, as behind a distilled decoder."""
+        encoder, decoder = self.autoencoder(layout, None)
+        encoder.load_state_dict(self.weights(encoder_stage, "encoder."))
+        decoder.load_state_dict(self.weights(decoder_stage, "decoder.", "student."))
+        return encoder, decoder
+
     def schedule(self, name: str, unet: UNetLayout) -> NoiseSchedule:
         """A noise schedule by name, with the sinusoids of `unet`."""
         if name not in SCHEDULES:
