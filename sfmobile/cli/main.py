@@ -48,6 +48,7 @@ def options(
 
 
 app.command("export")(export.export)
+app.command("export")(export.export)
 app.command("verify")(verify.verify)
 app.command("generate")(generate.generate)
 app.command("bench")(bench.bench)

@@ -36,7 +36,7 @@ class ExportOptions:
 
     target: Target = "ios17"
     format: Format = "mlprogram"
-    attention: AttentionForm = "original"
+    attention: AttentionForm = "split-einsum"
     bits: int | None = None
     group_size: int | None = None
     recipe: Recipe | None = None

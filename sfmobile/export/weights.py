@@ -30,7 +30,7 @@ def load_network(
     in the directory `scratch`, which must live as long as the network. Raises `ArtifactError` naming a weight that is
     not finite or doesn't fit float16.
     """
-    net = checkpoint.load(component)
+    net = checkpoint.load(component, None)
     weights = net.state_dict()
     for name, weight in weights.items():
         check_fits_float16(checkpoint, component, name, weight)
