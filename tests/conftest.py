@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: tiny checkpoints, written once a session."""
+"""Fixtures shared by all tests: tiny checkpoints and bundles, written once a session."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.checkpoint.synthetic import write_synthetic_checkpoint
+from sfmobile.export.options import ExportOptions
+from tests.exported import export_tiny
 from tests.tiny import (
     TINY_ASYMMETRIC_AUTOENCODER,
     TINY_AUTOENCODER,
@@ -44,3 +47,16 @@ def tiny_snapfusion_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Chec
         latent_size=TINY_LATENT_SIZE,
     )
     return Checkpoint.open(root)
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The tiny checkpoint exported in fp16, guidance batch 2, with golden vectors. Shared: don't write into it."""
+    return export_tiny(tiny_checkpoint, tmp_path_factory.mktemp("bundles") / "tiny", ExportOptions())
+
+
+@pytest.fixture(scope="session")
+def tiny_palettized_bundle(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The tiny checkpoint at 6 bits, split attention, guidance batch 1. Shared: don't write into it."""
+    options = ExportOptions(bits=6, attention="split-einsum", guidance_batch=1)
+    return export_tiny(tiny_checkpoint, tmp_path_factory.mktemp("bundles") / "tiny-palettized", options)
