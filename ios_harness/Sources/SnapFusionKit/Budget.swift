@@ -45,6 +45,12 @@ public struct Budget: Sendable, Equatable {
         public let bound: Double
         public let found: Double
 
+        public init(figure: String, bound: Double, found: Double) {
+            self.figure = figure
+            self.bound = bound
+            self.found = found
+        }
+
         public var description: String {
             String(format: "%@: %.1f ms, %.1f allowed (%+.0f %%)", figure, found, bound, (found / bound - 1) * 100)
         }

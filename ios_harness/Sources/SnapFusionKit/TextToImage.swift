@@ -7,12 +7,20 @@ public struct Request: Sendable, Equatable {
     public var seed: UInt64
     public var steps: Int?
     public var guidanceScale: Double?
-    /// Whether each step carries a small picture of what it predicts; costs one decoder call before the loop.
-    public var previews: Bool
+    /// Whether and how each step carries a picture of what it predicts.
+    public var previews: Previews
+
+    public enum Previews: Sendable {
+        case none
+        /// At the resolution of the latents, by an affine map; costs one decoder call before the loop.
+        case linear
+        /// By the decoder, one call a step; needs it beside the UNet in memory.
+        case decoded
+    }
 
     public init(
         prompt: String, negativePrompt: String = "", seed: UInt64 = 0, steps: Int? = nil, guidanceScale: Double? = nil,
-        previews: Bool = false
+        previews: Previews = .none
     ) {
         self.prompt = prompt
         self.negativePrompt = negativePrompt
@@ -35,7 +43,7 @@ public struct Step: Sendable {
     public let modelOutput: Tensor
     /// Wall time of the step.
     public let seconds: Double
-    /// A picture at the resolution of the latents, if the request asked for previews.
+    /// The picture this step predicts, if the request asked for previews.
     public let preview: Picture?
 }
 
@@ -93,10 +101,12 @@ public struct TextToImage: Sendable {
 
     /// Draws `request` and returns the picture.
     public func picture(_ request: Request) async throws -> Picture {
+        var drawn: Picture?
         for try await event in run(request) {
-            if case .picture(let picture, _, _) = event { return picture }
+            if case .picture(let picture, _, _) = event { drawn = picture }
         }
-        throw CancellationError()
+        guard let drawn else { throw CancellationError() }
+        return drawn
     }
 
     private func draw(_ request: Request, report: @Sendable (Event) -> Void) async throws {
@@ -105,7 +115,10 @@ public struct TextToImage: Sendable {
         let scale = request.guidanceScale ?? manifest.guidance.defaultScale
         let timesteps = try scheduler.timesteps(steps: steps)
         try Guidance.check(scale: scale)
-        let preview = request.previews ? try await fitPreview(report) : nil
+        if request.previews == .decoded && !keepLoaded {
+            throw UsageError("decoded previews need the decoder beside the UNet; keep the components loaded, or take linear ones.")
+        }
+        let linear = request.previews == .linear ? try await fitPreview(report) : nil
 
         try await load(.textEncoder, report)
         let start = ContinuousClock.now
@@ -138,11 +151,12 @@ public struct TextToImage: Sendable {
             latents = try Tensor(shape: latents.shape, result.latents)
             let denoised = try Tensor(shape: latents.shape, result.predictedOriginal)
             let seconds = stepStart.secondsSince()
+            let preview = request.previews == .decoded ? try await preview(denoised, report) : linear?.picture(of: denoised)
             report(
                 .step(
                     Step(
                         index: index, count: timesteps.count, timestep: timestep, latents: latents, denoised: denoised,
-                        modelOutput: output, seconds: seconds, preview: preview?.picture(of: denoised))))
+                        modelOutput: output, seconds: seconds, preview: preview)))
         }
         await doneWith(.unet)
 
@@ -153,9 +167,9 @@ public struct TextToImage: Sendable {
         let decoderSeconds = decoderStart.secondsSince()
         let engine = try await runner.describe().description
         let picture = try Picture(image: image, settings: settings(of: request, steps: steps, scale: scale, engine))
-        report(
-            .picture(picture, decoderSeconds: decoderSeconds, totalSeconds: start.secondsSince() - loading))
+        let totalSeconds = start.secondsSince() - loading
         await doneWith(.decoder)
+        report(.picture(picture, decoderSeconds: decoderSeconds, totalSeconds: totalSeconds))
     }
 
     /// Hidden states (1, C, 1, S) of token ids.
@@ -200,6 +214,11 @@ public struct TextToImage: Sendable {
 
     private func doneWith(_ name: ComponentName) async {
         if !keepLoaded { await runner.unload(name) }
+    }
+
+    private func preview(_ denoised: Tensor, _ report: @Sendable (Event) -> Void) async throws -> Picture {
+        if try await runner.load(.decoder) > 0 { report(.loaded(.decoder, seconds: 0)) }
+        return try Picture(image: try await decode(denoised))
     }
 
     private func fitPreview(_ report: @Sendable (Event) -> Void) async throws -> LinearPreview {

@@ -1,0 +1,130 @@
+import Foundation
+import SnapFusionKit
+
+/// `sfbench generate`: text to pictures, with the options and the report of `sfmobile generate`.
+struct Generate {
+    private let engine: Engine
+    private let prompts: [String]
+    private let output: URL
+    private let template: Request
+    private let lowMemory: Bool
+    private let vectors: URL?
+    private let json: Bool
+
+    init(_ words: [String]) throws {
+        let values = [
+            "-o": "output", "--output": "output", "--steps": "steps", "--seed": "seed", "--guidance": "guidance",
+            "--negative": "negative", "--vectors": "vectors",
+        ].merging(Engine.values) { first, _ in first }
+        let arguments = try Arguments(words, values: values, switches: ["--preview", "--json", "--low-memory"])
+        prompts = Array(arguments.positional.dropFirst())
+        guard !prompts.isEmpty else { throw UsageError("expected a prompt after the bundle; see `sfbench --help`.") }
+        if let empty = prompts.firstIndex(where: { $0.allSatisfy(\.isWhitespace) }) {
+            throw UsageError("prompt \(empty + 1) is empty; say what to draw.")
+        }
+        output = URL(fileURLWithPath: arguments.text("output") ?? "picture.png")
+        guard output.pathExtension.lowercased() == "png" else {
+            throw UsageError("'\(output.path)' should end in .png, the only format pictures are written in.")
+        }
+        template = Request(
+            prompt: "", negativePrompt: arguments.text("negative") ?? "",
+            seed: try arguments.number("seed", as: UInt64.self) ?? 0, steps: try arguments.number("steps", as: Int.self),
+            guidanceScale: try arguments.number("guidance", as: Double.self),
+            previews: arguments.has("--preview") ? .decoded : .none)
+        lowMemory = arguments.has("--low-memory")
+        vectors = arguments.text("vectors").map { URL(fileURLWithPath: $0) }
+        json = arguments.has("--json")
+        engine = try Engine(arguments)
+    }
+
+    func run() async throws {
+        try createFolder(output.deletingLastPathComponent())
+        let runner = try engine.makeRunner()
+        let pipeline = try TextToImage(bundle: engine.bundle, runner: runner, keepLoaded: !lowMemory)
+        var pictures: [JSONValue] = []
+        for (index, prompt) in prompts.enumerated() {
+            var request = template
+            request.prompt = prompt
+            let name = output.deletingPathExtension().lastPathComponent
+            let path =
+                prompts.count == 1
+                ? output : output.deletingLastPathComponent().appendingPathComponent("\(name)-\(index + 1).png")
+            pictures.append(try await draw(request, on: pipeline, to: path))
+        }
+        await runner.unloadAll()
+        if json {
+            print(JSONValue.object([.init("pictures", .array(pictures)), .init("sheet", .null)]).serialized(), terminator: "")
+        }
+    }
+
+    private func draw(_ request: Request, on pipeline: TextToImage, to path: URL) async throws -> JSONValue {
+        let start = ContinuousClock.now
+        var seconds: [Double] = []
+        var previews: [URL] = []
+        var latents: [Tensor] = []
+        var settings: [JSONValue.Member] = []
+        for try await event in pipeline.run(request) {
+            switch event {
+            case .loaded(let name, let seconds): note(String(format: "%@ loaded in %.2f s", name.rawValue, seconds))
+            case .encoded(let tokens, let negative, _):
+                try save("tokens", NumpyArray(shape: [1, tokens.count], elements: .int32(tokens)))
+                if let negative {
+                    try save("negative_tokens", NumpyArray(shape: [1, negative.count], elements: .int32(negative)))
+                }
+            case .noise(let noise): latents.append(noise)
+            case .step(let step):
+                seconds.append(step.seconds)
+                latents.append(step.latents)
+                note(String(format: "step %d of %d, timestep %d, %.0f ms", step.index + 1, step.count, step.timestep, step.seconds * 1e3))
+                if let preview = step.preview {
+                    let name = path.deletingPathExtension().lastPathComponent + String(format: "-step-%02d.png", step.index + 1)
+                    previews.append(path.deletingLastPathComponent().appendingPathComponent(name))
+                    try write(preview.png(), to: previews[step.index])
+                }
+            case .picture(let picture, _, _):
+                settings = picture.settings
+                try write(picture.png(), to: path)
+            }
+        }
+        let elapsed = start.secondsSince()
+        let shape = pipeline.bundle.manifest.latents.shape
+        try save(
+            "latents",
+            NumpyArray(shape: [latents.count] + shape.dropFirst(), elements: .float32(latents.flatMap(\.floats))))
+        if !json { print(String(format: "%@: %d steps, %.2f s in all", path.path, seconds.count, elapsed)) }
+        return .object([
+            .init("path", .string(path.path)),
+            .init("previews", .array(previews.map { .string($0.path) })),
+            .init("settings", .object(settings)),
+            .init("steps_seconds", .array(seconds.map(JSONValue.number))),
+            .init("seconds", .number(elapsed)),
+        ])
+    }
+
+    /// Writes one array of the run into the folder of `--vectors`, if there is one.
+    private func save(_ name: String, _ array: NumpyArray) throws {
+        guard let vectors else { return }
+        try createFolder(vectors)
+        try write(array.serialized(), to: vectors.appendingPathComponent("\(name).npy"))
+    }
+}
+
+/// Writes a file, whole or not at all.
+func write(_ data: Data, to path: URL) throws {
+    do {
+        try data.write(to: path, options: .atomic)
+    } catch {
+        throw UsageError("'\(path.path)' can't be written; choose another place.")
+    }
+}
+
+func createFolder(_ folder: URL) throws {
+    do {
+        try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+    } catch {
+        throw UsageError("'\(folder.path)' can't be made; choose another place.")
+    }
+}
+
+/// A line for people, on stderr.
+func note(_ text: String) { FileHandle.standardError.write(Data((text + "\n").utf8)) }

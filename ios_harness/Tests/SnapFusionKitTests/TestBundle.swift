@@ -1,0 +1,128 @@
+import Foundation
+import SnapFusionKit
+import XCTest
+
+/// A bundle whose components hold no programs: latents of 4 × 4 × 4, pictures of 8 × 8, a tokenizer of letters.
+enum TestBundle {
+    static func make(in folder: URL, batch: Int = 2, components: [ComponentName] = ComponentName.allCases) throws -> ModelBundle {
+        let root = folder.appendingPathComponent("bundle")
+        try FileManager.default.createDirectory(
+            at: root.appendingPathComponent("tokenizer"), withIntermediateDirectories: true)
+        // Lowercase letters are all it knows; reading CLIP's own vocabulary takes most of a second unoptimized.
+        var vocab = ["<|startoftext|>": 49406, "<|endoftext|>": 49407]
+        for (index, letter) in "abcdefghijklmnopqrstuvwxyz".enumerated() {
+            vocab[String(letter)] = index
+            vocab["\(letter)</w>"] = 26 + index
+        }
+        try JSONEncoder().encode(vocab).write(to: root.appendingPathComponent("tokenizer/vocab.json"))
+        try Data("#version: 0.2\n".utf8).write(to: root.appendingPathComponent("tokenizer/merges.txt"))
+        try Data(manifest(batch: batch, components: components).utf8).write(to: root.appendingPathComponent("manifest.json"))
+        return try ModelBundle(opening: root, check: .none)
+    }
+
+    private static func manifest(batch: Int, components: [ComponentName]) -> String {
+        let sha = String(repeating: "0", count: 64)
+        let file = #"{"bytes": 1, "sha256": "\#(sha)"}"#
+        func tensor(_ name: String, _ shape: [Int], _ dtype: String = "float16") -> String {
+            #"{"name": "\#(name)", "shape": \#(shape), "dtype": "\#(dtype)"}"#
+        }
+        func component(_ name: ComponentName) -> String {
+            let (inputs, outputs): ([String], String) =
+                switch name {
+                case .textEncoder: ([tensor("input_ids", [1, 77], "int32")], tensor("encoder_hidden_states", [1, 2, 1, 77]))
+                case .unet:
+                    (
+                        [
+                            tensor("latents", [batch, 4, 4, 4]), tensor("time_embedding", [batch, 8, 1, 1]),
+                            tensor("encoder_hidden_states", [batch, 2, 1, 77]),
+                        ], tensor("model_output", [batch, 4, 4, 4])
+                    )
+                case .decoder: ([tensor("latents", [1, 4, 4, 4])], tensor("image", [1, 3, 8, 8]))
+                }
+            return """
+                "\(name)": {"format": "mlprogram", "package": "\(name).mlpackage",
+                  "inputs": [\(inputs.joined(separator: ", "))], "outputs": [\(outputs)],
+                  "compute_precision": "float16", "attention": "original", "compression": null, "parameters": 10,
+                  "bytes": 20, "source_sha256": "\(sha)", "options_sha256": "\(sha)",
+                  "files": {"\(name).mlpackage/model": \(file)}}
+                """
+        }
+        return """
+            {"schema_version": 1, "name": "test", "source": {"id": "test", "sha256": "\(sha)"}, "target": "ios17",
+             "options": {}, "tools": {}, "components": {\(components.map(component).joined(separator: ",\n"))},
+             "scheduler": {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
+               "beta_schedule": "scaled_linear", "prediction_type": "epsilon", "timestep_spacing": "leading",
+               "steps_offset": 1, "set_alpha_to_one": false, "clip_sample": false, "rescale_betas_zero_snr": false},
+             "latents": {"channels": 4, "height": 4, "width": 4, "pixels_per_latent": 2, "scaling_factor": 0.5},
+             "guidance": {"batch": \(batch), "default_scale": 2.0}, "time_embedding": {"dimension": 8},
+             "tokenizer": {"vocab": "tokenizer/vocab.json", "merges": "tokenizer/merges.txt", "max_length": 77,
+               "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407,
+               "files": {"tokenizer/vocab.json": \(file), "tokenizer/merges.txt": \(file)}}}
+            """
+    }
+}
+
+/// Components in plain arithmetic, and a record of what was asked of them.
+actor RecordingRunner: ComponentRunner {
+    enum Call: Equatable {
+        case load(ComponentName)
+        case predict(ComponentName)
+        case unload(ComponentName)
+    }
+
+    private(set) var calls: [Call] = []
+    private(set) var loaded: Set<ComponentName> = []
+    private(set) var most = 0
+    private(set) var unetInputs: [[String: Tensor]] = []
+    private let delay: Duration
+    private let brokenStep: Int?
+    private let wrongShape: ComponentName?
+
+    init(delay: Duration = .zero, brokenStep: Int? = nil, wrongShape: ComponentName? = nil) {
+        self.delay = delay
+        self.brokenStep = brokenStep
+        self.wrongShape = wrongShape
+    }
+
+    func describe() async throws -> RuntimeRecord { RuntimeRecord(engine: .mil, description: "arithmetic") }
+
+    func load(_ name: ComponentName) async throws -> Double {
+        calls.append(.load(name))
+        most = max(most, loaded.union([name]).count)
+        return loaded.insert(name).inserted ? 0.5 : 0
+    }
+
+    func predict(_ name: ComponentName, inputs: [String: Tensor]) async throws -> Prediction {
+        guard loaded.contains(name) else { throw ComponentError.notLoaded(name) }
+        calls.append(.predict(name))
+        try await Task.sleep(for: delay)
+        var outputs: [String: Tensor]
+        switch name {
+        case .textEncoder:
+            let ids = try XCTUnwrap(inputs["input_ids"]).floats
+            outputs = [
+                "encoder_hidden_states": try Tensor(shape: [1, 2, 1, 77], (ids + ids).map { sin($0) })
+            ]
+        case .unet:
+            unetInputs.append(inputs)
+            let latents = try XCTUnwrap(inputs["latents"])
+            let states = try XCTUnwrap(inputs["encoder_hidden_states"])
+            let batch = latents.shape[0]
+            let shifts = try states.split(into: batch).map { $0.floats[1] }
+            var values = latents.floats.enumerated().map { 0.5 * $1 + shifts[$0 / (latents.count / batch)] }
+            if unetInputs.count == brokenStep { values[3] = .nan }
+            outputs = ["model_output": try Tensor(shape: latents.shape, values)]
+        case .decoder:
+            let latents = try XCTUnwrap(inputs["latents"]).floats
+            outputs = ["image": try Tensor(shape: [1, 3, 8, 8], (0..<192).map { latents[$0 % 64] / 4 })]
+        }
+        if name == wrongShape { outputs = try outputs.mapValues { try Tensor(shape: [$0.count], $0.floats) } }
+        return Prediction(outputs: outputs, seconds: 0.001)
+    }
+
+    func unload(_ name: ComponentName) async {
+        if loaded.remove(name) != nil { calls.append(.unload(name)) }
+    }
+
+    func memory() async -> MemorySample? { MemorySample(total: 1000 + 10 * loaded.count, anonymous: 10 * loaded.count) }
+}
