@@ -1,7 +1,7 @@
 """Training the dual encoder on the judge's sprites, and its own retrieval on real pictures that it never saw.
 
 Runs without the command line, for machines that have only torch and the sources:
-`python -m sfmobile.train.metrics.contrastive --config models/glyph-128/dual_encoder.json --sprites … --out …`.
+`python -m sfmobile.train.metrics.contrastive --config models/recipes/glyph-128/dual-encoder.json --sprites … --out …`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.nn import functional
 from sfmobile.errors import UsageError
 from sfmobile.train.config import LoopConfig, read_config
 from sfmobile.train.metrics.dual_encoder import DualEncoder, DualEncoderLayout
-from sfmobile.train.metrics.efficientnet_lite import EfficientNetLite0
+from sfmobile.train.metrics.efficientnet_lite import BLOCKS, EfficientNetLite0
 from sfmobile.train.metrics.memorisation import as_float
 from sfmobile.train.metrics.retrieval import Retrieval, distinct_texts, retrieval
 from sfmobile.train.randomness import generator_for
@@ -36,10 +36,16 @@ Encode = Callable[[Sequence[str]], Tensor]
 
 @dataclass(frozen=True)
 class DualEncoderConfig:
-    """The dual encoder's stage. image_size: side its pictures are resized to; embedding: width of the shared space."""
+    """The dual encoder's stage.
+
+    image_size: side its pictures are resized to; trunk_blocks: blocks of EfficientNet-Lite0 (of 16); embedding: width
+    of the shared space; compositions: on how many real pictures its own retrieval is measured.
+    """
 
     loop: LoopConfig
     image_size: int = 128
+    trunk_blocks: int = BLOCKS
+    compositions: int = 1024
     text_layers: int = 2
     embedding: int = 192
 
@@ -147,13 +153,16 @@ def new_dual_encoder(
     layout = DualEncoderLayout(
         vocabulary=len(vocabulary),
         image_size=config.image_size,
+        trunk_blocks=config.trunk_blocks,
         text_layers=config.text_layers,
         embedding=config.embedding,
     )
     encoder = DualEncoder(layout)
     encoder.text.vocabulary.copy_(vocabulary)
     if features is not None:
-        encoder.image.trunk.load_state_dict(EfficientNetLite0.from_file(features).trunk.state_dict())
+        # A shorter trunk takes the first blocks.
+        weights = EfficientNetLite0.from_file(features).trunk.state_dict()
+        encoder.image.trunk.load_state_dict({name: weights[name] for name in encoder.image.trunk.state_dict()})
     if token_init is not None:
         rows = load_tensors(token_init)[0]["token_embedding"]
         if rows.shape[1] != layout.text_width:
@@ -188,7 +197,7 @@ def train_dual_encoder(
     path = directory / "dual_encoder.safetensors"
     encoder.save(path)
     trained = DualEncoder.load(path).to(pool.pixels.device)
-    figures = {name: asdict(value) for name, value in own_retrieval(trained, pool, encode).items()}
+    figures = {name: asdict(value) for name, value in own_retrieval(trained, pool, encode, config.compositions).items()}
     write_json(directory / "retrieval.json", figures)
     return trained
 

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from sfmobile.errors import ArtifactError, UsageError
 from sfmobile.train.config import parse_config
-from sfmobile.train.metrics.efficientnet_lite import TRUNK_CHANNELS, Trunk
+from sfmobile.train.metrics.efficientnet_lite import BLOCKS, Trunk
 from sfmobile.train.state import load_tensors, save_tensors
 
 PADDING_ID = 49407  # CLIP's end-of-text, which also pads
@@ -30,11 +30,13 @@ class DualEncoderLayout:
     """Widths of both towers.
 
     vocabulary: how many tokens have a row of the embedding; image_size: side that pictures are resized to;
-    text_length: tokens that are read, the start included; longer captions are cut.
+    trunk_blocks: how many of EfficientNet-Lite0's blocks the image tower has; text_length: tokens that are read, the
+    start included; longer captions are cut.
     """
 
     vocabulary: int
     image_size: int = 128
+    trunk_blocks: int = BLOCKS
     text_width: int = 192
     text_layers: int = 2
     text_heads: int = 6
@@ -48,11 +50,11 @@ class ImageTower(nn.Module):
     def __init__(self, layout: DualEncoderLayout) -> None:
         super().__init__()
         self.size = layout.image_size
-        self.trunk = Trunk()
+        self.trunk = Trunk(layout.trunk_blocks)
         # Pooling forgets where a feature was; "left of" needs it, so places are written into the map first.
-        side = -(-layout.image_size // 32)
+        side = -(-layout.image_size // self.trunk.stride)
         self.place = nn.Parameter(torch.randn(1, layout.embedding, side, side) * 0.02)
-        self.widen = nn.Conv2d(TRUNK_CHANNELS, layout.embedding, 1)
+        self.widen = nn.Conv2d(self.trunk.channels, layout.embedding, 1)
         self.mix = nn.Sequential(
             nn.Conv2d(layout.embedding, layout.embedding, 3, padding=1, groups=layout.embedding),
             nn.GroupNorm(1, layout.embedding),

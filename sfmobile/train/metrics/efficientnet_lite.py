@@ -19,7 +19,6 @@ from sfmobile.errors import ArtifactError
 from sfmobile.train.metrics.packages import EFFICIENTNET_LITE0, fetch, read_member
 
 FEATURES = 1280
-TRUNK_CHANNELS = 320
 _STEM_CHANNELS = 32
 INPUT_SIZE = 224
 _BATCH_NORM_EPS = 1e-3
@@ -76,26 +75,40 @@ class _Block(nn.Module):
         return x + y if self.skip else y
 
 
+BLOCKS = sum(stage.repeats for stage in _STAGES)
+
+
 class Trunk(nn.Module):
-    """All but the head: images (B, 3, H, W) in [-1, 1] -> maps (B, 320, H / 32, W / 32); batch norms folded."""
+    """All but the head: images (B, 3, H, W) in [-1, 1] -> maps (B, 320, H / 32, W / 32); batch norms folded.
+
+    With fewer than 16 `blocks` it ends earlier: `channels` and `stride` say what comes out.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, blocks: int = BLOCKS) -> None:
         super().__init__()
         self.stem = _SameConv(3, _STEM_CHANNELS, 3, 2)
-        blocks, channels = [], _STEM_CHANNELS
-        for stage in _STAGES:
-            for repeat in range(stage.repeats):
-                blocks.append(_Block(channels, stage, stage.stride if repeat == 0 else 1))
-                channels = stage.channels
-        self.blocks = nn.Sequential(*blocks)
+        self.channels, self.stride = _STEM_CHANNELS, 2
+        layers = []
+        planned = [(stage, repeat) for stage in _STAGES for repeat in range(stage.repeats)]
+        for stage, repeat in planned[:blocks]:
+            stride = stage.stride if repeat == 0 else 1
+            layers.append(_Block(self.channels, stage, stride))
+            self.channels, self.stride = stage.channels, self.stride * stride
+        self.blocks = nn.Sequential(*layers)
+        # Without batch norms, torch's default initial scale would fade to nothing over fifty convolutions.
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Maps at a 32nd of the resolution, rounded up."""
+        """Maps at the resolution divided by `stride`, rounded up."""
         return self.blocks(functional.relu6(self.stem((images - self.mean) / self.std)))
 
 
@@ -105,7 +118,7 @@ class EfficientNetLite0(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.trunk = Trunk()
-        self.head = nn.Conv2d(TRUNK_CHANNELS, FEATURES, 1)
+        self.head = nn.Conv2d(self.trunk.channels, FEATURES, 1)
         self.requires_grad_(False)
         self.eval()
 
@@ -168,7 +181,7 @@ def folded_state(original: dict[str, Tensor]) -> dict[str, Tensor]:
         state[f"{ours}.bias"] = original[f"{norm}.bias"] - original[f"{norm}.running_mean"] * scale
 
     fold("trunk.stem", "_conv_stem", "_bn0")
-    for index in range(sum(stage.repeats for stage in _STAGES)):
+    for index in range(BLOCKS):
         theirs = f"_blocks.{index}"
         if f"{theirs}._expand_conv.weight" in original:
             fold(f"trunk.blocks.{index}.expand", f"{theirs}._expand_conv", f"{theirs}._bn0")
