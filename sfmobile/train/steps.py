@@ -182,7 +182,7 @@ GUIDANCE_CHANNELS = 64
 
 
 def guidance_sinusoid(scale: Tensor, channels: int) -> Tensor:
-    """(B,) to (B, channels, 1, 1): sinusoid of 1000 w, the guidance input of a w-conditioned UNet (arXiv 2210.03142)."""
+    """(B,) to (B, channels, 1, 1): sinusoid of 1000 w, the input of a w-conditioned UNet (arXiv 2210.03142)."""
     half = channels // 2
     frequencies = torch.exp(-torch.log(torch.tensor(10000.0)) * torch.arange(half) / (half - 1)).to(scale.device)
     angles = scale[:, None] * 1000.0 * frequencies[None]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from sfmobile.sampling.ddim import DDIM
 from sfmobile.train.diffusion import NoiseSchedule, StepGrid, guide
 from sfmobile.train.glyph import SCHEDULES
 from sfmobile.train.steps import StepObjective, truncated_snr, two_step_target
@@ -16,7 +18,11 @@ SHAPE = (3, 4, 8, 8)
 
 
 def schedule(name: str) -> NoiseSchedule:
-    return NoiseSchedule(SCHEDULES[name], time_channels=32).double()
+    """In float64, so that what is left is the formulas' error and not the buffers'."""
+    diffusion = NoiseSchedule(SCHEDULES[name], time_channels=32)
+    cumulative = torch.as_tensor(np.append(1.0, DDIM(SCHEDULES[name]).alphas_cumprod), dtype=torch.float64)
+    diffusion.alphas, diffusion.sigmas = cumulative.sqrt(), (1 - cumulative).sqrt()
+    return diffusion
 
 
 @settings(deadline=None, max_examples=30)
