@@ -116,9 +116,16 @@ def _split_attention(q: Var, k: Var, v: Var, mask: Var | None, heads: int, chunk
             for index, (length, stop) in enumerate(zip(lengths, stops, strict=True))
         ]
     heads_out = []
-    parts = zip(_split(q, heads, 1), _split(k_by_position, heads, 3), _split(v, heads, 1), strict=True)
+    parts = zip(
+        _split(q, heads, 1, f"{name}_q_heads"),
+        _split(k_by_position, heads, 3, f"{name}_k_heads"),
+        _split(v, heads, 1, f"{name}_v_heads"),
+        strict=True,
+    )
     for q_head, k_head, v_head in parts:
-        chunks = [q_head] if len(lengths) == 1 else mb.split(x=q_head, split_sizes=lengths, axis=3)
+        chunks = (
+            [q_head] if len(lengths) == 1 else mb.split(x=q_head, split_sizes=lengths, axis=3, name=f"{name}_chunks")
+        )
         columns = []
         for q_part, by_query in zip(chunks, masks, strict=True):
             # "bkhc,bchq->bkhq" and "bchk,bkhq->bchq", both in the one spelling MIL's einsum knows.
@@ -133,10 +140,11 @@ def _split_attention(q: Var, k: Var, v: Var, mask: Var | None, heads: int, chunk
     return mb.concat(values=heads_out, axis=1, name=name)
 
 
-def _split(x: Var, parts: int, axis: int) -> list[Var]:
+def _split(x: Var, parts: int, axis: int, name: str) -> list[Var]:
+    # Named: a generated name ("split_3") could be that of a traced operation, whose module it would then be given.
     if parts == 1:
         return [x]
-    return list(mb.split(x=x, num_splits=parts, axis=axis))
+    return list(mb.split(x=x, num_splits=parts, axis=axis, name=name))
 
 
 @_lowers()
