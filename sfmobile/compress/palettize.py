@@ -109,11 +109,16 @@ def palettize_program(
     return errors
 
 
+def worker_count() -> int:
+    """Threads that palettize side by side."""
+    return min(MAX_WORKERS, os.cpu_count() or 1)
+
+
 def _in_order(
     work: Callable[[Operation], PalettizedWeight], constants: list[Operation]
 ) -> Iterator[tuple[Operation, PalettizedWeight]]:
     """Results of `work` in order, computed on several threads (the compiled loops release the GIL)."""
-    workers = min(MAX_WORKERS, os.cpu_count() or 1)
+    workers = worker_count()
     with ThreadPoolExecutor(workers) as pool:
         running: list[tuple[Operation, Future[PalettizedWeight]]] = []
         waiting = iter(constants)

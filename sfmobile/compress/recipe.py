@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -162,6 +163,16 @@ class Recipe(BaseModel):
                     f"The recipe gives layer '{name}' of {component} groups of {layer.group_size} channels, which "
                     f"don't divide its {channels} channels; choose a divisor."
                 )
+
+
+def stored_bytes(shape: Sequence[int], layer: LayerRecipe) -> int:
+    """Bytes of a weight of `shape` stored as `layer` says: indices and lookup tables, or fp16 values."""
+    size = math.prod(shape)
+    if layer.bits == FULL_BITS:
+        return 2 * size
+    group = layer.group_size or shape[0]
+    tables = shape[0] // group if shape[0] % group == 0 else 1
+    return math.ceil(size * layer.bits / 8) + tables * 2 * (1 << layer.bits)
 
 
 def compressible(name: str, shape: tuple[int, ...]) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sfmobile.bundle.manifest import ComponentName, TensorRecord
 from sfmobile.checkpoint.directory import Checkpoint
-from sfmobile.compress.recipe import FULL_BITS, Recipe, compressible, compressible_layers
+from sfmobile.compress.recipe import Recipe, compressible, compressible_layers, stored_bytes
 from sfmobile.export.component import SPECS, setting_for
 from sfmobile.export.options import ExportOptions
 
@@ -59,7 +59,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
             ComponentPlan(
                 name=name,
                 parameters=parameters,
-                bytes=GRAPH_BYTES + stored_bytes(name, shapes, recipe, width),
+                bytes=GRAPH_BYTES + component_bytes(name, shapes, recipe, width),
                 scratch_bytes=0 if stored_half else 2 * parameters,
                 inputs=SPECS[name].inputs(setting),
                 outputs=SPECS[name].outputs(setting),
@@ -68,20 +68,14 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     return ExportPlan(setting.latent_size, tuple(parts))
 
 
-def stored_bytes(
+def component_bytes(
     component: ComponentName, shapes: Mapping[str, tuple[int, ...]], recipe: Recipe | None, width: int = 2
 ) -> int:
     """Bytes of all weights as `recipe` stores them; uncompressed ones take `width` bytes each."""
     total = 0
     for key, shape in shapes.items():
-        size = math.prod(shape)
-        layer = None
-        if recipe is not None and compressible(key, shape):
-            layer = recipe.layer(component, key.removesuffix(".weight"))
-        if layer is None or layer.bits == FULL_BITS:
-            total += width * size
-            continue
-        group = layer.group_size or shape[0]
-        tables = shape[0] // group if shape[0] % group == 0 else 1
-        total += math.ceil(size * layer.bits / 8) + tables * 2 * (1 << layer.bits)
+        if recipe is None or not compressible(key, shape):
+            total += width * math.prod(shape)
+        else:
+            total += stored_bytes(shape, recipe.layer(component, key.removesuffix(".weight")))
     return total
