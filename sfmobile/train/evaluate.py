@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import torch
@@ -20,9 +21,11 @@ from sfmobile.bundle.manifest import SchedulerRecord
 from sfmobile.train.data.split import HELD_OUT, TRAIN
 from sfmobile.train.diffusion import NoiseSchedule
 from sfmobile.train.metrics.compositions import ColourReferences, check_compositions
-from sfmobile.train.metrics.contrastive import Encode, concept_texts, embed_pictures, recognised
+from sfmobile.train.metrics.contrastive import Encode, concept_texts, embed_pictures, own_retrieval, recognised
 from sfmobile.train.metrics.dual_encoder import DualEncoder
+from sfmobile.train.metrics.efficientnet_lite import EfficientNetLite0
 from sfmobile.train.metrics.frechet import feature_distance
+from sfmobile.train.metrics.lpips import LPIPS, Trunk
 from sfmobile.train.metrics.memorisation import as_bytes, as_float, nearest_training
 from sfmobile.train.metrics.prompt_sets import (
     COMPOSED_KINDS,
@@ -37,6 +40,7 @@ from sfmobile.train.metrics.retrieval import Retrieval
 from sfmobile.train.sampler import Denoiser, sample_latents, seeded_noise
 
 if TYPE_CHECKING:
+    from sfmobile.checkpoint.directory import Checkpoint
     from sfmobile.nets.unet import UNet
     from sfmobile.train.data.compose import SpritePool
     from sfmobile.train.data.scenes import Attributes
@@ -46,6 +50,8 @@ Sampler = Callable[[Sequence[str], Sequence[int]], Tensor]
 Part = Literal["distribution", "recognition", "composed", "memorisation"]
 PARTS: tuple[Part, ...] = ("distribution", "recognition", "composed", "memorisation")
 NETWORK = "EffNetLite0"
+# The dual encoder that comes with the sources.
+DUAL_ENCODER = Path(__file__).resolve().parents[2] / "models" / "dual-encoder" / "dual_encoder.safetensors"
 
 
 @dataclass(frozen=True)
@@ -76,25 +82,50 @@ class Judges:
         return self.dual_encoder.log_scale.device
 
 
+def load_judges(
+    cache: Path, dual_encoder: Path, device: torch.device, *, memorisation: bool = True, trunk: Trunk = "vgg16"
+) -> Judges:
+    """The judges on `device`: feature network and LPIPS from the cache (fetched if missing), the dual encoder from its
+    file; without LPIPS where memorisation isn't asked for."""
+    from sfmobile.train.data.tokens import CaptionTokenizer
+
+    tokenizer = CaptionTokenizer()
+    return Judges(
+        EfficientNetLite0.load(cache).to(device),
+        DualEncoder.load(dual_encoder).to(device),
+        lambda captions: torch.as_tensor(tokenizer.encode_batch(captions)),
+        LPIPS.load(cache, trunk).to(device) if memorisation else None,
+    )
+
+
 class Evaluation:
     """The fixed prompts, their real pictures and the judges; measures one sampler after another on the same seeds."""
 
-    def __init__(self, pool: SpritePool, judges: Judges, config: EvaluationConfig, side: int = 128) -> None:
-        """`pool`: the sprites that the samplers were trained on and those held out; `side`: the samplers' pictures'."""
+    def __init__(
+        self,
+        pool: SpritePool,
+        judges: Judges,
+        config: EvaluationConfig,
+        side: int = 128,
+        splits: Sequence[str] = (TRAIN,),
+    ) -> None:
+        """`pool`: sprites of the kinds that the samplers were trained on, held-out ones included; `side`: that of the
+        samplers' pictures; `splits`: the parts that they were trained on."""
+        self.side = side
         self.pool = pool
         self.judges = judges
         self.config = config
-        rows = [row for row, sprite in enumerate(pool.sprites) if sprite.split == TRAIN]
+        rows = [row for row, sprite in enumerate(pool.sprites) if sprite.split in splits]
         self.references = ColourReferences(pool.pixels.cpu().numpy(), [sprite.base for sprite in pool.sprites])
         self.distribution = distribution_prompts(pool, config.pictures, (HELD_OUT,), config.seed, side=side)
         self.recognition = recognition_prompts(pool, side)
         self.composed = composed_prompts(pool, config.composed)
         # Real compositions, on which the checks themselves are checked.
         self.compositions = distribution_prompts(
-            pool, 4 * config.composed, (TRAIN, HELD_OUT), config.seed, COMPOSED_KINDS, side
+            pool, 4 * config.composed, (*splits, HELD_OUT), config.seed, COMPOSED_KINDS, side
         )
         self.concepts = concept_texts(pool)
-        training = distribution_prompts(pool, config.pictures, (TRAIN,), config.seed + 1, side=side)
+        training = distribution_prompts(pool, config.pictures, splits, config.seed + 1, side=side)
         self._training_features = self._features(training.pictures)
         self._real_features = self._features(self.distribution.pictures)
         chosen = np.random.default_rng(config.seed).permutation(rows)[: config.training]
@@ -108,8 +139,13 @@ class Evaluation:
             ]
         return torch.cat(parts).numpy()
 
-    def sample(self, sampler: Sampler, prompts: PromptSet) -> tuple[Tensor, float]:
-        """Pictures of every prompt, uint8 (N, 3, H, W) on the CPU, seeds 0, 1, …; and the seconds sampling took."""
+    def sample(
+        self, sampler: Sampler, prompts: PromptSet, observer: Callable[[int], None] = lambda done: None
+    ) -> tuple[Tensor, float]:
+        """Pictures of every prompt, uint8 (N, 3, H, W) on the CPU, seeds from 0 on; and the seconds sampling took.
+
+        `observer` is told how many pictures are there after each batch.
+        """
         parts, seconds = [], 0.0
         for start in range(0, len(prompts), self.config.batch):
             captions = prompts.captions[start : start + self.config.batch]
@@ -117,6 +153,7 @@ class Evaluation:
             pictures = sampler(captions, range(start, start + len(captions)))
             parts.append(as_bytes(pictures).cpu())
             seconds += time.perf_counter() - began
+            observer(start + len(captions))
         return torch.cat(parts), seconds
 
     def measure(
@@ -126,12 +163,16 @@ class Evaluation:
         settings: dict[str, float | int | str] | None = None,
         parts: Sequence[Part] = PARTS,
         series: str = "",
+        observer: Callable[[int], None] = lambda done: None,
     ) -> Measurement:
-        """Figures of `sampler` in the chosen parts; `series` names the sweep that it is a point of."""
+        """Figures of `sampler` in the chosen parts; `series` names the sweep that it is a point of.
+
+        `observer` is told the pictures made so far, of `picture_count`.
+        """
         figures: dict[str, float] = {}
         pictures, seconds = 0, 0.0
         if "distribution" in parts or "memorisation" in parts:
-            made, took = self.sample(sampler, self.distribution)
+            made, took = self.sample(sampler, self.distribution, observer)
             pictures, seconds = pictures + len(made), seconds + took
             if "distribution" in parts:
                 figures |= self.distribution_figures(made)
@@ -142,21 +183,36 @@ class Evaluation:
             ("composed", self.composed, self.composed_figures),
         ):
             if part in parts:
-                made, took = self.sample(sampler, prompts)
+                before = pictures
+                made, took = self.sample(sampler, prompts, lambda done, before=before: observer(before + done))  # type: ignore[misc]
                 pictures, seconds = pictures + len(made), seconds + took
                 figures |= figures_of(made)
         if seconds > 0:
             figures["pictures per second"] = pictures / seconds
         return Measurement(name, dict(settings or {}), figures, series)
 
-    def real(self) -> Measurement:
+    def picture_count(self, parts: Sequence[Part] = PARTS) -> int:
+        """How many pictures `measure` samples for these parts."""
+        shared = len(self.distribution) if {"distribution", "memorisation"} & set(parts) else 0
+        own = {"recognition": self.recognition, "composed": self.composed}
+        return shared + sum(len(prompts) for part, prompts in own.items() if part in parts)
+
+    def judge_figures(self, compositions: int = 1024) -> dict[str, dict[str, float]]:
+        """The dual encoder's own retrieval on real held-out pictures, the first thing a report says."""
+        own = own_retrieval(self.judges.dual_encoder, self.pool, self.judges.encode, compositions)
+        return {name: asdict(figures) for name, figures in own.items()}
+
+    def real(self, parts: Sequence[Part] = PARTS) -> Measurement:
         """The same figures of the real pictures: what the measures themselves allow."""
         figures = self.distribution_figures(self.distribution.pictures)
         # A set's distance to itself says nothing; the floor is what real pictures reach.
         figures = {key: value for key, value in figures.items() if not key.startswith(("FD", "KD")) or "floor" in key}
-        figures |= self.recognition_figures(self.recognition.pictures)
-        figures |= self.composed_figures(self.compositions.pictures, self.compositions.attributes)
-        figures |= self.memorisation_figures(self.distribution.pictures)
+        if "recognition" in parts:
+            figures |= self.recognition_figures(self.recognition.pictures)
+        if "composed" in parts:
+            figures |= self.composed_figures(self.compositions.pictures, self.compositions.attributes)
+        if "memorisation" in parts:
+            figures |= self.memorisation_figures(self.distribution.pictures)
         return Measurement("real held-out pictures", {}, figures)
 
     def distribution_figures(self, made: Tensor) -> dict[str, float]:
@@ -269,3 +325,31 @@ def _guidance_conditioned(unet: UNet, scale: float) -> Denoiser:
         return velocity
 
     return denoise
+
+
+def checkpoint_sampler(
+    checkpoint: Checkpoint, *, steps: int, guidance_scale: float | None = None, device: torch.device | None = None
+) -> Sampler:
+    """A sampler over a checkpoint's own networks, scheduler and tokenizer; guidance as it recommends unless given."""
+    from sfmobile.train.data.tokens import CaptionTokenizer
+
+    where = device or torch.device("cpu")
+    tokenizer = CaptionTokenizer(checkpoint.text_encoder_layout.max_length, checkpoint.tokenizer_dir)
+    unet = cast("UNet", checkpoint.load("unet").to(where))
+    return network_sampler(
+        checkpoint.load("text_encoder").to(where),
+        unet,
+        checkpoint.load("decoder").to(where),
+        NoiseSchedule(checkpoint.scheduler, checkpoint.unet_layout.down[0].channels).to(where),
+        checkpoint.scheduler,
+        lambda captions: torch.as_tensor(tokenizer.encode_batch(captions)),
+        steps=steps,
+        guidance_scale=checkpoint.guidance_scale if guidance_scale is None else guidance_scale,
+        latent_shape=(checkpoint.unet_layout.in_channels, *checkpoint.latent_size),
+        scaling_factor=checkpoint.autoencoder_layout.scaling_factor,
+    )
+
+
+def picture_side(checkpoint: Checkpoint) -> int:
+    """The side of the pictures that a checkpoint draws, in pixels."""
+    return checkpoint.latent_size[0] * checkpoint.autoencoder_layout.downsampling

@@ -1,35 +1,39 @@
 """A plan of measurements over a training run: which stages at which steps and guidance, what of each, and the grid.
 
-Runs without the command line: `python -m sfmobile.train.evaluation_plan --run RUN --plan models/recipes/glyph-128/
-evaluation.json --sprites … --judge … --features … --lpips … --out OUT`. Measurements already in OUT are kept, so a
-killed evaluation goes on where it was.
+Runs without the command line: `python -m sfmobile.train.evaluation_plan --recipe models/recipes/glyph-128 --run RUN
+--cache CACHE --out OUT`. Measurements already in OUT are kept, so a killed evaluation goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sfmobile.errors import UsageError
 from sfmobile.nets.autoencoder import Decoder
 from sfmobile.train.config import read_config
-from sfmobile.train.evaluate import Evaluation, EvaluationConfig, Judges, Part, Sampler, network_sampler
+from sfmobile.train.evaluate import (
+    DUAL_ENCODER,
+    Evaluation,
+    EvaluationConfig,
+    Part,
+    Sampler,
+    load_judges,
+    network_sampler,
+)
 from sfmobile.train.glyph import SCHEDULES
-from sfmobile.train.metrics.contrastive import Encode, own_retrieval
+from sfmobile.train.metrics.contrastive import Encode
 from sfmobile.train.metrics.decoder_pair import compare_decoders
-from sfmobile.train.metrics.dual_encoder import DualEncoder
-from sfmobile.train.metrics.efficientnet_lite import EfficientNetLite0
-from sfmobile.train.metrics.lpips import LPIPS, Trunk
 from sfmobile.train.metrics.memorisation import as_float
 from sfmobile.train.metrics.plots import write_grid
-from sfmobile.train.metrics.report import Record, markdown
+from sfmobile.train.metrics.report import Record, machine, markdown
 from sfmobile.train.pictures import Pictures, PicturesConfig
+from sfmobile.train.recipe import RecipeRun
 from sfmobile.train.sampler import sample_latents, seeded_noise
 from sfmobile.train.stages import Run
 
@@ -55,18 +59,22 @@ class Variant:
 class Plan:
     """What to measure on a run. Variants whose stage wasn't trained are left out and said so.
 
-    selection: what the run was trained on, its picture size included; prompts are made of the same.
     decoder_pair: stages of the full and the half-width decoder; own_latents: how many of the first grid variant's
     latents they are compared on.
     """
 
     variants: tuple[Variant, ...]
-    selection: PicturesConfig = field(default_factory=PicturesConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     grid_captions: tuple[str, ...] = ()
     grid_seed: int = 0
     decoder_pair: tuple[str, str] | None = ("autoencoder", "decoder")
     own_latents: int = 512
+
+    def __post_init__(self) -> None:
+        names = [variant.name for variant in self.variants]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise UsageError(f"The evaluation plan has two variants called '{twice}'; measurements are kept by name.")
 
 
 class RunSamplers:
@@ -149,16 +157,13 @@ def run_plan(
         record = Record.read(path)
     else:
         record = Record({**evaluation.describe(), "machine": machine(run.device)}, {})
-    samplers = RunSamplers(run, judges.encode, plan.selection.side)
+    samplers = RunSamplers(run, judges.encode, evaluation.side)
     known = [variant for variant in plan.variants if (run.root / variant.stage / "weights.safetensors").exists()]
     for variant in plan.variants:
         if variant not in known:
             say(f"{variant.name}: left out, stage '{variant.stage}' has no weights")
     if record.find("real held-out pictures") is None:
-        record.judge = {
-            name: asdict(own)
-            for name, own in own_retrieval(judges.dual_encoder, evaluation.pool, judges.encode).items()
-        }
+        record.judge = evaluation.judge_figures()
         record.measurements.append(evaluation.real())
         record.write(path)
     for variant in known:
@@ -217,53 +222,54 @@ def _compare_decoders(
     record.extra["Decoder pair"] = {**asdict(pair), "macs_ratio": pair.macs_ratio}
 
 
-def machine(device: torch.device) -> dict[str, str]:
-    """What the figures were measured with."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {"device": name, "torch": torch.__version__, "python": platform.python_version()}
+def evaluate_recipe(
+    recipe: Path,
+    root: Path,
+    cache: Path,
+    out: Path,
+    *,
+    judge: Path = DUAL_ENCODER,
+    pictures: int | None = None,
+    cpu: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Record:
+    """Measure the run at `root` of the recipe in directory `recipe` by its evaluation.json.
+
+    `cache` holds the sprites and the metric networks, which are fetched if missing; `pictures` overrides the plan's.
+    """
+    plan = read_config(Plan, recipe / "evaluation.json")
+    if pictures is not None:
+        plan = replace(plan, evaluation=replace(plan.evaluation, pictures=pictures))
+    run = RecipeRun(recipe, root, cache, cpu).run
+    selection = read_config(PicturesConfig, recipe / "pictures.json")
+    judges = load_judges(cache, judge, run.device)
+    pool = Pictures.open(cache, selection, run.device).pool
+    evaluation = Evaluation(pool, judges, plan.evaluation, selection.side, selection.splits)
+    return run_plan(plan, run, evaluation, out, say)
 
 
 def main() -> None:
     """Command-line entry without third-party packages."""
-    from sfmobile.train.data.tokens import CaptionTokenizer
-
-    parser = argparse.ArgumentParser(description="Measure a training run by a plan.")
+    parser = argparse.ArgumentParser(description="Measure a training run by its recipe's plan.")
+    parser.add_argument("--recipe", type=Path, required=True, help="directory with evaluation.json and pictures.json")
     parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--plan", type=Path, required=True, help="JSON of Plan")
-    parser.add_argument("--sprites", type=Path, required=True, help="directory of the sprite cache")
-    parser.add_argument("--judge", type=Path, required=True, help="dual_encoder.safetensors")
-    parser.add_argument("--features", type=Path, required=True, help="converted EfficientNet-Lite0 weights")
-    parser.add_argument("--lpips", type=Path, help="converted LPIPS weights")
-    parser.add_argument("--lpips-trunk", choices=("vgg16", "alexnet"), default="vgg16")
+    parser.add_argument("--cache", type=Path, required=True, help="sprites, and metrics/*.safetensors")
+    parser.add_argument("--judge", type=Path, default=DUAL_ENCODER, help="dual_encoder.safetensors")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pictures", type=int, help="in place of the plan's number")
     parser.add_argument("--cpu", action="store_true")
     options = parser.parse_args()
-    run = Run(options.run, cpu=options.cpu)
-    plan = read_config(Plan, options.plan)
-    if options.pictures:
-        plan = replace(plan, evaluation=replace(plan.evaluation, pictures=options.pictures))
-    tokenizer = CaptionTokenizer()
-    judges = load_judges(
-        run.device,
-        lambda captions: torch.as_tensor(tokenizer.encode_batch(captions)),
+    record = evaluate_recipe(
+        options.recipe,
+        options.run,
+        options.cache,
+        options.out,
         judge=options.judge,
-        features=options.features,
-        lpips=options.lpips,
-        trunk=options.lpips_trunk,
+        pictures=options.pictures,
+        cpu=options.cpu,
+        say=lambda line: print(line, flush=True),
     )
-    pool = Pictures.open(options.sprites, plan.selection, run.device).pool
-    evaluation = Evaluation(pool, judges, plan.evaluation, plan.selection.side)
-    record = run_plan(plan, run, evaluation, options.out, say=lambda line: print(line, flush=True))
     print(markdown(record))
-
-
-def load_judges(
-    device: torch.device, encode: Encode, *, judge: Path, features: Path, lpips: Path | None, trunk: Trunk = "vgg16"
-) -> Judges:
-    """The judges from their files, on `device`."""
-    measure: nn.Module | None = None if lpips is None else LPIPS.from_file(lpips, trunk).to(device)
-    return Judges(EfficientNetLite0.from_file(features).to(device), DualEncoder.load(judge).to(device), encode, measure)
 
 
 if __name__ == "__main__":

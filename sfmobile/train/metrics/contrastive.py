@@ -1,7 +1,7 @@
 """Training the dual encoder on the judge's sprites, and its own retrieval on real pictures that it never saw.
 
 Runs without the command line, for machines that have only torch and the sources:
-`python -m sfmobile.train.metrics.contrastive --config models/recipes/glyph-128/dual-encoder.json --sprites … --out …`.
+`python -m sfmobile.train.metrics.contrastive --config models/recipes/glyph-128/dual-encoder.json --cache … --out …`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.nn import functional
 from sfmobile.errors import UsageError
 from sfmobile.train.config import LoopConfig, read_config
 from sfmobile.train.metrics.dual_encoder import DualEncoder, DualEncoderLayout
-from sfmobile.train.metrics.efficientnet_lite import BLOCKS, EfficientNetLite0
+from sfmobile.train.metrics.efficientnet_lite import BLOCKS, FEATURES_FILE, EfficientNetLite0
 from sfmobile.train.metrics.memorisation import as_float
 from sfmobile.train.metrics.retrieval import Retrieval, distinct_texts, retrieval
 from sfmobile.train.randomness import generator_for
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sfmobile.train.data.compose import SpritePool
     from sfmobile.train.loop import Observer
 
+TEXT_WIDTH = 192
 # Captions to token ids (N, 77).
 Encode = Callable[[Sequence[str]], Tensor]
 
@@ -155,6 +156,7 @@ def new_dual_encoder(
         image_size=config.image_size,
         trunk_blocks=config.trunk_blocks,
         text_layers=config.text_layers,
+        text_width=TEXT_WIDTH,
         embedding=config.embedding,
     )
     encoder = DualEncoder(layout)
@@ -249,31 +251,51 @@ def recognised(
     return retrieval(of_pictures, of_texts, own[: len(texts)])
 
 
-def main() -> None:
-    """Command-line entry without third-party packages."""
+def train_from_cache(
+    config: Path, cache: Path, directory: Path, *, observer: Observer | None = None, cpu: bool = False
+) -> DualEncoder:
+    """Train by the settings in `config` on the sprites in `cache`, the towers started from the weights there.
+
+    The feature network is fetched and the token embedding computed if the cache lacks them.
+    """
     from sfmobile.train.data.compose import load_pool
     from sfmobile.train.data.split import JUDGE
-    from sfmobile.train.data.tokens import CaptionTokenizer
+    from sfmobile.train.data.sprites import find_cache
+    from sfmobile.train.data.tokens import TOKENIZER_DIR, CaptionTokenizer
+    from sfmobile.train.token_init import write_token_embedding
 
+    settings = read_config(DualEncoderConfig, config)
+    device = "cuda" if torch.cuda.is_available() and not cpu else "cpu"
+    pool = load_pool(find_cache(cache), device, splits=(JUDGE,), judge=True)
+    EfficientNetLite0.load(cache)
+    tokens = cache / "metrics" / f"token_init_{TEXT_WIDTH}.safetensors"
+    if not tokens.exists():
+        write_token_embedding(tokens, TOKENIZER_DIR / "vocab.json", cache, TEXT_WIDTH)
+    tokenizer = CaptionTokenizer()
+    return train_dual_encoder(
+        pool,
+        settings,
+        lambda captions: torch.as_tensor(tokenizer.encode_batch(captions)),
+        directory,
+        features=cache / "metrics" / FEATURES_FILE,
+        token_init=tokens,
+        observer=observer,
+        cpu=cpu,
+    )
+
+
+def main() -> None:
+    """Command-line entry without third-party packages."""
     parser = argparse.ArgumentParser(description="Train the dual encoder that measures text-image agreement.")
     parser.add_argument("--config", type=Path, required=True, help="JSON of DualEncoderConfig")
-    parser.add_argument("--sprites", type=Path, required=True, help="index file of the sprite cache")
+    parser.add_argument("--cache", type=Path, required=True, help="sprites, and metrics/*.safetensors")
     parser.add_argument("--out", type=Path, required=True, help="directory of the run; resumed if it exists")
-    parser.add_argument("--features", type=Path, help="converted EfficientNet-Lite0 weights to start from")
-    parser.add_argument("--token-init", type=Path, help="token embedding to start from")
     parser.add_argument("--cpu", action="store_true")
     options = parser.parse_args()
-    config = read_config(DualEncoderConfig, options.config)
-    device = "cuda" if torch.cuda.is_available() and not options.cpu else "cpu"
-    pool = load_pool(options.sprites, device, splits=(JUDGE,), judge=True)
-    tokenizer = CaptionTokenizer()
-    train_dual_encoder(
-        pool,
-        config,
-        lambda captions: torch.as_tensor(tokenizer.encode_batch(captions)),
+    train_from_cache(
+        options.config,
+        options.cache,
         options.out,
-        features=options.features,
-        token_init=options.token_init,
         observer=lambda progress: print(json.dumps(asdict(progress)), flush=True),
         cpu=options.cpu,
     )

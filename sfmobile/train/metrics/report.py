@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from sfmobile.errors import ArtifactError
 from sfmobile.train.state import write_json
@@ -134,3 +137,9 @@ def markdown(record: Record) -> str:
             for key, value in extra.items()
         ]
     return "\n".join(lines) + "\n"
+
+
+def machine(device: torch.device) -> dict[str, str]:
+    """What the figures were measured with."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {"device": name, "torch": torch.__version__, "python": platform.python_version()}

@@ -1,0 +1,193 @@
+"""`sfmobile evaluate` and `sfmobile train evaluate|dual-encoder`: measure checkpoints and runs; train what measures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sfmobile.cli import console
+
+if TYPE_CHECKING:
+    from sfmobile.train.loop import Progress
+    from sfmobile.train.metrics.report import Record
+
+Cache = Annotated[Path | None, typer.Option("--cache", help="Sprites and metric weights [~/.cache/sfmobile].")]
+Judge = Annotated[Path | None, typer.Option("--judge", help="dual_encoder.safetensors [the one that comes along].")]
+Out = Annotated[Path, typer.Option("-o", "--output", help="Directory for evaluation.json, .md and pictures.")]
+Cpu = Annotated[bool, typer.Option("--cpu", help="Stay on the CPU even where a GPU is found.")]
+
+
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="Directory of a diffusers-format checkpoint.")],
+    output: Out,
+    teacher: Annotated[Path | None, typer.Option("--teacher", help="A second checkpoint to compare with.")] = None,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="DDIM steps of the checkpoint.")] = 8,
+    teacher_steps: Annotated[int, typer.Option("--teacher-steps", min=1, help="DDIM steps of the teacher.")] = 50,
+    guidance: Annotated[
+        float | None, typer.Option("--guidance", min=1.0, help="Guidance scale [what each checkpoint recommends].")
+    ] = None,
+    pictures: Annotated[int, typer.Option("--pictures", min=2, help="Pictures for distances and agreement.")] = 128,
+    composed: Annotated[int, typer.Option("--composed", min=1, help="Prompts of each exact check.")] = 24,
+    selection: Annotated[
+        Path | None, typer.Option("--trained-on", help="pictures.json of the recipe that trained it [all sprites].")
+    ] = None,
+    memorisation: Annotated[
+        bool, typer.Option("--memorisation", help="Also measure the distance to training drawings (needs LPIPS).")
+    ] = False,
+    cache: Cache = None,
+    judge: Judge = None,
+    cpu: Cpu = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
+) -> None:
+    """Measure the pictures of a checkpoint on prompts that it never saw.
+
+    Distances are named after their network and stand beside the floor that real pictures reach; the dual encoder's own
+    retrieval comes first; exact checks of composed prompts stand beside their accuracy on real compositions.
+    """
+    import torch
+
+    from sfmobile.checkpoint.directory import Checkpoint
+    from sfmobile.errors import UsageError
+    from sfmobile.train.config import read_config
+    from sfmobile.train.data.packages import default_cache
+    from sfmobile.train.evaluate import (
+        DUAL_ENCODER,
+        PARTS,
+        Evaluation,
+        EvaluationConfig,
+        checkpoint_sampler,
+        load_judges,
+        picture_side,
+    )
+    from sfmobile.train.metrics.report import Record, machine
+    from sfmobile.train.pictures import Pictures, PicturesConfig
+
+    where = cache or default_cache()
+    device = torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
+    compared = [(Checkpoint.open(checkpoint), steps)]
+    if teacher is not None:
+        compared.append((Checkpoint.open(teacher), teacher_steps))
+    side = picture_side(compared[0][0])
+    if any(picture_side(opened) != side for opened, _ in compared):
+        raise UsageError(f"{teacher}: its pictures have another size than the {side} px of {checkpoint}.")
+    trained_on = PicturesConfig() if selection is None else read_config(PicturesConfig, selection)
+    config = EvaluationConfig(
+        pictures=pictures, composed=composed, memorised=min(pictures, 64), training=1000, batch=16
+    )
+    with console.status("reading sprites and metric networks"):
+        judges = load_judges(where, judge or DUAL_ENCODER, device, memorisation=memorisation)
+        evaluation = Evaluation(Pictures.open(where, trained_on, device).pool, judges, config, side, trained_on.splits)
+    parts = PARTS if memorisation else tuple(part for part in PARTS if part != "memorisation")
+    with console.status("measuring real pictures"):
+        record = Record({**evaluation.describe(), "machine": machine(device)}, evaluation.judge_figures(128))
+        record.measurements.append(evaluation.real(parts))
+    for opened, count in compared:
+        scale = opened.guidance_scale if guidance is None else guidance
+        sampler = checkpoint_sampler(opened, steps=count, guidance_scale=scale, device=device)
+        name = f"{opened.name}, {_steps(count)}, guidance {scale:g}"
+        with console.progress(remaining=True) as bars:
+            task = bars.add_task(name, total=evaluation.picture_count(parts))
+            measured = evaluation.measure(
+                name,
+                sampler,
+                {"checkpoint": str(opened.root), "steps": count, "guidance": scale},
+                parts,
+                observer=lambda done, task=task: bars.update(task, completed=done),  # type: ignore[misc]
+            )
+        record.measurements.append(measured)
+        record.write(output / "evaluation.json")
+    _finish(record, output, as_json)
+
+
+def _steps(count: int) -> str:
+    return "1 step" if count == 1 else f"{count} steps"
+
+
+def evaluate_run(
+    recipe: Annotated[Path, typer.Argument(help="Directory with recipe.json, pictures.json and evaluation.json.")],
+    run: Annotated[Path, typer.Option("--run", help="The run whose stages are measured.")],
+    output: Out,
+    pictures: Annotated[
+        int | None, typer.Option("--pictures", min=2, help="Pictures for distances, in place of the plan's number.")
+    ] = None,
+    cache: Cache = None,
+    judge: Judge = None,
+    cpu: Cpu = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
+) -> None:
+    """Measure every stage, sweep and ablation of a run by the recipe's plan; what is measured already is kept."""
+    from sfmobile.train.data.packages import default_cache
+    from sfmobile.train.evaluate import DUAL_ENCODER
+    from sfmobile.train.evaluation_plan import evaluate_recipe
+
+    with console.status("measuring"):
+        record = evaluate_recipe(
+            recipe,
+            run,
+            cache or default_cache(),
+            output,
+            judge=judge or DUAL_ENCODER,
+            pictures=pictures,
+            cpu=cpu,
+            say=console.note,
+        )
+    _finish(record, output, as_json)
+
+
+def _finish(record: Record, output: Path, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from sfmobile.train.metrics.plots import write_plots
+    from sfmobile.train.metrics.report import markdown
+
+    (output / "evaluation.md").write_text(markdown(record), encoding="utf-8")
+    for path in write_plots(record, output):
+        console.note(f"wrote {path}")
+    if as_json:
+        console.print_json(asdict(record))
+    else:
+        console.print_text(markdown(record))
+
+
+def dual_encoder(
+    config: Annotated[Path, typer.Argument(help="JSON settings, e.g. models/recipes/glyph-128/dual-encoder.json.")],
+    run: Annotated[Path, typer.Option("--run", help="Where checkpoints, log and result are kept.")],
+    cache: Cache = None,
+    cpu: Cpu = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print its retrieval figures as JSON.")] = False,
+) -> None:
+    """Train the dual encoder that measures agreement, on drawings that no generator sees; resumes if interrupted."""
+    import json
+
+    from sfmobile.train.data.packages import default_cache
+    from sfmobile.train.metrics.contrastive import train_from_cache
+
+    with console.progress(remaining=True) as bars:
+        task = bars.add_task("dual encoder", total=None)
+
+        def show(progress: Progress) -> None:
+            figures = " ".join(f"{name} {value:.4g}" for name, value in progress.figures.items())
+            bars.update(task, completed=progress.step, total=progress.steps, description=f"dual encoder  {figures}")
+
+        train_from_cache(config, cache or default_cache(), run, observer=show, cpu=cpu)
+    figures = json.loads((run / "retrieval.json").read_text(encoding="utf-8"))
+    if as_json:
+        console.print_json(figures)
+        return
+    console.print_table(
+        f"Retrieval of {run / 'dual_encoder.safetensors'} on real held-out pictures",
+        ("pictures", "pairs", "candidates", "R@1", "R@5", "agreement"),
+        [
+            (
+                name,
+                str(own["pairs"]),
+                str(own["candidates"]),
+                f"{100 * own['recall_at_1']:.1f} %",
+                f"{100 * own['recall_at_5']:.1f} %",
+                f"{own['agreement']:.3f}",
+            )
+            for name, own in figures.items()
+        ],
+    )

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from sfmobile.errors import ArtifactError
+from sfmobile.train.metrics.plots import write_grid, write_plots
+from sfmobile.train.metrics.report import Measurement, Record, markdown, table
+
+OWN = {"compositions": {"pairs": 10, "candidates": 9, "recall_at_1": 0.5, "recall_at_5": 0.9, "agreement": 0.61}}
+
+
+def record() -> Record:
+    sweep = [
+        Measurement(
+            f"g{g}", {"guidance": g}, {"FD-EffNetLite0": 40 + g, "agreement": 0.2 + g / 50}, "guidance: student"
+        )
+        for g in (1.0, 2.0, 4.0)
+    ]
+    figures = {"FD-EffNetLite0": 51.25, "FD-EffNetLite0 floor": 20.5, "agreement": 0.4321, "count right": 0.875}
+    one = Measurement("student, 8 steps", {"steps": 8, "guidance": 3.0}, {**figures, "recognised R@5 of 9": 0.5})
+    return Record(
+        {"machine": {"device": "test"}}, OWN, [one, *sweep], {"Decoder pair": {"own_psnr": 31.5, "full_macs": 1200}}
+    )
+
+
+def test_a_record_reads_back_and_finds_its_measurements(tmp_path: Path) -> None:
+    written = record()
+    written.write(tmp_path / "out" / "evaluation.json")
+    assert Record.read(tmp_path / "out" / "evaluation.json") == written
+    assert written.find("g2.0") is written.measurements[2]
+    assert written.find("other") is None
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"schema_version": 9}', '{"schema_version": 1, "made": {}, "judge": {}}'])
+def test_something_else_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "e.json").write_text(text)
+    with pytest.raises(ArtifactError, match=r"e\.json"):
+        Record.read(tmp_path / "e.json")
+
+
+def test_a_table_has_only_columns_that_someone_measured() -> None:
+    rows = [Measurement("a", {}, {"FD-EffNetLite0": 1.25}), Measurement("b", {}, {"prompt R@1": 0.5})]
+    assert table(rows, ("FD-EffNetLite0", "agreement", "prompt R@1")).splitlines() == [
+        "| | FD-EffNetLite0 | prompt R@1 |",
+        "|---|---:|---:|",
+        "| a | 1.2 | – |",
+        "| b | – | 50.0 % |",
+    ]
+
+
+def test_the_judges_own_figures_come_first_and_every_distance_has_its_floor_beside_it() -> None:
+    text = markdown(record())
+    assert text.index("| compositions | 10 | 9 | 50.0 % | 90.0 % | 0.610 |") < text.index("student, 8 steps")
+    header = next(line for line in text.splitlines() if "FD-EffNetLite0" in line)
+    assert "| FD-EffNetLite0 | FD-EffNetLite0 floor |" in header
+    assert "87.5 %" in text
+    assert "| full_macs | 1,200 |" in text
+    assert "FID" not in text
+
+
+def test_plots_and_grid_are_pictures(tmp_path: Path) -> None:
+    files = write_plots(record(), tmp_path)
+    assert [path.name for path in files] == ["trade-off.png", "guidance-sweep.png"]
+    for path in files:
+        with Image.open(path) as picture:
+            assert picture.width > 300
+    red = torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1).expand(2, 3, 16, 16)
+    grid = write_grid(
+        [("red", red), ("grey", torch.full((2, 3, 16, 16), 128, dtype=torch.uint8))], ["a", "b"], tmp_path / "g.png"
+    )
+    with Image.open(grid) as picture:
+        width, height = picture.size
+        assert picture.getpixel((width - 10, height - 10 - 16 - 4)) == (255, 0, 0)
+        assert picture.getpixel((width - 10, height - 10)) == (128, 128, 128)
