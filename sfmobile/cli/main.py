@@ -13,7 +13,19 @@ from typing import Annotated
 import typer
 
 import sfmobile
-from sfmobile.cli import bench, compare, console, doctor, export, generate, inspect, train_data, train_stages, verify
+from sfmobile.cli import (
+    bench,
+    compare,
+    console,
+    doctor,
+    evaluate,
+    export,
+    generate,
+    inspect,
+    train_data,
+    train_stages,
+    verify,
+)
 from sfmobile.errors import SfmobileError, UnavailableError
 
 INTERRUPTED = 130
@@ -48,10 +60,10 @@ def options(
 
 
 app.command("export")(export.export)
-app.command("export")(export.export)
 app.command("verify")(verify.verify)
 app.command("generate")(generate.generate)
 app.command("bench")(bench.bench)
+app.command("evaluate")(evaluate.evaluate)
 app.command("inspect")(inspect.inspect)
 app.command("compare")(compare.compare)
 app.command("doctor")(doctor.doctor)
@@ -62,6 +74,8 @@ train.command("stage")(train_stages.stage)
 train.command("all")(train_stages.all_stages)
 train.command("assemble")(train_stages.assemble)
 train.command("plot")(train_stages.plot)
+train.command("evaluate")(evaluate.evaluate_run)
+train.command("dual-encoder")(evaluate.dual_encoder)
 app.add_typer(train, name="train")
 
 
