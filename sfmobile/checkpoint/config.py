@@ -368,9 +368,9 @@ def _check_class(config: Json, expected: str, file: Path) -> None:
 def _check_constants(config: Json, constants: Json, file: Path) -> None:
     for key, expected in constants.items():
         found = config.get(key, expected)
-        if isinstance(found, list) and found and all(value == expected for value in found):
-            continue
-        if found != expected:
+        # One value per stage says the same as one for all, and "off" is written as null or as false.
+        found_values = found if isinstance(found, list) and found else [found]
+        if not all(value == expected or (not value and not expected) for value in found_values):
             raise ArtifactError(
                 f"{file}: '{key}' is {found!r}; expected {expected!r}, the only form sfmobile's networks have."
             )

@@ -54,6 +54,7 @@ class Checkpoint:
     licence: str
     parts: tuple[PartName, ...]
     _files: dict[str, WeightFiles] = field(repr=False, compare=False, default_factory=dict)
+    _shapes: dict[str, dict[str, tuple[int, ...]]] = field(repr=False, compare=False, default_factory=dict)
     _digests: dict[str, str] = field(repr=False, compare=False, default_factory=dict)
 
     @classmethod
@@ -109,8 +110,9 @@ class Checkpoint:
         Raises `ArtifactError` if a weight is missing, unexpected or of another shape than the config says.
         """
         self._check_part(part)
-        shapes = {key: tuple(value.shape) for key, value in self._empty(part).state_dict().items()}
-        return read_weights(part, self._files[FOLDERS[part]], shapes)
+        if part not in self._shapes:
+            self._shapes[part] = {key: tuple(value.shape) for key, value in self._empty(part).state_dict().items()}
+        return read_weights(part, self._files[FOLDERS[part]], self._shapes[part])
 
     def load(self, part: PartName, dtype: torch.dtype | Literal["float32"] | None = "float32") -> nn.Module:
         """`part` in eval mode with its weights as `dtype`.

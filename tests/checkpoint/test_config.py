@@ -22,6 +22,8 @@ from sfmobile.nets.layout import (
     SD15_AUTOENCODER,
     SD15_TEXT_ENCODER,
     SD15_UNET,
+    SNAPFUSION_AUTOENCODER,
+    SNAPFUSION_UNET,
     UNET_LAYOUTS,
     UNetLayout,
 )
@@ -91,14 +93,24 @@ def test_text_encoder_layouts_survive_writing_and_reading() -> None:
 
 
 def test_only_what_diffusers_can_not_express_gets_our_class() -> None:
-    ours = {name for name, layout in UNET_LAYOUTS.items() if unet_config(layout, (8, 8))["_class_name"] == UNET_CLASS}
-    assert ours == {"snapfusion", "glyph"}
-    ours = {
-        name
-        for name, layout in AUTOENCODER_LAYOUTS.items()
-        if autoencoder_config(layout, ("decoder", "encoder"), 64)["_class_name"] == AUTOENCODER_CLASS
+    assert unet_config(SD15_UNET, (8, 8))["_class_name"] == "UNet2DConditionModel"
+    assert unet_config(SNAPFUSION_UNET, (8, 8))["_class_name"] == UNET_CLASS
+    both = ("decoder", "encoder")
+    assert autoencoder_config(SD15_AUTOENCODER, both, 64)["_class_name"] == "AutoencoderKL"
+    assert autoencoder_config(SD15_AUTOENCODER, ("decoder",), 64)["_class_name"] == AUTOENCODER_CLASS
+    assert autoencoder_config(SNAPFUSION_AUTOENCODER, both, 64)["_class_name"] == AUTOENCODER_CLASS
+
+
+def test_defaults_may_be_written_per_stage_or_as_false() -> None:
+    spelled_out = {
+        "transformer_layers_per_block": [1, 1, 1, 1],
+        "only_cross_attention": [False] * 4,
+        "mid_block_only_cross_attention": False,
+        "layers_per_block": [2, 2, 2, 2],
+        "attention_head_dim": [8, 8, 8, 8],
+        "class_embed_type": None,
     }
-    assert ours == {"snapfusion", "glyph-teacher"}
+    assert unet_layout({**SD15_UNET_FILE, **spelled_out}, FILE) == SD15_UNET
 
 
 @pytest.mark.parametrize(("sample_size", "expected"), [(None, (64, 64)), (96, (96, 96)), ([32, 64], (32, 64))])
