@@ -36,8 +36,8 @@ class PackageInspection(BaseModel):
 
     operations: counts by kind, constants and decompression excluded. weights: float constants that operations read,
     with more than one element, each counted once however it is stored. bytes: all files; weight_bytes: of the weight
-    file alone. bits_per_weight: weight_bytes per weight, lookup tables included. compressed_weights: those of the
-    weights that are stored compressed (palettized, quantized).
+    file alone (ONNX: of those weights). bits_per_weight: weight_bytes per weight, lookup tables included.
+    compressed_weights: those of the weights that are stored compressed (palettized, quantized).
     """
 
     model_config = ConfigDict(frozen=True)
@@ -136,14 +136,23 @@ def _inspect_onnx(path: Path) -> PackageInspection:
         graph = onnx.load(str(path), load_external_data=False).graph
     except DecodeError as error:
         raise ArtifactError(f"'{path}' is truncated or altered: {error}; export it again.") from error
-    floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16}
-    sizes = [math.prod(tensor.dims) for tensor in graph.initializer if tensor.data_type in floats]
-    weights = sum(size for size in sizes if size > 1)
+    widths = {
+        onnx.TensorProto.FLOAT: 4,
+        onnx.TensorProto.FLOAT16: 2,
+        onnx.TensorProto.BFLOAT16: 2,
+        onnx.TensorProto.DOUBLE: 8,
+    }
+    sizes = [
+        (elements, widths[tensor.data_type])
+        for tensor in graph.initializer
+        if tensor.data_type in widths and (elements := math.prod(tensor.dims)) > 1
+    ]
+    weights = sum(elements for elements, _ in sizes)
+    weight_bytes = sum(elements * width for elements, width in sizes)
     external = {
         entry.value for tensor in graph.initializer for entry in tensor.external_data if entry.key == "location"
     }
-    weight_bytes = sum((path.parent / name).stat().st_size for name in external)
-    total = path.stat().st_size + weight_bytes
+    total = path.stat().st_size + sum((path.parent / name).stat().st_size for name in external)
     stored = {tensor.name for tensor in graph.initializer}
     return PackageInspection(
         package=path.name,
@@ -154,7 +163,7 @@ def _inspect_onnx(path: Path) -> PackageInspection:
         operations=_histogram(node.op_type for node in graph.node),
         weights=weights,
         bytes=total,
-        weight_bytes=weight_bytes or total,
-        bits_per_weight=(weight_bytes or total) * 8 / weights if weights else None,
+        weight_bytes=weight_bytes,
+        bits_per_weight=weight_bytes * 8 / weights if weights else None,
         compressed_weights=0,
     )

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sfmobile.bundle.directory import Bundle
+from sfmobile.checkpoint.directory import Checkpoint
+from sfmobile.sampling.picture import read_settings
+from tests.cli.run import run
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def test_the_same_seed_gives_the_same_file_and_another_one_another(tiny_bundle: Bundle, tmp_path: Path, capsys) -> None:
+    for name, seed in (("a", 7), ("b", 7), ("c", 8)):
+        outcome = run(
+            capsys,
+            "generate",
+            tiny_bundle.root,
+            "a red apple",
+            "--steps",
+            2,
+            "--seed",
+            seed,
+            "-o",
+            tmp_path / f"{name}.png",
+        )
+        assert outcome.code == 0 and "mil fp32" in outcome.out
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert not np.array_equal(pixels(tmp_path / "a.png"), pixels(tmp_path / "c.png"))
+
+
+def test_steps_and_guidance_come_from_the_manifest_unless_given(tiny_bundle: Bundle, tmp_path: Path, capsys) -> None:
+    run(capsys, "generate", tiny_bundle.root, "a", "-o", tmp_path / "default.png")
+    run(capsys, "generate", tiny_bundle.root, "a", "--steps", 3, "--guidance", 2.5, "-o", tmp_path / "given.png")
+    default, given = read_settings(tmp_path / "default.png"), read_settings(tmp_path / "given.png")
+    assert default["steps"] == tiny_bundle.manifest.scheduler.default_steps
+    assert default["guidance_scale"] == tiny_bundle.manifest.guidance.default_scale
+    assert given["steps"] == 3 and given["guidance_scale"] == 2.5
+
+
+def test_several_prompts_are_numbered_and_the_sheet_holds_them_all(tiny_bundle: Bundle, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "new" / "out.png"
+    outcome = run(
+        capsys,
+        *("generate", tiny_bundle.root, "a red apple", "a blue star", "😀", "红", "x"),
+        *("--steps", 1, "-o", out, "--sheet", tmp_path / "sheet.png", "--json"),
+    )
+    assert outcome.code == 0
+    said = json.loads(outcome.out)
+    paths = [Path(picture["path"]) for picture in said["pictures"]]
+    assert paths == [out.with_name(f"out-{number}.png") for number in range(1, 6)]
+    assert [picture["settings"]["prompt"] for picture in said["pictures"]][2:4] == ["😀", "红"]
+    height, width, _ = pixels(paths[0]).shape
+    sheet = pixels(tmp_path / "sheet.png")
+    assert sheet.shape == (2 * height, 4 * width, 3)
+    assert np.array_equal(sheet[:height, width : 2 * width], pixels(paths[1]))
+    assert np.array_equal(sheet[height:, :width], pixels(paths[4]))
+
+
+def test_previews_show_every_step_and_leave_the_picture_alone(tiny_bundle: Bundle, tmp_path: Path, capsys) -> None:
+    with_previews = tmp_path / "with.png"
+    run(capsys, "generate", tiny_bundle.root, "a", "--steps", 3, "--preview", "-o", with_previews)
+    run(capsys, "generate", tiny_bundle.root, "a", "--steps", 3, "-o", tmp_path / "without.png")
+    previews = sorted(tmp_path.glob("with-step-*.png"))
+    assert [path.name for path in previews] == ["with-step-01.png", "with-step-02.png", "with-step-03.png"]
+    assert np.array_equal(pixels(with_previews), pixels(tmp_path / "without.png"))
+    # Behind the last step of DDIM nothing is left to remove.
+    assert (
+        np.abs(pixels(previews[-1]).astype(int) - pixels(with_previews)).mean()
+        < np.abs(pixels(previews[0]).astype(int) - pixels(with_previews)).mean()
+    )
+
+
+def test_the_exported_programs_draw_what_the_torch_reference_draws(
+    tiny_bundle: Bundle, tiny_checkpoint: Checkpoint, tmp_path: Path, capsys
+) -> None:
+    for runtime, options in (("mil", ()), ("torch", ("--source", tiny_checkpoint.root))):
+        path = tmp_path / f"{runtime}.png"
+        assert (
+            run(capsys, "generate", tiny_bundle.root, "a red apple", "--runtime", runtime, *options, "-o", path).code
+            == 0
+        )
+    difference = np.abs(pixels(tmp_path / "mil.png").astype(int) - pixels(tmp_path / "torch.png"))
+    assert difference.max() <= 3
+
+
+def test_a_prompt_beyond_the_text_encoder_is_cut_and_says_so(tiny_bundle: Bundle, tmp_path: Path, capsys) -> None:
+    outcome = run(capsys, "generate", tiny_bundle.root, "apple " * 1700, "--steps", 1, "-o", tmp_path / "a.png")
+    assert outcome.code == 0 and "tokens longer than the 77" in outcome.err
+    assert read_settings(tmp_path / "a.png")["prompt_tokens_dropped"] > 1000
+
+
+@pytest.mark.parametrize(
+    "prompt", ["🍎🍏", "红苹果 と 사과", "a\x00b\x07c\x1b[31m", "'; DROP TABLE --", "[bold]x[/bold]"]
+)
+def test_any_text_is_a_prompt(prompt: str, tiny_bundle: Bundle, tmp_path: Path, capsys) -> None:
+    outcome = run(capsys, "generate", tiny_bundle.root, prompt, "--steps", 1, "-o", tmp_path / "a.png")
+    assert outcome.code == 0 and "\x1b[31m" not in outcome.out and "\x07" not in outcome.out
+    assert read_settings(tmp_path / "a.png")["prompt"] == prompt
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "sentence"),
+    [
+        (["", "--steps", 1], 2, "Prompt 1 is empty"),
+        ([" \n", "--steps", 1], 2, "Prompt 1 is empty"),
+        (["a", "--steps", 0], 2, "found 0"),
+        (["a", "--steps", -3], 2, "found -3"),
+        (["a", "--steps", 1001], 2, "found 1001"),
+        (["a", "--guidance", "nan"], 2, "guidance scale nan"),
+        (["a", "--guidance", -1], 2, "guidance scale -1"),
+        (["a", "--seed", -1], 2, "-1"),
+        (["a", "--seed", 2**64], 2, str(2**64)),
+        (["a", "-o", "picture.jpg"], 2, "should end in .png"),
+        (["a", "--sheet", "sheet.gif"], 2, "should end in .png"),
+        (["a", "--compute-unit", "CPU_AND_NE", "--runtime", "mil"], 2, "--compute-unit is for the coreml runtime"),
+        (["a", "--precision", "fp16", "--runtime", "torch"], 2, "--precision fp16"),
+        (["a", "--runtime", "torch", "--source", "nowhere"], 4, "nowhere"),
+        (["a", "--runtime", "onnx"], 2, "onnx"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_written(
+    options: list[object], code: int, sentence: str, tiny_bundle: Bundle, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = run(capsys, "generate", tiny_bundle.root, *options)
+    assert outcome.code == code and sentence in outcome.sentence and outcome.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_core_ml_is_refused_off_macos_in_one_sentence(tiny_bundle: Bundle, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    outcome = run(capsys, "generate", tiny_bundle.root, "a", "--runtime", "coreml", "-o", tmp_path / "a.png")
+    assert outcome.code == 3 and "macOS" in outcome.sentence
