@@ -21,12 +21,14 @@ class Constant:
     """A constant, decoded anew (and, uncompressed, straight from the mapped file) by every `load`.
 
     Compressed floats come as float32 holding values of the declared type; everything else in its own type.
+    `stored` are the arrays that a compressed constant is decoded from, by the argument of the last constexpr op.
     """
 
     type: TensorType
     load: Callable[[], np.ndarray | str]
     position: int = -1
     compressed: bool = False
+    stored: dict[str, TensorType] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -208,9 +210,15 @@ class _Reader:
         self.program.constants[name] = self._literal(operation, proto.attributes["val"])
 
     def _add_compressed(self, operation: Operation) -> None:
+        stored: dict[str, TensorType] = {}
+        for argument, items in operation.inputs.items():
+            for item in items:
+                constant = self.program.constants.get(item) if isinstance(item, str) else item
+                if constant is not None:
+                    stored.update(constant.stored or {argument: constant.type})
         for index, (name, type_) in enumerate(operation.outputs):
             load = partial(self._decompress, operation, index)
-            self.program.constants[name] = Constant(type_, load, operation.position, compressed=True)
+            self.program.constants[name] = Constant(type_, load, operation.position, True, stored)
 
     def _decompress(self, operation: Operation, index: int) -> np.ndarray:
         arguments: dict[str, np.ndarray | str] = {}
