@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    WithJsonSchema,
+    model_serializer,
+    model_validator,
+)
 from typing_extensions import Self
+
+from sfmobile.errors import UsageError
 
 SCHEMA_VERSION: Final = 1
 
@@ -66,8 +77,33 @@ class CompressionRecord(_Model):
     recipe_sha256: Sha256 | None = None
 
 
+class ChunkRecord(_Model):
+    """One of the packages that a component is cut into, run one after the other.
+
+    inputs: inputs of the component, or outputs of earlier chunks, by name. outputs: what later chunks or the
+    component's caller take.
+    """
+
+    package: BundlePath
+    inputs: tuple[TensorRecord, ...]
+    outputs: tuple[TensorRecord, ...]
+    bytes: int = Field(ge=0)
+
+
+class FunctionRecord(_Model):
+    """Another function of a component's package: the same weights for other shapes."""
+
+    function: str
+    inputs: tuple[TensorRecord, ...]
+    outputs: tuple[TensorRecord, ...]
+
+
 class ComponentRecord(_Model):
-    """One exported component."""
+    """One exported component.
+
+    package: an .mlpackage or .onnx file; for a component in chunks, the directory that holds their packages.
+    function, inputs, outputs: those of the function to run. functions: the others in the same package.
+    """
 
     format: Literal["mlprogram", "onnx"]
     package: BundlePath
@@ -82,6 +118,14 @@ class ComponentRecord(_Model):
     source_sha256: Sha256
     options_sha256: Sha256
     files: Files
+    chunks: tuple[ChunkRecord, ...] = ()
+    functions: tuple[FunctionRecord, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_empty_lists(self, default: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A component that has neither reads like those of readers that know neither.
+        content: dict[str, Any] = default(self)
+        return {key: value for key, value in content.items() if key not in ("chunks", "functions") or value}
 
     @model_validator(mode="after")
     def _files_belong_to_package(self) -> Self:
@@ -93,6 +137,45 @@ class ComponentRecord(_Model):
             if path != self.package and not path.startswith(prefixes):
                 raise ValueError(f"file '{path}' lies outside package '{self.package}'")
         return self
+
+    @model_validator(mode="after")
+    def _chunks_follow_each_other(self) -> Self:
+        if not self.chunks:
+            return self
+        if self.format != "mlprogram" or self.functions or len(self.chunks) < 2:
+            raise ValueError("chunks are two or more ML Programs of one function")
+        known = {tensor.name: (tensor.shape, tensor.dtype) for tensor in self.inputs}
+        for chunk in self.chunks:
+            if not any(path.startswith(f"{chunk.package}/") for path in self.files):
+                raise ValueError(f"no file is recorded for chunk '{chunk.package}'")
+            for tensor in chunk.inputs:
+                if known.get(tensor.name) != (tensor.shape, tensor.dtype):
+                    raise ValueError(f"chunk '{chunk.package}' takes '{tensor.name}', which nothing before it gives")
+            known.update({tensor.name: (tensor.shape, tensor.dtype) for tensor in chunk.outputs})
+        for tensor in self.outputs:
+            if known.get(tensor.name) != (tensor.shape, tensor.dtype):
+                raise ValueError(f"no chunk gives the output '{tensor.name}'")
+        return self
+
+    @model_validator(mode="after")
+    def _functions_differ(self) -> Self:
+        names = [self.function, *(other.function for other in self.functions)]
+        if len(set(names)) != len(names):
+            raise ValueError(f"functions of one name: {', '.join(names)}")
+        return self
+
+    def selected(self, function: str) -> ComponentRecord:
+        """The record with `function` as the one to run."""
+        if function == self.function:
+            return self
+        own = FunctionRecord(function=self.function, inputs=self.inputs, outputs=self.outputs)
+        others = {other.function: other for other in (own, *self.functions)}
+        wanted = others.pop(function)
+        return self.model_copy(update={**dict(wanted), "functions": tuple(others.values())})
+
+    def all_functions(self) -> tuple[FunctionRecord, ...]:
+        """Every function of the package, the one to run first."""
+        return (FunctionRecord(function=self.function, inputs=self.inputs, outputs=self.outputs), *self.functions)
 
 
 class SchedulerRecord(_Model):
@@ -194,3 +277,55 @@ class Manifest(_Model):
     time_embedding: TimeEmbeddingRecord
     tokenizer: TokenizerRecord
     golden: GoldenRecord | None = None
+
+    def shapes(self) -> tuple[tuple[int, int, int], ...]:
+        """Latent height, latent width and guidance batch of every function of the UNet, the one to run first."""
+        unet = self.components.get("unet")
+        if unet is None:
+            return ((self.latents.height, self.latents.width, self.guidance.batch),)
+        found = []
+        for function in unet.all_functions():
+            batch, _, height, width = _latents_shape(function.inputs)
+            found.append((height, width, batch))
+        return tuple(found)
+
+    def for_shapes(self, latent_size: tuple[int, int] | None = None, guidance_batch: int | None = None) -> Manifest:
+        """The manifest with the functions for another latent size (height, width) and guidance batch selected.
+
+        None keeps what is selected. Raises `UsageError` naming what the bundle was exported for.
+        """
+        height, width = latent_size or (self.latents.height, self.latents.width)
+        batch = guidance_batch or self.guidance.batch
+        available = self.shapes()
+        if (height, width, batch) not in available:
+            raise UsageError(
+                f"This bundle has no UNet for latents {height}x{width} and guidance batch {batch}; it was exported for "
+                f"{', '.join(f'{h}x{w} and batch {b}' for h, w, b in available)}."
+            )
+        components = dict(self.components)
+        for name in ("unet", "decoder"):
+            if name in components:
+                rows = batch if name == "unet" else 1
+                components[name] = _select(name, components[name], (rows, self.latents.channels, height, width))
+        return self.model_copy(
+            update={
+                "components": components,
+                "latents": self.latents.model_copy(update={"height": height, "width": width}),
+                "guidance": self.guidance.model_copy(update={"batch": batch}),
+            }
+        )
+
+
+def _latents_shape(inputs: tuple[TensorRecord, ...]) -> tuple[int, ...]:
+    return next(tensor.shape for tensor in inputs if tensor.name == "latents")
+
+
+def _select(name: str, record: ComponentRecord, latents: tuple[int, ...]) -> ComponentRecord:
+    """`record` with the function for latents of that shape."""
+    for function in record.all_functions():
+        if _latents_shape(function.inputs) == latents:
+            return record.selected(function.function)
+    raise UsageError(
+        f"The bundle's {name} has no function for latents {latents[2]}x{latents[3]}; export it again with the UNet's "
+        "sizes."
+    )
