@@ -50,7 +50,10 @@ class MachineRecord(_Model):
 
 
 class ConditionsRecord(_Model):
-    """What else was going on. Load is the one-minute load average; the rest is a phone's or a notebook's."""
+    """What else was going on. Load is the one-minute load average; the rest is a phone's or a notebook's.
+
+    memory_warnings: how often the system warned of too little memory during the measurement (iOS).
+    """
 
     load_average_before: float | None = Field(default=None, ge=0)
     load_average_after: float | None = Field(default=None, ge=0)
@@ -59,6 +62,7 @@ class ConditionsRecord(_Model):
     low_power_mode: bool | None = None
     battery_level: float | None = Field(default=None, ge=0, le=1)
     battery_charging: bool | None = None
+    memory_warnings: int | None = Field(default=None, ge=0)
 
 
 class RuntimeRecord(_Model):
