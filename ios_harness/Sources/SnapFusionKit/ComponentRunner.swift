@@ -24,6 +24,9 @@ public protocol ComponentRunner: Sendable {
     /// Frees a component; no error if it isn't loaded.
     func unload(_ name: ComponentName) async
 
+    /// Forgets what was made of a component for this device, so that the next load is a cold one; unloads it.
+    func forget(_ name: ComponentName) async throws
+
     /// Memory of the process that executes, if the system tells.
     func memory() async -> MemorySample?
 }
@@ -35,6 +38,9 @@ extension ComponentRunner {
         try await load(name)
         return try await predict(name, inputs: record.sampleInputs()).seconds
     }
+
+    /// Nothing to forget, for an engine that keeps nothing.
+    public func forget(_ name: ComponentName) async throws { await unload(name) }
 
     /// Frees everything.
     public func unloadAll() async {

@@ -86,6 +86,7 @@ public struct LatencyRecorder: Sendable {
         let runner = try makeRunner()
         // The engine itself starts before the clock does.
         _ = try await runner.describe()
+        try await runner.forget(name)
         var meter = await MemoryMeter(runner)
         let coldLoad = try await runner.load(name)
         advance("cold load")

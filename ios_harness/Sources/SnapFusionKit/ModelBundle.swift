@@ -51,6 +51,16 @@ public struct ModelBundle: Sendable {
         }
     }
 
+    /// Opens the bundle that was copied into an app when it was built. Throws `BundleError` that says how to put one there.
+    public static func embedded(in resources: Foundation.Bundle = .main, check: Check = .full) throws -> ModelBundle {
+        guard let url = resources.url(forResource: "ModelBundle", withExtension: nil) else {
+            throw BundleError(
+                .notABundle,
+                "the app holds no bundle: build it with SFBENCH_BUNDLE=/path/to/bundle (see ios_harness/README.md).")
+        }
+        return try ModelBundle(opening: url, check: check)
+    }
+
     /// `target` is what `path` stands for when its links are followed: attributes are a link's own otherwise.
     private static func compare(_ path: String, at target: String, with record: FileRecord, check: Check) throws {
         let mend = "export it again or copy the bundle anew"

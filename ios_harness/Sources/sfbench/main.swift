@@ -4,6 +4,7 @@ import SnapFusionKit
 let help = """
     usage: sfbench generate BUNDLE PROMPT... [options]
            sfbench bench BUNDLE [options]
+           sfbench verify BUNDLE [options]    the engine against the bundle's golden vectors
 
     generate  -o FILE.png   the picture; several are numbered     --steps N      DDIM steps
               --seed N      the same seed, the same picture       --guidance X   1 is none
@@ -13,7 +14,7 @@ let help = """
               --steps N     --guidance X     --no-loop
               -o FILE.json  the report; without it reports/bench.json of the bundle
               --budget FILE exit code 1 if a figure exceeds it
-    both      --runtime auto|coreml|mil|torch|onnx   auto: coreml on Apple's systems, else mil through sfmobile's worker
+    all       --runtime auto|coreml|mil|torch|onnx   auto: coreml on Apple's systems, else mil through sfmobile's worker
               --precision fp32|fp16                  evaluation of the mil runtime
               --compute-unit ALL|CPU_AND_NE|CPU_AND_GPU|CPU_ONLY
               --python PROGRAM                       the worker's Python (else $SFMOBILE_PYTHON, else python3)
@@ -40,6 +41,7 @@ func run(_ words: [String]) async throws -> Int32 {
         try await Generate(rest).run()
         return 0
     case "bench": return try await Bench(rest).run() ? 0 : 1
+    case "verify": return try await Verify(rest).run() ? 0 : 1
     case "-h", "--help", nil:
         print(help)
         return words.isEmpty ? 2 : 0
