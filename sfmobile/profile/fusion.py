@@ -52,7 +52,7 @@ class Segment:
 
 
 def fuse(graph: ProgramGraph, cpu_kinds: frozenset[str], table: list[OpCost] | None = None) -> list[Segment]:
-    """Segments in running order. Operations of `cpu_kinds` and those in fp32 run on the CPU, in segments of their own."""
+    """Segments in running order. Operations of `cpu_kinds` and those in fp32 run on the CPU, in segments apart."""
     costs = {cost.position: cost for cost in (op_table(graph) if table is None else table)}
     segments: list[Segment] = []
     member: dict[int, int] = {}
