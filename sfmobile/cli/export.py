@@ -33,6 +33,9 @@ PHASES: dict[str, str] = {
     "convert": "converting",
     "palettize": "palettizing",
     "write": "writing",
+    "cut": "cutting into chunks",
+    "merge": "merging functions",
+    "check": "checking what is stored",
     "checksum": "checksums",
     "golden": "recording golden vectors",
 }

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # A phone's memory ends long before; beyond this a size is a slip of the keyboard.
 LARGEST_LATENT_SIDE = 512
+# The function that runs unless another is asked for.
+MAIN = "main"
 
 
 @dataclass(frozen=True)
@@ -130,14 +132,29 @@ SPECS: dict[ComponentName, ComponentSpec] = {
 
 def setting_for(checkpoint: Checkpoint, options: ExportOptions) -> Setting:
     """The shapes of this export. Raises `UsageError` for a latent size the UNet can't halve often enough."""
-    height, width = options.latent_size or checkpoint.latent_size
-    checkpoint.unet_layout.check_latent_size(height, width)
-    if max(height, width) > LARGEST_LATENT_SIDE:
+    sizes = [options.latent_size or checkpoint.latent_size, *options.more_latent_sizes]
+    for size in sizes:
+        _check_latent_size(checkpoint, size)
+    return Setting(checkpoint, sizes[0], options.guidance_batch)
+
+
+def function_settings(setting: Setting, name: ComponentName, options: ExportOptions) -> dict[str, Setting]:
+    """The shapes of each function of the component `name`, by the function's name; the default one first."""
+    first, *others = options.functions(name, setting.latent_size)
+    settings = {MAIN: first, **{f"latents_{h}x{w}_batch_{batch}": (h, w, batch) for h, w, batch in others}}
+    return {
+        function: Setting(setting.checkpoint, (height, width), batch)
+        for function, (height, width, batch) in settings.items()
+    }
+
+
+def _check_latent_size(checkpoint: Checkpoint, size: tuple[int, int]) -> None:
+    checkpoint.unet_layout.check_latent_size(*size)
+    if max(size) > LARGEST_LATENT_SIDE:
         raise UsageError(
-            f"Latent size {height}x{width} is too large: expected at most {LARGEST_LATENT_SIDE} on each side "
+            f"Latent size {size[0]}x{size[1]} is too large: expected at most {LARGEST_LATENT_SIDE} on each side "
             f"(an image of {LARGEST_LATENT_SIDE * _factor(checkpoint.autoencoder_layout)} pixels)."
         )
-    return Setting(checkpoint, (height, width), options.guidance_batch)
 
 
 def _factor(layout: AutoencoderLayout) -> int:

@@ -19,9 +19,11 @@ from sfmobile.bundle.directory import GOLDEN_FOLDER, TOKENIZER_FOLDER, Bundle
 from sfmobile.bundle.manifest import (
     COMPONENTS,
     SCHEMA_VERSION,
+    ChunkRecord,
     ComponentName,
     ComponentRecord,
     CompressionRecord,
+    FunctionRecord,
     GoldenRecord,
     GuidanceRecord,
     LatentsRecord,
@@ -33,9 +35,9 @@ from sfmobile.bundle.manifest import (
 from sfmobile.bundle.store import BundleWriter, remove, require_disk
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.checkpoint.tokenizer import MERGES_FILE, VOCAB_FILE, copy_tokenizer, read_tokenizer
-from sfmobile.compress.recipe import FULL_BITS, compressible_layers
+from sfmobile.compress.recipe import FULL_BITS, LayerRecipe, compressible_layers
 from sfmobile.errors import UsageError
-from sfmobile.export.component import SPECS, ComponentSpec, Setting, setting_for
+from sfmobile.export.component import SPECS, ComponentSpec, Setting, function_settings, setting_for
 from sfmobile.export.options import ExportOptions
 from sfmobile.export.package import PackageMetadata
 from sfmobile.export.plan import plan_export
@@ -43,7 +45,7 @@ from sfmobile.export.plan import plan_export
 if TYPE_CHECKING:
     from torch import nn
 
-Phase = Literal["hash", "load", "trace", "convert", "palettize", "write", "checksum", "golden"]
+Phase = Literal["hash", "load", "trace", "convert", "palettize", "write", "cut", "merge", "check", "checksum", "golden"]
 SUFFIXES = {"mlprogram": ".mlpackage", "onnx": ".onnx"}
 
 
@@ -122,9 +124,10 @@ def _component(
     record = None if options.force else writer.reusable(spec.name, source_sha256, options_sha256)
     reused = record is not None
     if record is None:
-        package = spec.package + SUFFIXES[options.format]
+        in_chunks = spec.name == "unet" and options.chunks > 1
+        package = spec.package + ("" if in_chunks else SUFFIXES[options.format])
         with writer.component(spec.name, package) as path:
-            _build(checkpoint, spec, options, setting, path, observer)
+            chunks = _build(checkpoint, spec, options, setting, path, observer)
         observer.phase(spec.name, "checksum")
         files = digest_package(writer.staging, package)
         record = ComponentRecord(
@@ -140,6 +143,8 @@ def _component(
             source_sha256=source_sha256,
             options_sha256=options_sha256,
             files=files,
+            chunks=chunks,
+            functions=_function_records(spec, options, setting),
         )
         writer.finish(spec.name, record)
         gc.collect()
@@ -160,8 +165,8 @@ def _build(
     setting: Setting,
     path: Path,
     observer: ExportObserver,
-) -> None:
-    """Write the package `path` (and, beside it while that lasts, scratch files)."""
+) -> tuple[ChunkRecord, ...]:
+    """Write the package `path` (and, beside it while that lasts, scratch files); returns its chunks, if it has any."""
     from sfmobile.export.lowering import TORCH_DTYPES
     from sfmobile.export.weights import load_network
 
@@ -171,11 +176,58 @@ def _build(
         if options.format == "onnx":
             net = load_network(checkpoint, spec.name, scratch, TORCH_DTYPES[options.precision])
             _build_onnx(net, checkpoint, spec, options, setting, path, observer)
-        else:
-            net = load_network(checkpoint, spec.name, scratch)
-            _build_package(net, checkpoint, spec, options, setting, path, observer)
+            return ()
+        net = load_network(checkpoint, spec.name, scratch)
+        scratch.mkdir(exist_ok=True)
+        return _build_packages(net, checkpoint, spec, options, setting, path, observer)
     finally:
         remove(scratch)
+
+
+def _build_packages(
+    net: nn.Module,
+    checkpoint: Checkpoint,
+    spec: ComponentSpec,
+    options: ExportOptions,
+    setting: Setting,
+    path: Path,
+    observer: ExportObserver,
+) -> tuple[ChunkRecord, ...]:
+    """Write `path`: one package, one merged from several functions, or a directory of chunks. Whatever ships is
+    compressed first and looked at afterwards."""
+    from sfmobile.export.chunk import write_chunks
+    from sfmobile.export.multifunction import merge_packages
+    from sfmobile.export.stored_weights import check_stored
+
+    whole = path.parent / ".scratch" / f"{spec.package}.mlpackage"
+    chunks: tuple[ChunkRecord, ...] = ()
+    if path.suffix == "":
+        _build_package(net, checkpoint, spec, options, setting, whole, observer)
+        observer.phase(spec.name, "cut")
+        chunks = write_chunks(whole, path, options.chunks)
+    elif options.multifunction and len(settings := function_settings(setting, spec.name, options)) > 1:
+        parts = {function: whole.with_name(f"{function}.mlpackage") for function in settings}
+        for function, part in parts.items():
+            _build_package(net, checkpoint, spec, options, settings[function], part, observer)
+        observer.phase(spec.name, "merge")
+        merge_packages(parts, path)
+    else:
+        _build_package(net, checkpoint, spec, options, setting, path, observer)
+    observer.phase(spec.name, "check")
+    shipped = [path.parent / chunk.package for chunk in chunks] or [path]
+    check_stored(shipped, _chosen(checkpoint, spec.name, options))
+    return chunks
+
+
+def _function_records(spec: ComponentSpec, options: ExportOptions, setting: Setting) -> tuple[FunctionRecord, ...]:
+    """The functions of a component's package beside the default one."""
+    settings = list(function_settings(setting, spec.name, options).items())[1:]
+    return tuple(
+        FunctionRecord(
+            function=function, inputs=_io(spec.inputs(shapes), options), outputs=_io(spec.outputs(shapes), options)
+        )
+        for function, shapes in settings
+    )
 
 
 def _build_onnx(
@@ -216,11 +268,11 @@ def _build_package(
     exported = trace(net, inputs)
     observer.phase(spec.name, "convert")
     program = lower(exported, inputs, outputs, options.target)
-    recipe = options.compression
-    if recipe is not None:
+    chosen = {
+        name: choice for name, choice in _chosen(checkpoint, spec.name, options).items() if choice.bits != FULL_BITS
+    }
+    if chosen:
         layers = _layers(checkpoint, spec.name)
-        choices = {constant_name(f"{layer}.weight"): recipe.layer(spec.name, layer) for layer in layers}
-        chosen = {name: choice for name, choice in choices.items() if choice.bits != FULL_BITS}
         sizes = {constant_name(f"{layer}.weight"): math.prod(shape) for layer, shape in layers.items()}
         observer.phase(spec.name, "palettize", sum(sizes[name] for name in chosen))
         palettize_program(program, chosen, advance=observer.advance)
@@ -241,6 +293,17 @@ def _metadata(checkpoint: Checkpoint, spec: ComponentSpec, options: ExportOption
             "com.sfmobile.version": sfmobile.__version__,
         },
     )
+
+
+def _chosen(checkpoint: Checkpoint, name: ComponentName, options: ExportOptions) -> dict[str, LayerRecipe]:
+    """How each constant of a component that can be compressed is to be stored, by the constant's name."""
+    from sfmobile.export.lowering import constant_name
+
+    recipe = options.compression
+    if recipe is None:
+        return {}
+    layers = _layers(checkpoint, name)
+    return {constant_name(f"{layer}.weight"): recipe.layer(name, layer) for layer in layers}
 
 
 def _layers(checkpoint: Checkpoint, name: ComponentName) -> dict[str, tuple[int, ...]]:

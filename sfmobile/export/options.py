@@ -18,6 +18,8 @@ TARGETS: tuple[Target, ...] = get_args(Target)
 FORMATS: tuple[Format, ...] = get_args(Format)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
+MOST_CHUNKS = 16
+
 # Raised whenever the same checkpoint and options give another program than before, so that nothing stale is reused.
 EXPORT_REVISION = 1
 
@@ -30,6 +32,8 @@ class ExportOptions:
     bits, group_size, recipe: palettization of the weights; `recipe` excludes the other two. None leaves fp16.
     components: which to (re)build. latent_size: (height, width), the checkpoint's own if None.
     guidance_batch: batch of the UNet; 2 runs the unconditional and the conditional half in one call.
+    chunks: packages the UNet is cut into. multifunction: further functions in the packages, of the same weights: for
+    `more_latent_sizes`, and for the UNet also for the other guidance batch.
     precision: float32 is for ONNX only; Core ML packages are float16.
     force: rebuild components that are whole and current. metadata: user-defined keys of every package.
     """
@@ -43,6 +47,9 @@ class ExportOptions:
     components: tuple[ComponentName, ...] = COMPONENTS
     latent_size: tuple[int, int] | None = None
     guidance_batch: Literal[1, 2] = 2
+    chunks: int = 1
+    multifunction: bool = False
+    more_latent_sizes: tuple[tuple[int, int], ...] = ()
     precision: Precision = "float16"
     force: bool = False
     author: str = ""
@@ -72,6 +79,20 @@ class ExportOptions:
             raise UsageError("Core ML packages are float16; precision float32 is for --format onnx.")
         if compression is not None:
             compression.check_target(self.target)
+        self._check_packaging()
+
+    def _check_packaging(self) -> None:
+        """Chunks and functions are of Core ML packages, exclude each other, and functions need iOS 18."""
+        if not 1 <= self.chunks <= MOST_CHUNKS:
+            raise UsageError(f"{self.chunks} chunks are impossible; expected 1 to {MOST_CHUNKS}.")
+        if self.more_latent_sizes and not self.multifunction:
+            raise UsageError("Several latent sizes need packages of several functions; ask for multifunction too.")
+        if self.format == "onnx" and (self.chunks > 1 or self.multifunction):
+            raise UsageError("Chunks and functions are of Core ML packages; leave them out for ONNX files.")
+        if self.multifunction and self.target != "ios18":
+            raise UsageError(f"Packages of several functions need target ios18, found {self.target}.")
+        if self.multifunction and self.chunks > 1:
+            raise UsageError("A package in chunks can't have several functions; choose one of the two.")
 
     @property
     def compression(self) -> Recipe | None:
@@ -104,7 +125,24 @@ class ExportOptions:
             value["latent_size"] = list(latent_size)
         if component == "unet":
             value["guidance_batch"] = self.guidance_batch
+            if self.chunks > 1:
+                value["chunks"] = self.chunks
+        functions = self.functions(component, latent_size)
+        if len(functions) > 1:
+            value["functions"] = [list(shapes) for shapes in functions]
         return digest_value(value)
+
+    def functions(self, component: ComponentName, latent_size: tuple[int, int]) -> tuple[tuple[int, int, int], ...]:
+        """Latent height, latent width and guidance batch of each function of `component`, the default one first.
+
+        Shapes that `component` doesn't depend on aren't varied. `latent_size` is the default one.
+        """
+        sizes, batches = [latent_size], [self.guidance_batch]
+        if self.multifunction and component != "text_encoder":
+            sizes += [size for size in self.more_latent_sizes if size not in sizes]
+        if self.multifunction and component == "unet":
+            batches.append(1 if self.guidance_batch == 2 else 2)
+        return tuple((height, width, batch) for height, width in sizes for batch in batches)
 
     def record(self, latent_size: tuple[int, int]) -> dict[str, Any]:
         """The options as the manifest keeps them."""
@@ -117,6 +155,8 @@ class ExportOptions:
             "compression": None if compression is None else compression.model_dump(mode="json"),
             "latent_size": list(latent_size),
             "guidance_batch": self.guidance_batch,
+            "chunks": self.chunks,
+            "functions": [list(shapes) for shapes in self.functions("unet", latent_size)],
         }
 
     def with_latent_size(self, size: tuple[int, int]) -> ExportOptions:

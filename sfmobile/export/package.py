@@ -82,10 +82,10 @@ def write_package(
     for key, value in metadata.user.items():
         description.metadata.userDefined[key] = value
     (folder / MODEL_FILE).write_bytes(model.SerializeToString(deterministic=True))
-    _write_package_manifest(path)
+    write_package_manifest(path)
 
 
-def _write_package_manifest(path: Path) -> None:
+def write_package_manifest(path: Path) -> None:
     """The package's own Manifest.json, as Core ML's ModelPackage format 1.0.0 has it.
 
     Identifiers are derived from names, not random, so that equal packages are equal files.
