@@ -10,6 +10,7 @@ import numpy as np
 from sfmobile.bundle.directory import Bundle
 from sfmobile.bundle.manifest import ComponentName, ComponentRecord
 from sfmobile.errors import ArtifactError, UsageError
+from sfmobile.runtime.chunks import ChunkedComponent
 from sfmobile.runtime.component import Component
 from sfmobile.runtime.protocol import Arrays
 
@@ -60,20 +61,25 @@ class MilRuntime:
 
         return f"mil {self.precision} (torch {torch.__version__.split('+')[0]} CPU)"
 
-    def load(self, name: ComponentName) -> MilComponent:
+    def load(self, name: ComponentName) -> MilComponent | ChunkedComponent[MilComponent]:
         """Load one component and decode its weights.
 
         Raises `ArtifactError` if its package is missing or broken or isn't what the manifest says, `UsageError` if it
         is no ML Program, `UnavailableError` if the program uses an op that the evaluator doesn't know.
         """
-        from sfmobile.runtime.mil.evaluate import Evaluator
-        from sfmobile.runtime.mil.program import load_program
-
         package = self.bundle.package(name)
         record = self.bundle.manifest.components[name]
         if record.format != "mlprogram":
             raise UsageError(f"{package} is an ONNX file, which the mil runtime can't execute; use --runtime onnx.")
-        program = load_program(package, record.function)
+        if record.chunks:
+            return ChunkedComponent(name, record, lambda part: self._load_package(name, part))
+        return self._load_package(name, record)
+
+    def _load_package(self, name: ComponentName, record: ComponentRecord) -> MilComponent:
+        from sfmobile.runtime.mil.evaluate import Evaluator
+        from sfmobile.runtime.mil.program import load_program
+
+        program = load_program(self.bundle.root / record.package, record.function)
         _check_border(program, record)
         return MilComponent(name, record, Evaluator(program, self.precision, lean=self.lean))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sfmobile.errors import ArtifactError, UsageError
 from sfmobile.runtime.mil.ops import TORCH_TYPES
-from sfmobile.runtime.mil.plan import Plan, Precision, Slots, make_plan, rounded, run_steps
+from sfmobile.runtime.mil.plan import Manner, Plan, Precision, Slots, make_plan, rounded, run_steps
 from sfmobile.runtime.mil.program import Operation, Program
 from sfmobile.runtime.mil.value import TensorType
 
@@ -35,7 +35,8 @@ class Evaluator:
     """A program with its weights decoded, ready to be called any number of times.
 
     precision  "fp32" or "fp16" evaluation, see the package's docstring.
-    fuse       replace known groups of ops by one torch call each (fp32 evaluation only; equal up to float32 rounding).
+    fuse       faster calls whose float32 sums may run in another order: weights in oneDNN's layout, images with
+               channels last and, in fp32 evaluation, known groups of ops as one. Without it every op is its own call.
     lean       keep large weights in the mapped file and decode them for each use: slower, and small in memory.
     """
 
@@ -46,7 +47,7 @@ class Evaluator:
         self.precision = precision
         self.inputs: dict[str, TensorType] = dict(program.inputs)
         self.outputs: dict[str, TensorType] = program.output_types()
-        self._plan = make_plan(program, precision, lean=lean)
+        self._plan = make_plan(program, precision, Manner(fuse=fuse, lean=lean))
         self._trace_plan: Plan | None = None
 
     def __call__(self, inputs: Mapping[str, np.ndarray | Tensor]) -> dict[str, np.ndarray]:
@@ -66,7 +67,9 @@ class Evaluator:
         needs no second copy of them.
         """
         if self._trace_plan is None:
-            self._trace_plan = make_plan(self.program, self.precision, fold=False, lean=True)
+            self._trace_plan = make_plan(
+                self.program, self.precision, Manner(fold=False, reuse=False, fuse=False, lean=True)
+            )
 
         def observe(operation: Operation, values: list[Tensor]) -> None:
             for (name, type_), value in zip(operation.outputs, values, strict=False):
@@ -93,7 +96,10 @@ class Evaluator:
         for name, type_ in self.inputs.items():
             if name not in inputs:
                 raise UsageError(f"{self.program.package.name} lacks its input '{name}' of type {type_}.")
-            slots[plan.inputs[name]] = self._input(name, type_, inputs[name])
+            value = self._input(name, type_, inputs[name])
+            if plan.channels_last and value.dim() == 4:
+                value = value.contiguous(memory_format=torch.channels_last)
+            slots[plan.inputs[name]] = value
         return slots
 
     def _input(self, name: str, type_: TensorType, value: np.ndarray | Tensor) -> Tensor:

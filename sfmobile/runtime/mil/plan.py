@@ -9,23 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple, TypeAlias
+from math import prod
+from typing import Any, Literal, NamedTuple, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from sfmobile.errors import ArtifactError
-from sfmobile.runtime.mil.ops import OPS, TORCH_TYPES, Op
+from sfmobile.runtime.mil.binding import Bound, Call, bind, constant_tensor
+from sfmobile.runtime.mil.fusion import FUSIONS
+from sfmobile.runtime.mil.graph import Graph, rewrite
+from sfmobile.runtime.mil.ops.inplace import INPLACE
+from sfmobile.runtime.mil.packing import packed_convolution, packed_linear
 from sfmobile.runtime.mil.program import Constant, Operation, Program
 
 Precision: TypeAlias = Literal["fp32", "fp16"]
 Slots: TypeAlias = "list[Tensor | None]"
-Call: TypeAlias = "Callable[..., Tensor | Sequence[Tensor]]"
 
 # What torch and the op functions raise on operands that don't go together.
 _FAILURES = (ValueError, RuntimeError, TypeError, IndexError)
-
 # Constants above this many elements are what a lean plan decodes anew for each use.
 _LEAN_ELEMENTS = 65536
 
@@ -50,33 +51,34 @@ class Plan:
     inputs: dict[str, int]
     outputs: dict[str, int]
     steps: list[Step]
+    channels_last: bool
 
 
-def constant_tensor(constant: Constant) -> Tensor:
-    """A constant as the ops take it: floats as float32, integers in their own type or a wider one."""
-    value = constant.load()
-    if isinstance(value, str):
-        raise ArtifactError(f"a string stands where a tensor of type {constant.type} is expected")
-    wanted = TORCH_TYPES[constant.type.data_type]
-    if value.dtype in (np.uint16, np.uint32, np.uint64):
-        value = value.astype(np.int64)
-    return torch.from_numpy(value).to(wanted)
+@dataclass(frozen=True)
+class Manner:
+    """How a plan is made.
 
+    fold: compute constant subgraphs now. reuse: let an elementwise op overwrite an operand that nobody else reads.
+    fuse: fewer, larger calls; weights in oneDNN's layout, images with channels last. lean: leave large weights in the
+    mapped file and decode them for each use.
+    """
 
-def attribute_value(value: np.ndarray | str) -> object:
-    """A constant attribute as plain Python: a scalar, or (nested) tuples of scalars."""
-    if isinstance(value, str):
-        return value
-    return _tuples(value.tolist())
-
-
-def _tuples(value: object) -> object:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+    fold: bool = True
+    reuse: bool = True
+    fuse: bool = True
+    lean: bool = False
 
 
 def rounded(value: Tensor) -> Tensor:
     """float32 rounded to float16 and held wide again; beyond 65,504 it overflows to infinity, as in hardware."""
     return value.to(torch.float16).to(torch.float32)
+
+
+def _round_fresh(function: Call, *arguments: Tensor | None) -> Tensor:
+    """Call `function` and round its one float16 result, which shares memory with nothing, where it lies."""
+    result = function(*arguments)
+    assert isinstance(result, Tensor)
+    return result.copy_(result.to(torch.float16))
 
 
 def _round_outputs(function: Call, fp16: tuple[bool, ...], *arguments: Tensor | None) -> Tensor | Sequence[Tensor]:
@@ -87,106 +89,24 @@ def _round_outputs(function: Call, fp16: tuple[bool, ...], *arguments: Tensor | 
     return [rounded(value) if half else value for value, half in zip(result, fp16, strict=True)]
 
 
-def _call(
-    function: Call,
-    fixed: int,
-    dynamic: tuple[str, ...],
-    attributes: dict[str, object],
-    gathers: bool,
-    *arguments: Tensor | None,
-) -> Tensor | Sequence[Tensor]:
-    """Call an op whose operands need shaping: a variadic last tensor, or attributes computed at run time."""
-    computed = {
-        name: _tuples(value.tolist())
-        for name, value in zip(dynamic, arguments[len(arguments) - len(dynamic) :], strict=True)
-        if value is not None
-    }
-    tensors = arguments[: len(arguments) - len(dynamic)]
-    if gathers:
-        return function(*tensors[:fixed], tensors[fixed:], **attributes, **computed)
-    return function(*tensors, **attributes, **computed)
-
-
-@dataclass
-class _Bound:
-    """An operation resolved against the op table: values it reads, in calling order, and the call."""
-
-    operation: Operation
-    op: Op
-    call: Call
-    operands: list[str | Constant | None]
-
-
-def bind(program: Program, operation: Operation) -> _Bound:
-    """Resolve names and attributes of `operation`. Raises `UnavailableError` for whatever the op table can't do."""
-    entry = OPS.get(operation.kind)
-    if entry is None:
-        raise program.error(operation, "is an operation")
-    unknown = set(operation.inputs) - set(entry.tensors) - set(entry.attributes)
-    if unknown:
-        raise program.error(operation, f"has an argument '{sorted(unknown)[0]}'")
-    missing = entry.required - set(operation.inputs)
-    if missing:
-        raise ArtifactError(f"{program.package.name}: {operation} lacks its argument '{sorted(missing)[0]}'.")
-    operands: list[str | Constant | None] = []
-    gathers = False
-    for name in entry.tensors:
-        items = operation.inputs.get(name)
-        if name in entry.variadic:
-            gathers = True
-            operands.extend(items or ())
-        elif items is None:
-            operands.append(None)
-        else:
-            operands.extend(_single(program, operation, name, items))
-    fixed = sum(name not in entry.variadic for name in entry.tensors)
-    attributes: dict[str, object] = {}
-    dynamic: list[str] = []
-    for name in entry.attributes:
-        if name not in operation.inputs:
-            continue
-        constants = [program.constants.get(item) if isinstance(item, str) else item for item in operation.inputs[name]]
-        values = [attribute_value(constant.load()) for constant in constants if constant is not None]
-        if len(values) != len(constants):
-            dynamic.append(name)
-            operands.extend(_single(program, operation, name, operation.inputs[name]))
-        elif name in entry.variadic:
-            attributes[name] = tuple(values)
-        else:
-            _single(program, operation, name, operation.inputs[name])
-            attributes[name] = values[0]
-        if name in entry.choices and attributes.get(name) not in entry.choices[name]:
-            raise program.error(operation, f"has {name} '{attributes.get(name)}'")
-    call: Call
-    if gathers or dynamic:
-        call = partial(_call, entry.function, fixed, tuple(dynamic), attributes, gathers)
-    else:
-        while operands and operands[-1] is None:
-            operands.pop()
-        call = partial(entry.function, **attributes) if attributes else entry.function
-    return _Bound(operation, entry, call, operands)
-
-
-def _single(
-    program: Program, operation: Operation, name: str, items: tuple[str | Constant, ...]
-) -> tuple[str | Constant, ...]:
-    if len(items) != 1:
-        raise ArtifactError(f"{program.package.name}: {operation} has {len(items)} values for '{name}'; expected one.")
-    return items
+def _swapped(function: Call, first: Tensor, second: Tensor) -> Tensor | Sequence[Tensor]:
+    return function(second, first)
 
 
 class _Builder:
     """Turns operations into steps, one by one."""
 
-    def __init__(self, program: Program, precision: Precision, fold: bool, lean: bool) -> None:
+    def __init__(self, program: Program, precision: Precision, manner: Manner) -> None:
         self.program = program
+        self.graph = Graph(program)
         self.precision = precision
-        self.fold = fold
-        self.lean = lean
+        self.manner = manner
         self.slots: dict[str, int] = {}
         self.initial: Slots = [None]
         self.folded: dict[str, Tensor] = {}
         self.steps: list[Step] = []
+        # Values that share memory with nothing else.
+        self.fresh: set[str] = set()
 
     def new_slot(self, name: str | None, value: Tensor | None = None) -> int:
         self.initial.append(value)
@@ -205,7 +125,7 @@ class _Builder:
         if item in self.folded:
             return self.new_slot(item, self.folded[item])
         constant = self.program.constants[item]
-        if self.lean and int(np.prod([size or 0 for size in constant.type.shape])) > _LEAN_ELEMENTS:
+        if self.manner.lean and prod(size or 0 for size in constant.type.shape) > _LEAN_ELEMENTS:
             slot = self.new_slot(None)
             self.steps.append(Step(partial(constant_tensor, constant), (), (slot,), (), operation, False))
             return slot
@@ -215,14 +135,14 @@ class _Builder:
         return not isinstance(item, str) or item in self.folded or item in self.program.constants
 
     def value(self, item: str | Constant | None) -> Tensor | None:
-        """A constant operand's value, for folding."""
+        """A constant operand's value."""
         if item is None:
             return None
         if isinstance(item, str) and item in self.folded:
             return self.folded[item]
         return constant_tensor(self.program.constants[item] if isinstance(item, str) else item)
 
-    def compute(self, bound: _Bound, call: Call) -> Tensor | Sequence[Tensor]:
+    def compute(self, bound: Bound, call: Call) -> Tensor | Sequence[Tensor]:
         """The result of an operation whose operands are all constant."""
         try:
             return call(*[self.value(item) for item in bound.operands])
@@ -231,18 +151,58 @@ class _Builder:
 
     def add(self, operation: Operation) -> None:
         bound = bind(self.program, operation)
-        call: Call = bound.call
-        fp16 = tuple(type_.data_type == "fp16" for _, type_ in operation.outputs)
-        if self.precision == "fp16" and not bound.op.exact and any(fp16):
-            call = partial(_round_outputs, call, fp16)
-        if self.fold and all(self.is_constant(item) for item in bound.operands):
-            result = self.compute(bound, call)
+        if self.manner.fold and all(self.is_constant(item) for item in bound.operands):
+            result = self.compute(bound, self.rounding(bound, bound.call))
             values = [result] if isinstance(result, Tensor) else list(result)
             self.folded.update({name: value for (name, _), value in zip(operation.outputs, values, strict=True)})
             return
+        call = self.packed(bound) or self.overwriting(bound) or bound.call
         arguments = tuple(self.operand(item, operation) for item in bound.operands)
         outputs = tuple(self.new_slot(name) for name, _ in operation.outputs)
-        self.steps.append(Step(call, arguments, outputs, (), operation, True))
+        self.steps.append(Step(self.rounding(bound, call), arguments, outputs, (), operation, True))
+        if bound.op.fresh:
+            self.fresh.update(name for name, _ in operation.outputs)
+
+    def rounding(self, bound: Bound, call: Call) -> Call:
+        """`call` with the rounding that the evaluation asks for."""
+        fp16 = tuple(type_.data_type == "fp16" for _, type_ in bound.operation.outputs)
+        if self.precision != "fp16" or bound.op.exact or not any(fp16):
+            return call
+        return partial(_round_fresh, call) if bound.op.fresh else partial(_round_outputs, call, fp16)
+
+    def packed(self, bound: Bound) -> Call | None:
+        """A convolution or linear layer over weights in oneDNN's layout; its operands then are the input alone."""
+        if not self.manner.fuse or self.manner.lean or bound.op.kind not in ("conv", "linear"):
+            return None
+        x, *weights = bound.operands
+        shape = self.graph.shape(x)
+        if shape is None or not all(self.is_constant(item) for item in weights):
+            return None
+        weight, bias = (*(self.value(item) for item in weights), None)[:2]
+        if weight is None or not weight.is_floating_point():
+            return None
+        attributes: dict[str, Any] = bound.attributes
+        packed = (
+            packed_convolution(weight, bias, shape, **attributes)
+            if bound.op.kind == "conv"
+            else packed_linear(weight, bias, prod(shape[:-1]))
+        )
+        if packed is not None:
+            bound.operands = [x]
+        return packed
+
+    def overwriting(self, bound: Bound) -> Call | None:
+        """The op computing in place of an operand that nobody else will read and that is as large as the result."""
+        function = INPLACE.get(bound.op.kind)
+        if not self.manner.reuse or function is None or any(item is None for item in bound.operands):
+            return None
+        commutes = bound.op.kind in ("add", "mul")
+        (_, result) = bound.operation.outputs[0]
+        for place, item in enumerate(bound.operands[: 2 if commutes else 1]):
+            if item in self.fresh and self.graph.uses[str(item)] == 1 and self.graph.types[str(item)] == result:
+                call = partial(function, **bound.attributes) if bound.attributes else function
+                return partial(_swapped, call) if place == 1 else call
+        return None
 
     def finish(self, outputs: Mapping[str, int]) -> list[Step]:
         """Steps with what each one empties: values used here for the last time, and results nobody uses."""
@@ -257,20 +217,21 @@ class _Builder:
         return [step._replace(spent=tuple(sorted(gone))) for step, gone in zip(self.steps, spent, strict=True)]
 
 
-def make_plan(program: Program, precision: Precision, *, fold: bool = True, lean: bool = False) -> Plan:
-    """Plan `program`. `fold` computes constant subgraphs now; `lean` leaves large weights in the mapped file and
-    decodes them for each use.
+def make_plan(program: Program, precision: Precision, manner: Manner) -> Plan:
+    """Plan `program`.
 
     Raises `UnavailableError` naming package, operation and position for an op or attribute the table doesn't know,
     `ArtifactError` for weights that can't be read.
     """
-    builder = _Builder(program, precision, fold, lean)
+    if manner.fuse and precision == "fp32":
+        program = rewrite(program, FUSIONS)
+    builder = _Builder(program, precision, manner)
     inputs = {name: builder.new_slot(name) for name in program.inputs}
     with torch.inference_mode():
         for operation in program.operations:
             builder.add(operation)
         outputs = {name: builder.operand(name, program.operations[-1]) for name in program.outputs}
-    return Plan(precision, builder.initial, inputs, outputs, builder.finish(outputs))
+    return Plan(precision, builder.initial, inputs, outputs, builder.finish(outputs), channels_last=manner.fuse)
 
 
 def run_steps(

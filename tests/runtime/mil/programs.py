@@ -85,16 +85,19 @@ def evaluate(
 ) -> list[np.ndarray]:
     """Outputs of the one-function program `body` for the given inputs, executed from its package.
 
-    Executed twice, planned and op by op: the two must agree to the bit.
+    Executed three times: planned and op by op, which must agree to the bit, and with weights and images laid out for
+    speed, which must agree up to float32 sums in another order.
     """
     inputs = {f"in{index}": value for index, value in enumerate(values)}
     program = make_program(body, inputs, target)
     fed = {name: value.astype(np.int32) if value.dtype == np.bool_ else value for name, value in inputs.items()}
-    evaluator = Evaluator(program, precision)  # type: ignore[arg-type]
+    evaluator = Evaluator(program, precision, fuse=False)  # type: ignore[arg-type]
     outputs = evaluator(fed)
+    fused = Evaluator(program, precision)(fed)  # type: ignore[arg-type]
     traced = evaluator.trace(fed, lambda result: None)
     for name, value in outputs.items():
         np.testing.assert_array_equal(value, traced[name])
+        np.testing.assert_allclose(fused[name], value, rtol=1e-3 if precision == "fp16" else 1e-4, atol=1e-4)
     return list(outputs.values())
 
 

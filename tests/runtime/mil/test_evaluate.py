@@ -13,7 +13,7 @@ from coremltools.converters.mil import Builder as mb
 from sfmobile.errors import ArtifactError, UsageError
 from sfmobile.runtime.mil import plan as planning
 from sfmobile.runtime.mil.evaluate import Evaluator, OpResult
-from sfmobile.runtime.mil.plan import make_plan, rounded, run_steps
+from sfmobile.runtime.mil.plan import Manner, make_plan, rounded, run_steps
 from sfmobile.runtime.mil.value import TensorType
 from tests.runtime.mil.programs import make_program
 
@@ -122,7 +122,7 @@ def test_a_lean_evaluator_gives_the_same_and_keeps_no_weights(precision: Any, mo
 def test_tensors_are_freed_after_their_last_use() -> None:
     """While a step runs, of all earlier results only those still to be used are alive."""
     program = make_program(chain, {"x": X})
-    plan = make_plan(program, "fp32")
+    plan = make_plan(program, "fp32", Manner(reuse=False, fuse=False))
     slots = plan.initial.copy()
     slots[plan.inputs["x"]] = torch.from_numpy(X).float()
     results: list[weakref.ref[torch.Tensor]] = []

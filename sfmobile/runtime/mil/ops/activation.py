@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from sfmobile.runtime.mil.ops.registry import op
 
 
-@op("relu", exact=True)
+@op("relu", exact=True, fresh=True)
 def relu(x: Tensor) -> Tensor:
     """MIL `relu`: max(x, 0)."""
     return F.relu(x)
@@ -29,7 +29,7 @@ def clamped_relu(x: Tensor, *, alpha: float, beta: float) -> Tensor:
     return F.leaky_relu(x, alpha).clamp(max=beta)
 
 
-@op("leaky_relu")
+@op("leaky_relu", fresh=True)
 def leaky_relu(x: Tensor, *, alpha: float) -> Tensor:
     """MIL `leaky_relu`: x where x >= 0, else alpha x."""
     return F.leaky_relu(x, alpha)
@@ -59,7 +59,7 @@ def linear_activation(x: Tensor, *, alpha: float, beta: float) -> Tensor:
     return x * alpha + beta
 
 
-@op("sigmoid")
+@op("sigmoid", fresh=True)
 def sigmoid(x: Tensor) -> Tensor:
     """MIL `sigmoid`."""
     return torch.sigmoid(x)
@@ -71,13 +71,13 @@ def sigmoid_hard(x: Tensor, *, alpha: float, beta: float) -> Tensor:
     return (x * alpha + beta).clamp(0.0, 1.0)
 
 
-@op("silu")
+@op("silu", fresh=True)
 def silu(x: Tensor) -> Tensor:
     """MIL `silu`: x sigmoid(x)."""
     return F.silu(x)
 
 
-@op("gelu")
+@op("gelu", fresh=True)
 def gelu(x: Tensor, *, mode: Literal["EXACT", "TANH_APPROXIMATION", "SIGMOID_APPROXIMATION"] = "EXACT") -> Tensor:
     """MIL `gelu`: with erf, or approximated with tanh or with sigmoid(1.702 x)."""
     if mode == "SIGMOID_APPROXIMATION":
@@ -110,7 +110,7 @@ def scaled_tanh(x: Tensor, *, alpha: float, beta: float) -> Tensor:
     return alpha * torch.tanh(beta * x)
 
 
-@op("softmax")
+@op("softmax", fresh=True)
 def softmax(x: Tensor, *, axis: int = -1) -> Tensor:
     """MIL `softmax` over `axis`."""
     return torch.softmax(x, axis)

@@ -46,7 +46,7 @@ def pad_order(amounts: list[tuple[int, int]]) -> list[int]:
     return [amount for pair in reversed(amounts) for amount in pair]
 
 
-@op("conv")
+@op("conv", fresh=True)
 def conv(
     x: Tensor,
     weight: Tensor,

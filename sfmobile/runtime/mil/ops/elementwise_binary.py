@@ -8,25 +8,25 @@ from torch import Tensor
 from sfmobile.runtime.mil.ops.registry import op
 
 
-@op("add")
+@op("add", fresh=True)
 def add(x: Tensor, y: Tensor) -> Tensor:
     """MIL `add`."""
     return torch.add(x, y)
 
 
-@op("sub")
+@op("sub", fresh=True)
 def sub(x: Tensor, y: Tensor) -> Tensor:
     """MIL `sub`."""
     return torch.sub(x, y)
 
 
-@op("mul")
+@op("mul", fresh=True)
 def mul(x: Tensor, y: Tensor) -> Tensor:
     """MIL `mul`."""
     return torch.mul(x, y)
 
 
-@op("real_div")
+@op("real_div", fresh=True)
 def real_div(x: Tensor, y: Tensor) -> Tensor:
     """MIL `real_div`; integers are divided towards zero, for the result is an integer too."""
     return torch.div(x, y) if x.is_floating_point() else torch.div(x, y, rounding_mode="trunc")

@@ -62,19 +62,19 @@ def logical_not(x: Tensor) -> Tensor:
     return torch.logical_not(x)
 
 
-@op("square")
+@op("square", fresh=True)
 def square(x: Tensor) -> Tensor:
     """MIL `square`."""
     return torch.square(x)
 
 
-@op("sqrt")
+@op("sqrt", fresh=True)
 def sqrt(x: Tensor) -> Tensor:
     """MIL `sqrt`."""
     return torch.sqrt(x)
 
 
-@op("rsqrt")
+@op("rsqrt", fresh=True)
 def rsqrt(x: Tensor, *, epsilon: float = 1e-12) -> Tensor:
     """MIL `rsqrt`: 1 / sqrt(x + epsilon)."""
     return torch.rsqrt(x + epsilon)
@@ -86,7 +86,7 @@ def inverse(x: Tensor, *, epsilon: float = 1e-4) -> Tensor:
     return torch.reciprocal(x + epsilon)
 
 
-@op("exp")
+@op("exp", fresh=True)
 def exp(x: Tensor) -> Tensor:
     """MIL `exp`."""
     return torch.exp(x)
@@ -110,13 +110,13 @@ def erf(x: Tensor) -> Tensor:
     return torch.erf(x)
 
 
-@op("sin")
+@op("sin", fresh=True)
 def sin(x: Tensor) -> Tensor:
     """MIL `sin`."""
     return torch.sin(x)
 
 
-@op("cos")
+@op("cos", fresh=True)
 def cos(x: Tensor) -> Tensor:
     """MIL `cos`."""
     return torch.cos(x)
@@ -158,7 +158,7 @@ def cosh(x: Tensor) -> Tensor:
     return torch.cosh(x)
 
 
-@op("tanh")
+@op("tanh", fresh=True)
 def tanh(x: Tensor) -> Tensor:
     """MIL `tanh`."""
     return torch.tanh(x)

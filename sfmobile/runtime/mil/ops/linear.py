@@ -10,7 +10,7 @@ from torch import Tensor
 from sfmobile.runtime.mil.ops.registry import op
 
 
-@op("linear")
+@op("linear", fresh=True)
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """MIL `linear`. x (*, I), weight (O, I), bias (O); returns (*, O)."""
     if x.is_floating_point():
@@ -19,7 +19,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return product if bias is None else product + bias
 
 
-@op("matmul")
+@op("matmul", fresh=True)
 def matmul(x: Tensor, y: Tensor, *, transpose_x: bool = False, transpose_y: bool = False) -> Tensor:
     """MIL `matmul` of x (*, M, K) and y (*, K, N) with numpy's broadcasting; a transposed operand is (*, K, M) or
     (*, N, K). Vectors are promoted as numpy does and aren't transposed."""
@@ -30,7 +30,7 @@ def matmul(x: Tensor, y: Tensor, *, transpose_x: bool = False, transpose_y: bool
     return torch.matmul(x, y)
 
 
-@op("einsum")
+@op("einsum", fresh=True)
 def einsum(values: Sequence[Tensor], *, equation: str) -> Tensor:
     """MIL `einsum` of two tensors; axes of size 1 are broadcast."""
     return torch.einsum(equation, *values)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from sfmobile.runtime.mil.ops.registry import axis_from_start, op
 
 
-@op("batch_norm")
+@op("batch_norm", fresh=True)
 def batch_norm(
     x: Tensor,
     mean: Tensor,
@@ -23,7 +23,7 @@ def batch_norm(
     return F.batch_norm(x, mean, variance, gamma, beta, training=False, eps=epsilon)
 
 
-@op("instance_norm")
+@op("instance_norm", fresh=True)
 def instance_norm(
     x: Tensor, gamma: Tensor | None = None, beta: Tensor | None = None, *, epsilon: float = 1e-5
 ) -> Tensor:
@@ -31,7 +31,7 @@ def instance_norm(
     return torch.group_norm(x, x.shape[1], gamma, beta, epsilon)
 
 
-@op("layer_norm")
+@op("layer_norm", fresh=True)
 def layer_norm(
     x: Tensor,
     gamma: Tensor | None = None,

@@ -47,12 +47,14 @@ class Op:
     """An entry of the table.
 
     exact: given float16-representable inputs the outputs are float16-representable, so nothing is rounded.
+    fresh: the one output is always memory of its own, never a view of an input.
     tensors: positional parameters and attributes: keyword-only ones, in the order of the signature.
     """
 
     kind: str
     function: Callable[..., Outputs]
     exact: bool
+    fresh: bool
     tensors: tuple[str, ...]
     attributes: tuple[str, ...]
     required: frozenset[str]
@@ -63,7 +65,7 @@ class Op:
 OPS: dict[str, Op] = {}
 
 
-def op(kind: str, *, exact: bool = False) -> Callable[[OpFunction], OpFunction]:
+def op(kind: str, *, exact: bool = False, fresh: bool = False) -> Callable[[OpFunction], OpFunction]:
     """Register the decorated function as MIL op `kind`."""
 
     def register(function: OpFunction) -> OpFunction:
@@ -83,7 +85,15 @@ def op(kind: str, *, exact: bool = False) -> Callable[[OpFunction], OpFunction]:
             if get_origin(hint) is Literal:
                 choices[name] = get_args(hint)
         OPS[kind] = Op(
-            kind, function, exact, tuple(tensors), tuple(attributes), frozenset(required), frozenset(variadic), choices
+            kind,
+            function,
+            exact,
+            fresh,
+            tuple(tensors),
+            tuple(attributes),
+            frozenset(required),
+            frozenset(variadic),
+            choices,
         )
         return function
 
