@@ -81,8 +81,7 @@ def _parse_value(hint: Any, value: object, where: str) -> object:
         options = typing.get_args(hint)
         if value is None and type(None) in options:
             return None
-        inner = next(option for option in options if option is not type(None))
-        return _parse_value(inner, value, where)
+        return _parse_union([option for option in options if option is not type(None)], value, where)
     if origin is tuple:
         if not isinstance(value, list):
             raise UsageError(f"{where}: expected a list, found {value!r}.")
@@ -100,6 +99,16 @@ def _parse_value(hint: Any, value: object, where: str) -> object:
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise UsageError(f"{where}: expected {hint.__name__}, found {value!r}.")
     return value
+
+
+def _parse_union(options: list[Any], value: object, where: str) -> object:
+    """The first of `options` that `value` fits; the last one's complaint if none."""
+    for option in options[:-1]:
+        try:
+            return _parse_value(option, value, where)
+        except UsageError:
+            continue
+    return _parse_value(options[-1], value, where)
 
 
 def config_to_json(config: Any) -> str:
