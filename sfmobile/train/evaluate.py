@@ -244,7 +244,7 @@ class Evaluation:
     def composed_figures(self, made: Tensor, attributes: Sequence[Attributes] | None = None) -> dict[str, float]:
         """Share of right answers of each exact check; `attributes` are the composed prompts' unless given."""
         says = self.composed.attributes if attributes is None else attributes
-        checks = check_compositions(as_float(made).numpy(), says, self.references)
+        checks = check_compositions(as_float(made.to(self.judges.device)), says, self.references)
         return {f"{name} right": check.share for name, check in checks.items() if check.checked}
 
     def memorisation_figures(self, made: Tensor) -> dict[str, float]:

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sfmobile.train.data.colours import NAMES, colour_names
 
@@ -22,42 +24,66 @@ Mask = NDArray[np.bool_]
 
 # Distance (Euclidean, sRGB in [0, 1]) from which a pixel is no longer background.
 _FOREGROUND = 0.16
-# Share of the picture's side: bits smaller than this squared are noise.
-_SPECK = 0.03
 # Copies of one drawing have about equal areas; pieces less equal than this are parts of one object.
 _EQUAL_AREAS = 0.55
+# Only so many gaps a direction are tried, or a picture of noise would have thousands of ways to be cut.
+_WIDEST_GAPS = 4
 
 
 def _rgb(picture: Picture) -> NDArray[np.float32]:
     return ((np.asarray(picture, np.float32).transpose(1, 2, 0) + 1) / 2).clip(0, 1)
 
 
-def background_rgb(picture: Picture) -> NDArray[np.float32]:
-    """Median colour of the picture's outermost pixels, sRGB in [0, 1], (3,)."""
-    rgb = _rgb(picture)
-    width = max(1, rgb.shape[0] // 48)
-    frame = [rgb[:width], rgb[-width:], rgb[:, :width].swapaxes(0, 1), rgb[:, -width:].swapaxes(0, 1)]
-    colour: NDArray[np.float32] = np.median(np.concatenate([part.reshape(-1, 3) for part in frame]), axis=0)
-    return colour
+def background_rgb(pictures: Tensor) -> Tensor:
+    """Median colour of each picture's outermost pixels, sRGB in [0, 1]: (N, 3, H, W) in [-1, 1] -> (N, 3)."""
+    rgb = ((pictures.float() + 1) / 2).clamp(0, 1)
+    width = max(1, rgb.shape[-1] // 48)
+    frame = [rgb[..., :width, :], rgb[..., -width:, :], rgb[..., :width], rgb[..., -width:]]
+    return torch.cat([part.flatten(2) for part in frame], dim=2).median(dim=2).values
 
 
-def background_name(picture: Picture) -> str:
-    """Name of the background's colour."""
-    return NAMES[int(colour_names(background_rgb(picture)[None])[0])]
+def background_names(pictures: Tensor) -> list[str]:
+    """Name of each picture's background colour."""
+    return [NAMES[int(index)] for index in colour_names(background_rgb(pictures).cpu().numpy())]
 
 
-def foreground(picture: Picture) -> Mask:
-    """Pixels (H, W) that differ from the background, specks removed, holes filled."""
-    from scipy import ndimage
+def foregrounds(pictures: Tensor) -> Tensor:
+    """Pixels that differ from the background, holes filled, without specks too small to hold 3 × 3 pixels.
 
-    rgb = _rgb(picture)
-    mask = np.linalg.norm(rgb - background_rgb(picture), axis=-1) > _FOREGROUND
-    labels, count = ndimage.label(ndimage.binary_fill_holes(mask))
-    areas = np.bincount(labels.ravel(), minlength=count + 1)
-    large = areas >= (_SPECK * rgb.shape[0]) ** 2
-    large[0] = False
-    kept: Mask = large[labels]
+    pictures (N, 3, H, W) in [-1, 1] -> boolean (N, H, W), on the pictures' device.
+    """
+    rgb = ((pictures.float() + 1) / 2).clamp(0, 1)
+    mask = (rgb - background_rgb(pictures)[:, :, None, None]).norm(dim=1) > _FOREGROUND
+    border = torch.ones_like(mask)
+    border[:, 1:-1, 1:-1] = False
+    filled = ~_reconstructed(border & ~mask, ~mask)
+    return _reconstructed(_eroded(_eroded(filled, 1), 2), filled)
+
+
+def _grown(mask: Tensor, axis: int) -> Tensor:
+    """Masks (N, H, W) grown by one pixel to both sides along an axis."""
+    grown = mask.clone()
+    size = mask.shape[axis]
+    grown.narrow(axis, 1, size - 1).logical_or_(mask.narrow(axis, 0, size - 1))
+    grown.narrow(axis, 0, size - 1).logical_or_(mask.narrow(axis, 1, size - 1))
+    return grown
+
+
+def _eroded(mask: Tensor, axis: int) -> Tensor:
+    """Masks shrunk by one pixel from both sides along an axis; what is beyond the picture counts as background."""
+    kept = ~_grown(~mask, axis)
+    kept.select(axis, 0).fill_(False)
+    kept.select(axis, -1).fill_(False)
     return kept
+
+
+def _reconstructed(seed: Tensor, within: Tensor) -> Tensor:
+    """The connected parts (4 neighbours) of `within` that hold a pixel of `seed`."""
+    while True:
+        grown = _grown(_grown(seed, 1) & within, 2) & within
+        if torch.equal(grown, seed):
+            return grown
+        seed = grown
 
 
 def colour_shares(picture: Picture, mask: Mask) -> NDArray[np.float64]:
@@ -65,66 +91,58 @@ def colour_shares(picture: Picture, mask: Mask) -> NDArray[np.float64]:
 
     One pixel at the rim is left out: it blends with the background.
     """
-    from scipy import ndimage
-
-    inner = ndimage.binary_erosion(mask)
+    inner = mask.copy()
+    inner[1:] &= mask[:-1]
+    inner[:-1] &= mask[1:]
+    inner[:, 1:] &= mask[:, :-1]
+    inner[:, :-1] &= mask[:, 1:]
     inner = inner if inner.sum() > 20 else mask
     if not inner.any():
         return np.zeros(len(NAMES))
     return np.bincount(colour_names(_rgb(picture)[inner]), minlength=len(NAMES)) / inner.sum()
 
 
-def dominant_colour(picture: Picture) -> str | None:
+def dominant_colour(picture: Picture, mask: Mask) -> str | None:
     """Name of the object's commonest colour, None where there is no object."""
-    shares = colour_shares(picture, foreground(picture))
+    shares = colour_shares(picture, mask)
     return NAMES[int(shares.argmax())] if shares.any() else None
 
 
-def pieces(mask: Mask) -> list[Mask]:
-    """The objects in a mask: cut along empty rows and columns into pieces of about equal area.
+def count_pieces(mask: Mask) -> int:
+    """How many like objects a mask holds: it is cut along empty rows and columns into parts of about equal area.
 
-    Of all ways to group the parts by straight empty cuts, the one with most pieces is taken among those whose areas
+    Of all ways to cut it once in two and each half once more, the one with most parts is taken among those whose areas
     are alike; parts that are unlike (a face and its tear) belong to one object.
     """
-    found = [part for part in _cuts(mask) if _alike(part)]
-    return max(found, key=len) if found else []
-
-
-def _alike(parts: Sequence[Mask]) -> bool:
-    areas = [int(part.sum()) for part in parts]
-    return min(areas) >= _EQUAL_AREAS * max(areas)
-
-
-def _cuts(mask: Mask, depth: int = 2) -> list[list[Mask]]:
-    """Ways to see a mask as pieces: as one, or cut once in two and each half again."""
     if not mask.any():
-        return []
-    ways = [[mask]]
+        return 0
+    return max(len(areas) for areas in _cut_areas(mask, depth=2) if min(areas) >= _EQUAL_AREAS * max(areas))
+
+
+def _cut_areas(mask: Mask, depth: int) -> list[tuple[int, ...]]:
+    """Areas of the parts, for every way to cut a mask at most `depth` times over; uncut first."""
+    ways: list[tuple[int, ...]] = [(int(np.count_nonzero(mask)),)]
     if depth == 0:
         return ways
     for axis in (0, 1):
         for first, second in _splits(mask, axis):
-            ways += [a + b for a in _cuts(first, depth - 1) for b in _cuts(second, depth - 1)]
+            of_second = _cut_areas(second, depth - 1)
+            ways += [a + b for a in _cut_areas(first, depth - 1) for b in of_second]
     return ways
 
 
 def _splits(mask: Mask, axis: int) -> list[tuple[Mask, Mask]]:
-    """Both sides of every empty line across `axis` that has something on both sides."""
+    """Both sides of the widest empty runs of lines across `axis` that have something on both sides."""
     filled: Mask = np.any(mask, axis=1 - axis)
     inside = np.flatnonzero(filled)
-    gaps = np.flatnonzero(np.diff(inside) > 1)
+    widths = np.diff(inside)
+    gaps = [int(gap) for gap in np.argsort(-widths, kind="stable")[:_WIDEST_GAPS] if widths[gap] > 1]
     result = []
     for gap in gaps:
-        edge = int(inside[gap]) + 1
-        side = np.arange(len(filled)) < edge
+        side = np.arange(len(filled)) <= inside[gap]
         first = mask & (side[:, None] if axis == 0 else side[None, :])
         result.append((first, mask & ~first))
     return result
-
-
-def count_objects(picture: Picture) -> int:
-    """How many like objects stand in the picture."""
-    return len(pieces(foreground(picture)))
 
 
 _AXES = {"left": 1, "right": 1, "above": 0, "below": 0}
@@ -143,13 +161,14 @@ def middle_gap(mask: Mask, axis: int) -> tuple[int, int] | None:
     return max(runs, key=lambda run: run[1] - run[0], default=None)
 
 
-def side_is_right(picture: Picture, relation: str, first: NDArray[np.floating], second: NDArray[np.floating]) -> bool:
+def side_is_right(
+    picture: Picture, mask: Mask, relation: str, first: NDArray[np.floating], second: NDArray[np.floating]
+) -> bool:
     """Whether two objects stand apart along the relation's axis, in the relation's order.
 
     first, second: `colour_shares` (12,) that the two objects are known by. "left": the first is left of the second.
     """
     axis = _AXES[relation]
-    mask = foreground(picture)
     along, across = middle_gap(mask, axis), middle_gap(mask, 1 - axis)
     if along is None or (across is not None and across[1] - across[0] >= along[1] - along[0]):
         return False
@@ -215,24 +234,26 @@ CHECKS = ("background", "object colour", "count", "side")
 
 
 def check_compositions(
-    pictures: NDArray[np.floating], attributes: Sequence[Mapping[str, Any]], references: ColourReferences
+    pictures: Tensor, attributes: Sequence[Mapping[str, Any]], references: ColourReferences
 ) -> dict[str, Check]:
     """Check each picture (N, 3, H, W) in [-1, 1] against what its prompt says, as far as it says anything.
 
     attributes: as the planner of compositions gives them. A pair whose colours can't tell it apart is not checked.
+    The masks are made on the pictures' device.
     """
     results: dict[str, list[bool]] = {name: [] for name in CHECKS}
-    for picture, says in zip(pictures, attributes, strict=True):
+    backgrounds, masks = background_names(pictures), foregrounds(pictures).cpu().numpy()
+    for background, mask, picture, says in zip(backgrounds, masks, pictures.cpu().numpy(), attributes, strict=True):
         if says["background"] is not None:
-            results["background"].append(background_name(picture) == says["background"])
+            results["background"].append(background == says["background"])
         colour = says["recolour"] or says["colour"]
         if colour is not None:
-            results["object colour"].append(dominant_colour(picture) == colour)
+            results["object colour"].append(dominant_colour(picture, mask) == colour)
         if says["kind"] == "count":
-            results["count"].append(count_objects(picture) == says["count"])
+            results["count"].append(count_pieces(mask) == says["count"])
         if says["relation"] is not None:
             one, other = says["concepts"]
             if references.decidable(one, other):
                 shares = references.shares(one), references.shares(other)
-                results["side"].append(side_is_right(picture, says["relation"], *shares))
+                results["side"].append(side_is_right(picture, mask, says["relation"], *shares))
     return {name: Check(sum(answers), len(answers)) for name, answers in results.items()}
