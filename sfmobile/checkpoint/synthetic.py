@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING
 from sfmobile.bundle.manifest import SchedulerRecord
 from sfmobile.checkpoint.directory import DEFAULT_GUIDANCE_SCALE
 from sfmobile.checkpoint.weights import PartName
-from sfmobile.checkpoint.writer import MAX_SHARD_BYTES, Weights, write_parts
+from sfmobile.checkpoint.writer import Weights, write_parts
 from sfmobile.errors import UsageError
 from sfmobile.nets.layout import AutoencoderLayout, TextEncoderLayout, UNetLayout
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+SHARD_BYTES = 512 << 20
 
 # Stable Diffusion 1.5's constants.
 SD15_SCHEDULER = SchedulerRecord(
@@ -48,7 +50,7 @@ def write_synthetic_checkpoint(
     latent_size: tuple[int, int] = (64, 64),
     guidance_scale: float = DEFAULT_GUIDANCE_SCALE,
     encoder: bool = True,
-    max_shard_bytes: int = MAX_SHARD_BYTES,
+    max_shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write a checkpoint of random weights (fp16 unless `dtype` says otherwise).
 
