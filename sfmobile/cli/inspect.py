@@ -35,9 +35,10 @@ def inspect(
 
 
 def inspect_packages(path: Path, components: list[str]) -> dict[str, PackageInspection]:
-    """The inspected packages of a bundle by component, or the one package by its own name."""
+    """The inspected packages of a bundle by component ("unet 1/2" for a chunk), or the one package by its own name."""
     from sfmobile.bundle.directory import MANIFEST_FILE, Bundle
     from sfmobile.profile.inspection import inspect_package
+    from sfmobile.runtime.chunks import part_records
 
     if not (path / MANIFEST_FILE).is_file():
         if components:
@@ -48,11 +49,15 @@ def inspect_packages(path: Path, components: list[str]) -> dict[str, PackageInsp
     unknown = [name for name in components if name not in records]
     if unknown:
         raise UsageError(f"Bundle '{path}' has no component '{unknown[0]}'; it has {', '.join(records)}.")
-    return {
-        name: inspect_package(bundle.package(name), record.function)
-        for name, record in records.items()
-        if not components or name in components
-    }
+    found: dict[str, PackageInspection] = {}
+    for name, record in records.items():
+        if components and name not in components:
+            continue
+        parts = list(part_records(record))
+        for number, part in enumerate(parts, start=1):
+            label = f"{name} {number}/{len(parts)}" if len(parts) > 1 else name
+            found[label] = inspect_package(bundle.root / part.package, part.function)
+    return found
 
 
 def print_sizes(path: Path, packages: dict[str, PackageInspection]) -> None:

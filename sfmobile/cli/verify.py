@@ -172,14 +172,13 @@ def find_fault(
     import torch
 
     from sfmobile.nets.attention import set_attention_form
-    from sfmobile.profile.divergence import find_divergence
-    from sfmobile.runtime.mil.program import load_program
+    from sfmobile.profile.divergence import component_program, find_divergence
 
     record = bundle.manifest.components[name]
     network = None if checkpoint is None else checkpoint.load(name, torch.float32)
     if network is not None:
         set_attention_form(network, record.attention)
-    program = load_program(bundle.package(name), record.function)
+    program = component_program(bundle, name)
     return find_divergence(program, network, call, precision, gates.of(record))
 
 

@@ -17,7 +17,7 @@ The reference of an operation is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +28,8 @@ from sfmobile.profile.signal import agreement
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from sfmobile.bundle.directory import Bundle
+    from sfmobile.bundle.manifest import ComponentName
     from sfmobile.profile.recording import Call
     from sfmobile.runtime.mil.evaluate import OpResult
     from sfmobile.runtime.mil.plan import Precision
@@ -66,6 +68,28 @@ def find_divergence(
     return _walk_back(
         program, call, precision, gate_db, references, lambda position: f"torch module {owners[position]}", weight_psnr
     )
+
+
+def component_program(bundle: Bundle, name: ComponentName) -> Program:
+    """The whole program of a component; chunks, which were cut from one, are joined again and renumbered."""
+    from sfmobile.runtime.chunks import part_records
+    from sfmobile.runtime.mil.program import load_program
+
+    record = bundle.manifest.components[name]
+    parts = [load_program(bundle.root / part.package, part.function) for part in part_records(record)]
+    if len(parts) == 1:
+        return parts[0]
+    types = {input_name: type_ for part in parts for input_name, type_ in part.inputs.items()}
+    whole = replace(
+        parts[0],
+        package=bundle.package(name),
+        inputs={tensor.name: types[tensor.name] for tensor in record.inputs},
+        outputs=tuple(tensor.name for tensor in record.outputs),
+        constants={key: constant for part in parts for key, constant in part.constants.items()},
+    )
+    operations = (operation for part in parts for operation in part.operations)
+    whole.operations = [replace(operation, position=position) for position, operation in enumerate(operations)]
+    return whole
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +10,12 @@ import torch
 
 from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.directory import Checkpoint
+from sfmobile.export.exporter import export_bundle
+from sfmobile.export.options import ExportOptions
 from sfmobile.nets.attention import set_attention_form
-from sfmobile.profile.divergence import Sample, find_divergence, trace_modules, weight_owners
+from sfmobile.profile.divergence import Sample, component_program, find_divergence, trace_modules, weight_owners
 from sfmobile.profile.recording import Call
-from sfmobile.runtime.mil.program import Program, load_program
+from sfmobile.runtime.mil.program import Program
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +25,7 @@ def network(tiny_checkpoint: Checkpoint) -> torch.nn.Module:
 
 @pytest.fixture
 def program(tiny_bundle: Bundle) -> Program:
-    return load_program(tiny_bundle.package("unet"))
+    return component_program(tiny_bundle, "unet")
 
 
 @pytest.fixture(scope="module")
@@ -134,9 +137,23 @@ def test_without_the_network_only_what_fp16_adds_can_be_traced(
 def test_palettized_split_attention_is_traced_too(tiny_palettized_bundle: Bundle, tiny_checkpoint: Checkpoint) -> None:
     network = tiny_checkpoint.load("unet", torch.float32)
     set_attention_form(network, "split-einsum")
-    program = load_program(tiny_palettized_bundle.package("unet"))
+    program = component_program(tiny_palettized_bundle, "unet")
     found = find_divergence(program, network, make_call(tiny_palettized_bundle, network), "fp32", 45.0)
     assert found is not None and found.weight_psnr_db is not None and 20 < found.weight_psnr_db < 60
+
+
+def test_chunks_are_traced_as_the_program_they_were_cut_from(
+    tiny_bundle: Bundle, tiny_checkpoint: Checkpoint, network: torch.nn.Module, call: Call, tmp_path: Path
+) -> None:
+    options = ExportOptions(chunks=2, components=("unet",))
+    chunked = component_program(export_bundle(tiny_checkpoint, tmp_path / "chunked", options), "unet")
+    whole = component_program(tiny_bundle, "unet")
+    assert [operation.name for operation in chunked.operations] == [operation.name for operation in whole.operations]
+    assert chunked.inputs == whole.inputs and chunked.outputs == whole.outputs
+    assert find_divergence(chunked, network, call, "fp16", 60.0) is None
+    spoil(chunked, "up_blocks_1_resnets_1_conv2_weight")
+    found = find_divergence(chunked, network, call, "fp32", 60.0)
+    assert found is not None and found.name == "up_blocks_1_resnets_1_conv2"
 
 
 def test_a_sample_keeps_small_arrays_whole_and_counts_every_value() -> None:
