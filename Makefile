@@ -55,11 +55,13 @@ types: environment
 pytest: environment
 	OMP_NUM_THREADS=1 $(RUN)/python -m pytest $(PYTEST_FLAGS)
 
-swift:
+# The Swift package, then its command-line tool beside sfmobile on the same bundles.
+swift: environment
 	@if .ci/swift-toolchain find >/dev/null 2>&1; then \
-		.ci/swift-toolchain run sh -c 'cd ios_harness && swift test'; \
+		.ci/swift-toolchain run swift test --package-path ios_harness && \
+		SFMOBILE_SWIFT_BUILD=1 OMP_NUM_THREADS=1 $(RUN)/python -m pytest tests/ios_harness; \
 	else \
-		echo "Swift tests SKIPPED: no Swift toolchain on this machine (.ci/swift-toolchain install makes one on Debian)."; \
+		echo "Swift tests SKIPPED: no Swift 6 toolchain here; '.ci/swift-toolchain install' makes one on Debian."; \
 	fi
 
 clean:
