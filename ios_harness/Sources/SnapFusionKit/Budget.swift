@@ -4,22 +4,26 @@ import Foundation
 public struct Budget: Sendable, Equatable {
     /// What the bounds are for, e.g. "iPhone 14 Pro, CPU_AND_NE".
     public let name: String
+    /// Model identifiers the bounds are meant for, e.g. "iPhone15,2"; any machine if empty.
+    public let models: [String]
     /// Median of one prediction.
     public let components: [ComponentName: Double]
     /// The loop from prompt to pixels.
     public let endToEnd: Double?
 
-    public init(name: String, components: [ComponentName: Double], endToEnd: Double?) {
+    public init(name: String, models: [String] = [], components: [ComponentName: Double], endToEnd: Double?) {
         self.name = name
+        self.models = models
         self.components = components
         self.endToEnd = endToEnd
     }
 
-    /// Reads {"name", "components_ms": {component: number}, "end_to_end_ms"}. Throws `FileFormatError`.
+    /// Reads {"name", "models", "components_ms": {component: number}, "end_to_end_ms"}. Throws `FileFormatError`.
     public init(contentsOf url: URL) throws {
         func problem(_ text: String) -> FileFormatError { FileFormatError(file: url.path, problem: text) }
         struct File: Decodable {
             let name: String
+            let models: [String]?
             let components_ms: [String: Double]
             let end_to_end_ms: Double?
         }
@@ -36,7 +40,13 @@ public struct Budget: Sendable, Equatable {
         }
         let bounds = Array(components.values) + [file.end_to_end_ms ?? 1]
         guard bounds.allSatisfy({ $0.isFinite && $0 > 0 }) else { throw problem("every bound is a positive number") }
-        self.init(name: file.name, components: components, endToEnd: file.end_to_end_ms)
+        self.init(
+            name: file.name, models: file.models ?? [], components: components, endToEnd: file.end_to_end_ms)
+    }
+
+    /// Whether the bounds are meant for this machine.
+    public func applies(to machine: MachineRecord) -> Bool {
+        models.isEmpty || machine.model.map(models.contains) == true
     }
 
     /// One figure on the wrong side of its bound.

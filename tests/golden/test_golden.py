@@ -1,0 +1,85 @@
+"""The golden vectors against sfmobile itself; the Swift tests read the same files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sfmobile.bundle.manifest import SchedulerRecord, TimeEmbeddingRecord
+from sfmobile.sampling.ddim import DDIM
+from sfmobile.sampling.noise import initial_latents
+from sfmobile.sampling.picture import to_pixels
+from sfmobile.sampling.time_embedding import sinusoid
+from sfmobile.sampling.tokenizer import Tokenizer
+from tests.golden.generate import GOLDEN, TOKENIZER
+from tests.golden.texts import texts
+
+
+def read(name: str) -> Any:
+    return json.loads((GOLDEN / name).read_text(encoding="ascii"))
+
+
+def load(name: str) -> np.ndarray:
+    array: np.ndarray = np.load(GOLDEN / name)
+    return array
+
+
+def test_token_ids_equal_transformers_on_every_text() -> None:
+    cases = read("tokens.json")
+    assert len(cases) >= 500
+    tokenizer = Tokenizer(TOKENIZER)
+    wrong = [
+        case["text"]
+        for case in cases
+        if tokenizer.encode(case["text"])[0].tolist() != case["ids"] + [49407] * (77 - len(case["ids"]))
+    ]
+    assert wrong == []
+
+
+def test_the_texts_are_those_of_their_list() -> None:
+    # The random part draws from the code points that Python's Unicode version has: the rest comes first, in order.
+    fixed = len(texts()) - 480
+    assert [case["text"] for case in read("tokens.json")][:fixed] == texts()[:fixed]
+
+
+def test_noise_equals_torch() -> None:
+    values, position = load("noise.npy"), 0
+    for draw in read("noise.json"):
+        first = draw["counts"][0]
+        found = initial_latents(int(draw["seed"]), (first,))
+        # Bit for bit on x86; other processors' vector units round torch's logarithm and sine differently.
+        np.testing.assert_allclose(found, values[position : position + first], rtol=0, atol=4e-6)
+        position += sum(draw["counts"])
+    assert position == len(values)
+
+
+@pytest.mark.parametrize("case", read("ddim.json"), ids=lambda case: str(case["name"]))
+def test_ddim_latents_equal_diffusers_at_every_step(case: dict[str, Any]) -> None:
+    ddim = DDIM(SchedulerRecord.model_validate(case["scheduler"]))
+    outputs, latents = load(f"ddim/{case['name']}.outputs.npy"), load(f"ddim/{case['name']}.latents.npy")
+    assert ddim.timesteps(case["steps"]).tolist() == case["timesteps"]
+    current = latents[0]
+    for timestep, output, expected in zip(case["timesteps"], outputs, latents[1:], strict=True):
+        current = ddim.step(output, timestep, current, case["steps"]).latents
+        np.testing.assert_allclose(current, expected, rtol=0, atol=1e-5)
+
+
+def test_time_embeddings_equal_diffusers() -> None:
+    golden = read("embeddings.json")
+    for index, record in enumerate(golden["records"]):
+        found = sinusoid(golden["timesteps"], TimeEmbeddingRecord(**record))[:, :, 0, 0]
+        # A frequency that differs in its last bit turns the angle of timestep t by t * 2^-24.
+        bound = 2e-7 + np.array(golden["timesteps"])[:, None] * 2.0**-23
+        assert (np.abs(found - load(f"embeddings/{index}.npy")) <= bound).all()
+
+
+def test_pixels_equal_diffusers() -> None:
+    np.testing.assert_array_equal(to_pixels(load("picture.image.npy")), load("picture.pixels.npy"))
+
+
+def test_the_vectors_stay_small() -> None:
+    assert sum(path.stat().st_size for path in Path(GOLDEN).rglob("*.np*")) < 1 << 20

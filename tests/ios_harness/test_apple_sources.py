@@ -1,0 +1,63 @@
+"""The sources that need Apple's frameworks, type-checked here against stubs that declare just the API they use."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+HARNESS = REPOSITORY / "ios_harness"
+STUBS = Path(__file__).parent / "stubs"
+# In the package's build folder: the toolchain may see nothing outside of the repository.
+MODULES = HARNESS / ".build/stubs"
+KIT = HARNESS / ".build/debug/Modules"
+
+
+def swiftc(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [
+        str(REPOSITORY / ".ci/swift-toolchain"),
+        *("run", "swiftc", "-swift-version", "6", "-warnings-as-errors", "-I", str(MODULES), "-I", str(KIT)),
+        *(str(argument) for argument in arguments),
+    ]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+
+
+def emit_module(name: str, *sources: Path) -> None:
+    done = swiftc(
+        "-parse-as-library", "-emit-module", "-module-name", name, "-o", MODULES / f"{name}.swiftmodule", *sources
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module", autouse=True)
+def stub_modules() -> None:
+    MODULES.mkdir(parents=True, exist_ok=True)
+    for name in ("Darwin", "CoreML", "UIKit", "SwiftUI"):
+        emit_module(name, STUBS / f"{name}.swift")
+    emit_module("SnapFusionCoreML", *sorted((HARNESS / "Sources/SnapFusionCoreML").glob("*.swift")))
+
+
+@pytest.mark.parametrize(
+    ("module", "folder", "options"),
+    [
+        ("SFBench", "App", ("-parse-as-library",)),
+        ("PerformanceTests", "PerformanceTests", ("-parse-as-library", STUBS / "XCTAttachment.swift")),
+        ("sfbench", "Sources/sfbench", ()),
+    ],
+)
+def test_sources_for_apples_systems_type_check(module: str, folder: str, options: tuple[object, ...]) -> None:
+    sources = sorted((HARNESS / folder).glob("*.swift"))
+    done = swiftc("-typecheck", "-module-name", module, *options, *sources)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_check_sees_a_call_that_core_ml_does_not_have() -> None:
+    wrong = MODULES / "Wrong.swift"
+    wrong.write_text(
+        "import CoreML\nfunc load(_ url: URL) throws -> MLModel { try MLModel(contentsOf: url, units: .all) }\n"
+    )
+    done = swiftc("-typecheck", "-parse-as-library", wrong)
+    assert done.returncode != 0
+    assert "MLModel" in done.stderr

@@ -1,0 +1,156 @@
+"""sfbench beside sfmobile: one bundle, one worker, the same tokens, noise, latents and picture."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sfmobile.bundle.directory import Bundle
+from sfmobile.checkpoint.directory import Checkpoint
+from sfmobile.export.exporter import export_bundle
+from sfmobile.export.options import ExportOptions
+from sfmobile.profile.report import BenchReport, read_report
+from sfmobile.runtime.engine import open_runtime
+from sfmobile.sampling.golden import golden_run
+from sfmobile.sampling.noise import initial_latents
+from sfmobile.sampling.picture import read_settings
+from sfmobile.sampling.pipeline import Request, TextToImage
+from tests.bundle.mutate import mutate
+from tests.bundle.sample import BROKEN, SAMPLE
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SFBENCH = REPOSITORY / "ios_harness/.build/debug/sfbench"
+TOLERANCE = 1e-4
+
+
+def sfbench(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [str(REPOSITORY / ".ci/swift-toolchain"), "exec", str(SFBENCH), *(str(one) for one in arguments)]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=300)
+
+
+def with_worker(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return sfbench(*arguments, "--runtime", "mil", "--python", sys.executable)
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    root = tmp_path_factory.mktemp("bundles") / "two"
+    return export_bundle(
+        tiny_checkpoint, root, ExportOptions(), golden=lambda opened: golden_run(opened, tiny_checkpoint)
+    )
+
+
+@pytest.fixture(scope="module")
+def bundle_of_one(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    root = tmp_path_factory.mktemp("bundles") / "one"
+    return export_bundle(tiny_checkpoint, root, ExportOptions(guidance_batch=1))
+
+
+def assert_same_run(bundle: Bundle, request: Request, folder: Path, *options: object) -> None:
+    """Run sfbench and Python's pipeline on the mil runtime; compare everything there is."""
+    done = with_worker(
+        *("generate", bundle.root, request.prompt, "--seed", request.seed, "-o", folder / "swift.png"),
+        *("--vectors", folder / "vectors", "--json", *options),
+    )
+    assert done.returncode == 0, done.stderr
+    latents = np.load(folder / "vectors/latents.npy")
+    with TextToImage.of_bundle(bundle, open_runtime("mil", bundle)) as pipeline:
+        np.testing.assert_array_equal(np.load(folder / "vectors/tokens.npy"), pipeline.tokenizer.encode(request.prompt))
+        np.testing.assert_array_equal(latents[:1], initial_latents(request.seed, pipeline.latent_shape()))
+        steps = list(pipeline.steps(request))
+        assert len(latents) == len(steps) + 1
+        differences = [
+            float(np.abs(step.latents - found).max()) for step, found in zip(steps, latents[1:], strict=True)
+        ]
+        picture = pipeline.generate(request)
+    print(f"largest difference of the latents at each step: {differences}")
+    assert max(differences) <= TOLERANCE
+    with Image.open(folder / "swift.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), picture.pixels)
+    assert read_settings(folder / "swift.png") == picture.settings
+    report = json.loads(done.stdout)
+    assert report["pictures"][0]["settings"] == picture.settings
+
+
+def test_the_same_picture_with_guidance_in_one_call(bundle: Bundle, tmp_path: Path) -> None:
+    request = Request("a red apple, 2 cafés", "blurry", seed=7, steps=8, guidance_scale=7.5)
+    assert_same_run(bundle, request, tmp_path, "--negative", "blurry", "--steps", 8, "--guidance", 7.5)
+
+
+def test_the_same_picture_with_a_unet_of_batch_one(bundle_of_one: Bundle, tmp_path: Path) -> None:
+    request = Request("three blue birds", seed=2**32 + 5, steps=3, guidance_scale=3.0)
+    assert_same_run(bundle_of_one, request, tmp_path, "--steps", 3, "--guidance", 3, "--low-memory")
+
+
+def test_the_same_picture_without_guidance(bundle: Bundle, tmp_path: Path) -> None:
+    request = Request("👩‍🚀 in 太空", seed=0, steps=2, guidance_scale=1.0)
+    assert_same_run(bundle, request, tmp_path, "--steps", 2, "--guidance", 1, "--preview")
+    previews = sorted(path.name for path in tmp_path.glob("*.png"))
+    assert previews == ["swift-step-01.png", "swift-step-02.png", "swift.png"]
+
+
+def test_the_worker_matches_the_golden_vectors(bundle: Bundle) -> None:
+    done = with_worker("verify", bundle.root, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["tokens_identical"] is True
+    assert result["noise_identical"] is True
+    assert min(result["components_psnr_db"].values()) > 90
+    assert len(result["latents_max_difference"]) == bundle.manifest.scheduler.default_steps
+    assert max(result["latents_max_difference"]) < 1e-2
+
+
+def test_a_bench_report_is_one_that_python_reads(bundle: Bundle, tmp_path: Path) -> None:
+    done = with_worker("bench", bundle.root, "-n", 2, "--steps", 2, "-o", tmp_path / "bench.json", "--json")
+    assert done.returncode == 0, done.stderr
+    report = read_report(tmp_path / "bench.json", BenchReport)
+    assert report == BenchReport.model_validate_json(done.stdout)
+    assert report.producer.name == "ios_harness"
+    assert report.runtime.engine == "mil"
+    assert set(report.components) == {"text_encoder", "unet", "decoder"}
+    assert report.components["unet"].predictions == 2
+    assert report.loop is not None
+    assert len(report.loop.steps_ms) == report.loop.steps == 2
+    expected = json.loads((tmp_path / "bench.json").read_text())
+    # Every field is written, also those without a value, as Python does.
+    assert json.loads(report.model_dump_json()).keys() == expected.keys()
+    for part in ("machine", "conditions", "runtime", "bundle", "producer", "loop"):
+        assert json.loads(report.model_dump_json())[part].keys() == expected[part].keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["generate", SAMPLE], 2, "expected a prompt"),
+        (["generate", SAMPLE, "a", "--steps", "many"], 2, "'many' is no value for --steps"),
+        (["generate", SAMPLE, "a", "--colour", "red"], 2, "no option '--colour'"),
+        (["generate", SAMPLE, "a", "-o", "a.jpg"], 2, "should end in .png"),
+        (["paint"], 2, "no command 'paint'"),
+        (["bench", SAMPLE, "--compute-unit", "ALL", "--runtime", "mil"], 2, "coreml runtime"),
+        (["bench", REPOSITORY / "sfmobile"], 4, "no manifest.json"),
+        (["bench", SAMPLE, "--runtime", "coreml"], 3, "Core ML is only on Apple's systems"),
+        (["bench", SAMPLE, "--runtime", "mil", "--python", "/nowhere/python"], 3, "there is no such program"),
+    ],
+)
+def test_mistakes_get_one_sentence_and_pythons_exit_codes(arguments: list[object], code: int, words: str) -> None:
+    done = sfbench(*arguments)
+    assert done.returncode == code
+    assert words in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_damaged_bundle_is_refused_before_any_work(tmp_path: Path) -> None:
+    case = next(case for case in json.loads(BROKEN.read_text())["cases"] if case["name"] == "changed weights")
+    root = tmp_path / "bundle"
+    subprocess.run(["cp", "-R", str(SAMPLE), str(root)], check=True)
+    mutate(root, case)
+    done = sfbench("generate", root, "a")
+    assert done.returncode == 4
+    assert "has changed" in done.stderr
+    assert "weight.bin" in done.stderr
