@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sfmobile.bundle.manifest import SchedulerRecord
@@ -24,7 +23,7 @@ from sfmobile.train.metrics.compositions import ColourReferences, check_composit
 from sfmobile.train.metrics.contrastive import Encode, concept_texts, embed_pictures, own_retrieval, recognised
 from sfmobile.train.metrics.dual_encoder import DualEncoder
 from sfmobile.train.metrics.efficientnet_lite import EfficientNetLite0
-from sfmobile.train.metrics.frechet import feature_distance
+from sfmobile.train.metrics.frechet import DistanceMeter
 from sfmobile.train.metrics.lpips import LPIPS, Trunk
 from sfmobile.train.metrics.memorisation import as_bytes, as_float, nearest_training
 from sfmobile.train.metrics.prompt_sets import (
@@ -126,18 +125,16 @@ class Evaluation:
         )
         self.concepts = concept_texts(pool)
         training = distribution_prompts(pool, config.pictures, splits, config.seed + 1, side=side)
-        self._training_features = self._features(training.pictures)
-        self._real_features = self._features(self.distribution.pictures)
+        self._distance = DistanceMeter(
+            self._features(self.distribution.pictures), self._features(training.pictures), NETWORK
+        )
         chosen = np.random.default_rng(config.seed).permutation(rows)[: config.training]
         self._drawings = portraits(pool, chosen.tolist(), side)
 
-    def _features(self, pictures: Tensor) -> NDArray[np.float32]:
-        with torch.no_grad():
-            parts = [
-                self.judges.features(as_float(part.to(self.judges.device))).float().cpu()
-                for part in torch.split(pictures, 128)
-            ]
-        return torch.cat(parts).numpy()
+    @torch.no_grad()
+    def _features(self, pictures: Tensor) -> Tensor:
+        judges = self.judges
+        return torch.cat([judges.features(as_float(part.to(judges.device))) for part in torch.split(pictures, 128)])
 
     def sample(
         self, sampler: Sampler, prompts: PromptSet, observer: Callable[[int], None] = lambda done: None
@@ -217,7 +214,7 @@ class Evaluation:
 
     def distribution_figures(self, made: Tensor) -> dict[str, float]:
         """Distances to the real held-out pictures, each with its floor; agreement with the prompts; retrieval."""
-        distance = feature_distance(self._features(made), self._real_features, self._training_features, NETWORK)
+        distance = self._distance.measure(self._features(made))
         found = self._recognised(made, self.distribution.texts)
         return {
             **{name: float(value) for name, value in distance.row().items()},

@@ -2,11 +2,22 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy import linalg
 
-from sfmobile.train.metrics.frechet import feature_distance, frechet_distance, kernel_distance
+from sfmobile.train.metrics.frechet import DistanceMeter
+from sfmobile.train.metrics.frechet import frechet_distance as torch_frechet_distance
+from sfmobile.train.metrics.frechet import kernel_distance as torch_kernel_distance
 
 RANDOM = np.random.default_rng(0)
+
+
+def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
+    return torch_frechet_distance(torch.from_numpy(x.copy()), torch.from_numpy(y.copy()))
+
+
+def kernel_distance(x: np.ndarray, y: np.ndarray) -> float:
+    return torch_kernel_distance(torch.from_numpy(x.copy()), torch.from_numpy(y.copy()))
 
 
 def test_distance_of_a_set_to_itself_is_zero() -> None:
@@ -64,13 +75,19 @@ def test_both_see_a_shifted_set() -> None:
 
 def test_figures_have_one_sample_size_a_floor_and_the_networks_name() -> None:
     train, held_out = RANDOM.normal(size=(500, 8)), RANDOM.normal(size=(80, 8))
-    found = feature_distance(RANDOM.normal(size=(200, 8)) + 1, held_out, train, "EffNetLite0")
-    assert found.samples == 80
+    meter = DistanceMeter(torch.from_numpy(held_out), torch.from_numpy(train), "EffNetLite0")
+    generated = RANDOM.normal(size=(200, 8)) + 1
+    found = meter.measure(torch.from_numpy(generated))
+    assert found.samples == meter.size == 80
+    assert found.fd == pytest.approx(frechet_distance(generated[:80], held_out))
+    assert found.kd_floor == pytest.approx(kernel_distance(train[:80], held_out))
     assert found.fd > found.fd_floor > 0
     row = found.row()
     assert row["FD-EffNetLite0"] == found.fd
     assert row["KD-EffNetLite0 floor"] == found.kd_floor
     assert not any("FID" in name for name in row)
+    with pytest.raises(ValueError, match="at least 80 generated"):
+        meter.measure(torch.from_numpy(generated[:79]))
 
 
 def test_too_few_vectors_are_refused() -> None:
