@@ -58,11 +58,12 @@ def bench(
     drawing = Request(prompt, steps=count, guidance_scale=guidance) if loop else None
     report = measure(opened, chosen, predictions, drawing)
     written = output if output is not None else opened.reports_dir / REPORT_FILE
-    write_report(report, written)
     if json_output:
         console.print_json(report)
     else:
         print_report(report)
+    # Last: figures that took minutes are not lost to a folder that can't be written.
+    write_report(report, written)
     console.note(f"Report: {written}")
 
 

@@ -69,8 +69,11 @@ def doctor(
         raise UnavailableError(f"Required packages don't fit: {names}; install sfmobile again in a clean environment.")
 
 
-def check_requirements() -> list[Requirement]:
-    """The package's own declared dependencies against what is installed, imported where that is what can break."""
+def check_requirements(extra: str = "") -> list[Requirement]:
+    """The package's declared dependencies, or those of one extra, against what is installed.
+
+    Compiled ones are imported too: that is what can break.
+    """
     from importlib import metadata
 
     from packaging.requirements import Requirement as Declared
@@ -80,7 +83,8 @@ def check_requirements() -> list[Requirement]:
     found: list[Requirement] = []
     for line in metadata.requires("sfmobile") or []:
         declared = Declared(line)
-        if declared.marker is not None and not declared.marker.evaluate({"extra": ""}):
+        belongs = declared.marker is None or declared.marker.evaluate({"extra": extra})
+        if not belongs or (extra and declared.marker is None):
             continue
         installed = installed_version(declared.name)
         if installed is None:
@@ -114,7 +118,8 @@ def find_capabilities() -> list[Capability]:
     mac = sys.platform == "darwin"
     converts = importable("torch") and importable("coremltools")
     swift, xcodebuild = shutil.which("swift"), shutil.which("xcodebuild")
-    train_missing = [name for name in ("accelerate", "resvg_py", "matplotlib") if not importable(name)]
+    onnx_problems = [row.name for row in check_requirements("onnx") if row.problem]
+    train_problems = [row.name for row in check_requirements("train") if row.problem]
     return [
         Capability(
             "export to Core ML", converts, "torch and coremltools" if converts else "needs torch and coremltools"
@@ -123,17 +128,9 @@ def find_capabilities() -> list[Capability]:
             "runtime mil", importable("torch"), "executes exported ML Programs with torch, fp32 or fp16 evaluation"
         ),
         Capability("runtime torch", importable("torch"), "the reference networks; needs the source checkpoint"),
-        Capability(
-            "runtime onnx",
-            importable("onnxruntime"),
-            "ONNX Runtime" if importable("onnxruntime") else "needs the extra: pip install 'sfmobile[onnx]'",
-        ),
+        Capability("runtime onnx", not onnx_problems, extra_detail("onnx", onnx_problems, "ONNX Runtime")),
         Capability("runtime coreml", mac, "Core ML itself" if mac else "needs macOS"),
-        Capability(
-            "train",
-            not train_missing,
-            f"on {accelerator()}" if not train_missing else "needs the extra: pip install 'sfmobile[train]'",
-        ),
+        Capability("train", not train_problems, extra_detail("train", train_problems, f"on {accelerator()}")),
         Capability("iOS harness: kit and its tests", swift is not None, swift or "needs a Swift toolchain"),
         Capability(
             "iOS harness: device tests",
@@ -141,6 +138,11 @@ def find_capabilities() -> list[Capability]:
             xcodebuild or "needs Xcode on macOS and a connected iPhone",
         ),
     ]
+
+
+def extra_detail(extra: str, problems: list[str], detail: str) -> str:
+    """What an extra gives, or what is missing and how to get it."""
+    return f"needs {', '.join(problems)}: pip install 'sfmobile[{extra}]'" if problems else detail
 
 
 def accelerator() -> str:

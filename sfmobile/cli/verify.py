@@ -87,11 +87,12 @@ def verify(
         console.note(f"The checkpoint '{opened.manifest.source.id}' isn't here: comparing with the golden vectors.")
         report = compare(opened, None, engines, [], gates)
     written = output if output is not None else opened.reports_dir / REPORT_FILE
-    write_report(report, written)
     if json_output:
         console.print_json(report)
     else:
         print_report(report)
+    # Last: figures that took minutes are not lost to a folder that can't be written.
+    write_report(report, written)
     console.note(f"Report: {written}")
     if not report.passed:
         raise GateError(f"'{bundle}' is under its gate: {'; '.join(failures(report))}.")

@@ -32,10 +32,10 @@ def test_the_table_names_the_machine_and_the_packages(capsys) -> None:
 def test_a_package_outside_its_range_is_named_with_both_versions(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     real = doctor.check_requirements
 
-    def too_old():
+    def too_old(extra: str = "") -> list[doctor.Requirement]:
         return [
             doctor.Requirement(row.name, "<2.4,>=1.26", "2.4.1", "outside <2.4,>=1.26") if row.name == "numpy" else row
-            for row in real()
+            for row in real(extra)
         ]
 
     monkeypatch.setattr(doctor, "check_requirements", too_old)
@@ -49,6 +49,15 @@ def test_a_requirement_that_is_not_installed_or_too_old_is_found(monkeypatch: py
     )
     problems = {row.name: row.problem for row in doctor.check_requirements()}
     assert problems == {"nowhere-to-be-found": "not installed", "numpy": "outside >=99", "rich": None}
+
+
+def test_an_extra_that_is_missing_is_named_with_the_way_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metadata, "requires", lambda _: ["rich>=1", "nowhere-to-be-found; extra == 'train'"])
+    assert [row.name for row in doctor.check_requirements("train")] == ["nowhere-to-be-found"]
+    capabilities = {row.name: row for row in doctor.find_capabilities()}
+    assert not capabilities["train"].available
+    assert capabilities["train"].detail == "needs nowhere-to-be-found: pip install 'sfmobile[train]'"
+    assert capabilities["runtime onnx"].available
 
 
 def test_free_disk_is_that_of_the_folder_to_be(tmp_path: Path) -> None:
