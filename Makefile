@@ -1,9 +1,10 @@
 # make demo   from nothing to a picture: environment, export, verify, generate, latency table
 # make test   everything a change must pass: lint, types, tests, Swift tests where there is a toolchain
-# make clean  remove what the two made
+# make ios-test DEVICE="iPhone 14 Pro" BUNDLE=...   measure a bundle on a connected iPhone (on a Mac with Xcode)
+# make clean  remove what all of these made
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types pytest swift environment clean
+.PHONY: help demo test lint types pytest swift ios-test environment clean
 
 # The newest supported Python found; choose another with `make PYTHON=...`.
 PYTHON ?= $(shell for python in python3.12 python3.13 python3.11 python3.10 python3; do \
@@ -60,9 +61,21 @@ swift: environment
 	@if .ci/swift-toolchain find >/dev/null 2>&1; then \
 		.ci/swift-toolchain run swift test --package-path ios_harness && \
 		SFMOBILE_SWIFT_BUILD=1 OMP_NUM_THREADS=1 $(RUN)/python -m pytest tests/ios_harness; \
+	elif [ -n "$(CI)" ]; then \
+		echo "error: no Swift 6 toolchain here; '.ci/swift-toolchain install' makes one on Debian." >&2; exit 3; \
 	else \
 		echo "Swift tests SKIPPED: no Swift 6 toolchain here; '.ci/swift-toolchain install' makes one on Debian."; \
 	fi
+
+# The Performance tests on a connected iPhone, and their report as a table. DEVELOPMENT_TEAM signs the app.
+ios-test: environment
+	@if [ -z "$(DEVICE)" ]; then echo 'usage: make ios-test DEVICE="iPhone 14 Pro" BUNDLE=path/to/bundle' >&2; exit 2; fi
+	@if ! command -v xcodebuild >/dev/null; then echo "error: this needs a Mac with Xcode 16 or later." >&2; exit 3; fi
+	@mkdir -p $(OUT) && rm -rf $(OUT)/ios.xcresult
+	xcodebuild test -project ios_harness/SFBench.xcodeproj -scheme Performance -testPlan Performance \
+		-destination "platform=iOS,name=$(DEVICE)" -resultBundlePath $(OUT)/ios.xcresult -allowProvisioningUpdates \
+		SFBENCH_BUNDLE="$(abspath $(BUNDLE))" $(if $(DEVELOPMENT_TEAM),DEVELOPMENT_TEAM="$(DEVELOPMENT_TEAM)"); \
+	status=$$?; $(RUN)/sfmobile report import $(OUT)/ios.xcresult -o $(OUT)/ios-bench.json && exit $$status
 
 clean:
 	rm -rf $(VENV) $(OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis ios_harness/.build
