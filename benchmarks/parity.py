@@ -1,6 +1,6 @@
 """Our networks beside transformers' and diffusers' at full Stable Diffusion 1.5 size, in fp32 on the CPU.
 
-    python benchmarks/parity.py [--latent-size 64] [--json]
+    python benchmarks/parity.py [--component unet ...] [--latent-size 64] [--json]
 
 The same random weights (norms away from 1 and 0) go into both; every attention form of ours must give the other's
 result at 90 dB PSNR or more. Weights are shared between the two, so the UNet takes 3.5 GB. Exit code 1 below the gate.
@@ -53,13 +53,16 @@ class Row:
 def main() -> int:
     """Compare all components, print the table, return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--component", nargs="+", choices=COMPARISONS, default=list(COMPARISONS), help="what to compare"
+    )
     parser.add_argument("--latent-size", type=int, default=64, help="height and width of the latents")
     parser.add_argument("--json", action="store_true", help="JSON instead of a table")
     options = parser.parse_args()
     rows: list[Row] = []
     with torch.no_grad():
-        for compare in (text_encoder, unet, decoder, encoder):
-            for row in compare(options.latent_size):
+        for component in options.component:
+            for row in COMPARISONS[component](options.latent_size):
                 rows.append(row)
                 print(f"{row.component} {row.attention}: {row.psnr_db:.1f} dB", file=sys.stderr)
             gc.collect()
@@ -86,7 +89,7 @@ def text_encoder(_: int) -> Iterator[Row]:
         states: Tensor = theirs(ids).last_hidden_state
         return states.transpose(1, 2).unsqueeze(2)
 
-    yield from compare_forms("text encoder", "transformers", ours, oracle, lambda: ours(ids))
+    yield from compare_forms("text_encoder", "transformers", ours, oracle, lambda: ours(ids))
 
 
 def unet(size: int) -> Iterator[Row]:
@@ -197,6 +200,13 @@ def print_table(rows: list[Row]) -> None:
         )
     Console().print(table)
 
+
+COMPARISONS: dict[str, Callable[[int], Iterator[Row]]] = {
+    "text_encoder": text_encoder,
+    "unet": unet,
+    "decoder": decoder,
+    "encoder": encoder,
+}
 
 if __name__ == "__main__":
     sys.exit(main())
