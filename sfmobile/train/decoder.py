@@ -20,7 +20,7 @@ from sfmobile.train.randomness import generator_for
 class DecoderConfig:
     """A decoder-distillation stage.
 
-    latents_from: the stage whose UNet samples the latents; latents: how many, with `sampling_steps` DDIM steps at
+    latents_from: the stage whose UNet samples the latents, for captions of the latents stage `pool`; latents: how many, with `sampling_steps` DDIM steps at
     `guidance_scale`; perceptual_weight adds LPIPS between student and teacher pictures (0 = the paper's loss).
     """
 
@@ -28,6 +28,7 @@ class DecoderConfig:
     layout: str
     teacher_layout: str
     latents_from: str = "teacher"
+    pool: str = "latents"
     latents: int = 8192
     sampling_steps: int = 50
     guidance_scale: float = 3.0

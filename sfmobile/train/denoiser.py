@@ -24,7 +24,8 @@ class DenoiserConfig:
     needs; block_dropout: probability that a cross-attention or ResNet block is replaced by the identity in a step
     (robust training, SnapFusion sec. 3.1), over the first `robust_fraction` of the steps; snr_gamma: clip of the
     signal-to-noise loss weight (arXiv 2303.09556), None for the plain v loss of SnapFusion's L_ori.
-    unet_from, text_encoder_from: earlier stages to start from; a text encoder taken from one is frozen.
+    unet_from, text_encoder_from: earlier stages to start from; a text encoder taken from one stays as it is unless
+    train_text_encoder. pool: the latents stage to learn from.
     """
 
     loop: LoopConfig
@@ -32,6 +33,8 @@ class DenoiserConfig:
     schedule: str = "zero-terminal"
     unet_from: str | None = None
     text_encoder_from: str | None = None
+    train_text_encoder: bool = False
+    pool: str = "latents"
     caption_dropout: float = 0.1
     block_dropout: float = 0.0
     robust_fraction: float = 0.5
@@ -78,7 +81,7 @@ class DenoiserStage:
         self.pool = pool
         self.blocks = len(objective.unet.layout.block_names())
         self.timesteps = objective.schedule.timesteps
-        if config.text_encoder_from is not None:
+        if config.text_encoder_from is not None and not config.train_text_encoder:
             objective.text_encoder.requires_grad_(False)
 
     def inputs(

@@ -132,15 +132,15 @@ class RecipeRun:
     def _settings(self, name: str) -> Path:
         return self.directory / f"{name}.json"
 
-    def _pictures_config(self) -> PicturesConfig:
+    def _pictures_config(self, name: str = "pictures") -> PicturesConfig:
         from sfmobile.train.pictures import PicturesConfig
 
-        return read_config(PicturesConfig, self._settings("pictures"))
+        return read_config(PicturesConfig, self._settings(name))
 
-    def _pictures(self) -> Pictures:
+    def _pictures(self, name: str = "pictures") -> Pictures:
         from sfmobile.train.pictures import Pictures
 
-        return Pictures.open(self.cache, self._pictures_config(), self.run.device)
+        return Pictures.open(self.cache, self._pictures_config(name), self.run.device)
 
     def _perceptual(self) -> LPIPS:
         from sfmobile.train.metrics.lpips import LPIPS
@@ -157,7 +157,8 @@ class RecipeRun:
     def _latents(self, name: str, count: Count | None) -> None:
         from sfmobile.train.stages import LatentsConfig
 
-        self.run.run_latents(read_config(LatentsConfig, self._settings(name)), self._pictures(), count)
+        config = read_config(LatentsConfig, self._settings(name))
+        self.run.run_latents(config, self._pictures(config.pictures), count, name)
 
     def _denoiser(self, name: str, count: Count | None) -> None:
         from sfmobile.train.denoiser import DenoiserConfig

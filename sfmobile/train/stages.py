@@ -47,9 +47,10 @@ Count = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class LatentsConfig:
-    """The latent pool: how many compositions to encode, from which seed."""
+    """A latent pool: how many compositions to encode, from which seed; pictures: settings file of the selection."""
 
     count: int
+    pictures: str = "pictures"
     layout: str = "glyph-teacher"
     batch_size: int = 256
     seed: int = 1000
@@ -164,10 +165,9 @@ class Run:
             raise UsageError(f"Noise schedule '{name}' is unknown; expected one of {', '.join(SCHEDULES)}.")
         return NoiseSchedule(SCHEDULES[name], unet.down[0].channels)
 
-    @property
-    def pool(self) -> LatentPool:
-        """The latent pool on the run's device."""
-        return LatentPool.load(self.root / "latents" / "pool.safetensors", self.device)
+    def pool(self, name: str = "latents") -> LatentPool:
+        """The latent pool of stage `name`, on the run's device."""
+        return LatentPool.load(self.root / name / "pool.safetensors", self.device)
 
     # Stages ---------------------------------------------------------------------------------------------------------
 
@@ -209,11 +209,13 @@ class Run:
         return values.mean(dim=1), values.std(dim=1)
 
     @torch.no_grad()
-    def run_latents(self, config: LatentsConfig, pictures: Pictures, count: Count | None = None) -> None:
-        """Encode compositions and tokenise their captions into RUN/latents/pool.safetensors."""
+    def run_latents(
+        self, config: LatentsConfig, pictures: Pictures, count: Count | None = None, name: str = "latents"
+    ) -> None:
+        """Encode compositions and tokenise their captions into RUN/<name>/pool.safetensors."""
         from sfmobile.train.data.tokens import CaptionTokenizer
 
-        path = self.root / "latents" / "pool.safetensors"
+        path = self.root / name / "pool.safetensors"
         if path.exists():
             return
         encoder = self.autoencoder(config.layout)[0].to(self.device).eval()
@@ -237,7 +239,7 @@ class Run:
         text_encoder = self.text_encoder(config.text_encoder_from)
         schedule = self.schedule(config.schedule, unet.layout)
         objective = DenoiserObjective(text_encoder, unet, schedule, config.snr_gamma)
-        self._train(DenoiserStage(name, config, objective, self.pool), config.loop, name)
+        self._train(DenoiserStage(name, config, objective, self.pool(config.pool)), config.loop, name)
 
     def run_decoder(self, name: str, config: DecoderConfig, perceptual: nn.Module | None) -> None:
         """Distil the half-width decoder on the text-to-image model's own latents."""
@@ -252,7 +254,7 @@ class Run:
         path = self.root / name / "latents.safetensors"
         if path.exists():
             return load_tensors(path)[0]["latents"].to(self.device)
-        pool = self.pool
+        pool = self.pool(config.pool)
         unet, text_encoder, schedule = self.denoiser(config.latents_from)
         empty = text_encoder(pool.empty_ids.long()[None])
         rows = []
@@ -298,7 +300,7 @@ class Run:
         schedule = self.schedule(config.schedule, student.layout)
         text_encoder = self.text_encoder(config.text_encoder_from)
         objective = StepObjective(text_encoder, teacher, student, schedule, config.original_weight)
-        stage = StepStage(name, config, objective, SCHEDULES[config.schedule], self.pool)
+        stage = StepStage(name, config, objective, SCHEDULES[config.schedule], self.pool(config.pool))
         self._train(stage, config.loop, name)
 
 

@@ -40,6 +40,7 @@ class StepConfig:
     teacher: str = "glyph-teacher"
     text_encoder_from: str = "teacher"
     schedule: str = "zero-terminal"
+    pool: str = "latents"
     cfg_probability: float = 0.1
     guidance_range: tuple[float, float] = (2.0, 14.0)
     original_weight: float = 0.2

@@ -73,7 +73,7 @@ def test_every_stage_learns_its_own_networks_and_no_other(run):
 
 def test_latents_have_zero_mean_and_unit_deviation_per_channel(run):
     # The statistics come from other compositions than the pool's, a few hundred values a channel.
-    latents = run.pool.latents.float().transpose(0, 1).flatten(1)
+    latents = run.pool().latents.float().transpose(0, 1).flatten(1)
     assert latents.mean(dim=1).abs().max() < 0.5
     assert ((latents.std(dim=1) > 0.5) & (latents.std(dim=1) < 2.0)).all()
 
@@ -99,7 +99,7 @@ def test_each_stage_resumes_where_it_ended(run):
 
 def test_blocks_are_dropped_with_the_set_probability_and_only_in_the_robust_part(run):
     config = DenoiserConfig(replace(LOOP, steps=100), "teacher-layout", block_dropout=0.3, robust_fraction=0.5)
-    stage = DenoiserStage("x", config, _Objective(run), run.pool)
+    stage = DenoiserStage("x", config, _Objective(run), run.pool())
     gates = torch.stack([stage.inputs(index, 8, torch.device("cpu"))[4] for index in range(50)])
     assert abs(float(gates.mean()) - 0.7) < 0.03
     assert set(gates.unique().tolist()) == {0.0, 1.0}
@@ -108,8 +108,8 @@ def test_blocks_are_dropped_with_the_set_probability_and_only_in_the_robust_part
 
 def test_captions_are_dropped_with_the_set_probability(run):
     config = DenoiserConfig(LOOP, "teacher-layout", caption_dropout=0.25)
-    stage = DenoiserStage("x", config, _Objective(run), run.pool)
-    empty = run.pool.empty_ids.long()
+    stage = DenoiserStage("x", config, _Objective(run), run.pool())
+    empty = run.pool().empty_ids.long()
     ids = torch.cat([stage.inputs(index, 20, torch.device("cpu"))[1] for index in range(40)])
     assert abs(float((ids == empty).all(dim=1).float().mean()) - 0.25) < 0.05
 
