@@ -22,6 +22,7 @@ from sfmobile.cli import (
     export,
     generate,
     inspect,
+    report,
     train_data,
     train_stages,
     verify,
@@ -77,6 +78,10 @@ train.command("plot")(train_stages.plot)
 train.command("evaluate")(evaluate.evaluate_run)
 train.command("dual-encoder")(evaluate.dual_encoder)
 app.add_typer(train, name="train")
+
+reports = typer.Typer(no_args_is_help=True, help="Reports measured elsewhere: on an iPhone, by the iOS harness.")
+reports.command("import")(report.import_report)
+app.add_typer(reports, name="report")
 
 
 def quiet_libraries() -> None:
