@@ -186,12 +186,15 @@ def _free_name(operation: Operation, module: str, suffix: str, taken: set[str]) 
 
 def check_float16(program: Program) -> None:
     """Raise `LoweringError` naming the first operation whose result is a wide float."""
+    from coremltools.converters.mil.mil import types
+
     for operation in program.functions["main"].operations:
         if operation.op_type == "const":
             continue
         for variable in operation.outputs:
-            if "fp32" in str(variable.sym_type) or "fp64" in str(variable.sym_type):
+            if variable.dtype in (types.fp32, types.fp64):
                 raise LoweringError(
-                    f"Operation '{operation.name}' ({operation.op_type}) was converted to {variable.dtype.__name__}, "
-                    "expected float16 throughout; use a coremltools 9 release this sfmobile was tested with."
+                    f"Operation '{operation.name}' ({operation.op_type}) was converted to "
+                    f"{types.builtin_to_string(variable.dtype)}, expected float16 throughout; use a coremltools 9 "
+                    "release this sfmobile was tested with."
                 )
