@@ -17,7 +17,7 @@ INSTALLED := $(VENV)/.installed
 MODEL := models/glyph-128
 OUT := out
 BUNDLE := $(OUT)/glyph-128
-PROMPT ?= a red apple
+PROMPTS ?= "a red apple" "a yellow star on a blue background" "a smiling cat face" "a green car"
 SEED ?= 0
 PYTEST_FLAGS ?= -n auto
 
@@ -40,7 +40,7 @@ $(INSTALLED): pyproject.toml
 demo: environment
 	$(RUN)/sfmobile export $(MODEL) -o $(BUNDLE)
 	$(RUN)/sfmobile verify $(BUNDLE) --source $(MODEL)
-	$(RUN)/sfmobile generate $(BUNDLE) "$(PROMPT)" --seed $(SEED) -o $(OUT)/demo.png
+	$(RUN)/sfmobile generate $(BUNDLE) $(PROMPTS) --seed $(SEED) -o $(OUT)/demo.png --sheet $(OUT)/demo-sheet.png
 	$(RUN)/sfmobile bench $(BUNDLE)
 
 test: lint types pytest swift
