@@ -65,8 +65,9 @@ def fuse(graph: ProgramGraph, cpu_kinds: frozenset[str], table: list[OpCost] | N
             joins = len(segments) - 1
         member[operation.position] = joins
         _add(graph, segments[joins], operation, costs[operation.position])
+    operations = {operation.position: operation for operation in graph.program.operations}
     for index, segment in enumerate(segments):
-        _add_traffic(graph, segment, index, member)
+        _add_traffic(graph, segment, index, member, operations)
     return segments
 
 
@@ -97,13 +98,14 @@ def dense_kind(graph: ProgramGraph, operation: Operation) -> DenseKind:
         weight = graph.operand_type(operation, "weight")
         kernel = 1 if weight is None else math.prod(size or 1 for size in weight.shape[2:])
         return "spatial" if kernel > 1 else "pointwise"
-    return "attention" if len(graph.activations(operation)) > 1 else "pointwise"
+    return "attention" if graph.multiplies_activations(operation) else "pointwise"
 
 
-def _add_traffic(graph: ProgramGraph, segment: Segment, index: int, member: dict[int, int]) -> None:
+def _add_traffic(
+    graph: ProgramGraph, segment: Segment, index: int, member: dict[int, int], operations: dict[int, Operation]
+) -> None:
     """Bytes that cross the border of the segment, each value once in each direction."""
     outputs = set(graph.program.outputs)
-    operations = {operation.position: operation for operation in graph.program.operations}
     crossing: set[str] = set()
     for position in segment.positions:
         operation = operations[position]

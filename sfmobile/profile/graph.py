@@ -65,6 +65,16 @@ class ProgramGraph:
         constants = self.program.constants
         return [name for name in dict.fromkeys(self.names_read(operation)) if name not in constants]
 
+    def multiplies_activations(self, operation: Operation) -> bool:
+        """Whether an operation is a matrix product none of whose factors is a constant (both may be the same)."""
+        if operation.kind == "scaled_dot_product_attention":
+            return True
+        if operation.kind not in ("matmul", "einsum"):
+            return False
+        constants = self.program.constants
+        factors = [item for name in ("x", "y", "values") for item in operation.inputs.get(name, ())]
+        return all(isinstance(item, str) and item not in constants for item in factors)
+
     def weights(self, operation: Operation) -> dict[str, Constant]:
         """Float constants of more than one element that an operation computes with, by name."""
         constants = self.program.constants

@@ -25,9 +25,7 @@ def _scores(subject: Subject, softmax: Operation) -> Operation | None:
             for name in subject.graph.activations(operation)
             if name in subject.graph.producers
         ]
-        products = [
-            one for one in before if one.kind in ("matmul", "einsum") and len(subject.graph.activations(one)) > 1
-        ]
+        products = [one for one in before if subject.graph.multiplies_activations(one)]
         if products:
             return products[0]
         passed = [one for one in before if one.kind in ("add", "mul", "real_div", "cast", "select", "reshape")]

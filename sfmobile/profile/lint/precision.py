@@ -167,7 +167,7 @@ def late_attention_scale(subject: Subject, rule: Rule) -> Iterator[Found]:
         if scale is None or elements(scale.type) != 1 or scale.type.data_type not in FLOAT_TYPES:
             continue
         source = graph.producer(operation) or graph.producer(operation, "y")
-        is_product = source is not None and source.kind in ("matmul", "einsum") and len(graph.activations(source)) > 1
+        is_product = source is not None and graph.multiplies_activations(source)
         if is_product and any(_leads_to_softmax(subject, reader) for reader in graph.readers(operation)):
             yield Found(operation, f"scores {operation.outputs[0][1]} are scaled behind their product")
 
