@@ -198,7 +198,9 @@ def print_table(rows: list[Row]) -> None:
             f"{row.oracle_seconds:.2f} s",
             f"{row.seconds:.2f} s",
         )
-    Console().print(table)
+    console = Console()
+    # A pipe reports 80 columns, too few for the figures.
+    Console(width=max(console.width, 110)).print(table)
 
 
 COMPARISONS: dict[str, Callable[[int], Iterator[Row]]] = {
