@@ -1,19 +1,36 @@
-"""`sfmobile inspect`: what a bundle or a package holds."""
+"""`sfmobile inspect`: what a bundle or a package holds, what the Neural Engine will not like, where time goes."""
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sfmobile.cli import console
-from sfmobile.errors import UsageError
+from sfmobile.cli import console, findings, times
+from sfmobile.errors import GateError, UsageError
 
 if TYPE_CHECKING:
+    from sfmobile.bundle.directory import Bundle
+    from sfmobile.profile.estimate import TimeReport
     from sfmobile.profile.inspection import PackageInspection, TensorInspection
+    from sfmobile.profile.lint.linter import Finding
+    from sfmobile.profile.lint.targets import LintTarget
 
 MOST_FREQUENT = 20
+
+
+class FailOn(str, Enum):
+    """`--fail-on`."""
+
+    never = "never"
+    note = "note"
+    warning = "warning"
+    error = "error"
+
+
+TIME_PANEL = "Time on a device"
 
 
 def inspect(
@@ -21,17 +38,194 @@ def inspect(
     component: Annotated[
         list[str] | None, typer.Option("--component", help="Only this component of a bundle; may be repeated.")
     ] = None,
+    fail_on: Annotated[
+        FailOn, typer.Option("--fail-on", help="Exit with 1 at findings of this severity or worse.")
+    ] = FailOn.never,
+    sarif: Annotated[
+        Path | None, typer.Option("--sarif", metavar="FILE", help="Write the findings as SARIF 2.1.0, for code hosts.")
+    ] = None,
+    exceptions: Annotated[
+        Path | None, typer.Option("--exceptions", metavar="FILE", help="Accepted findings, in place of sfmobile's own.")
+    ] = None,
+    calibrate: Annotated[
+        int,
+        typer.Option(
+            "--calibrate", metavar="STEPS", min=0, help="Draw a picture in so many steps and check real activations."
+        ),
+    ] = 0,
+    device: Annotated[
+        str | None,
+        typer.Option("--device", help="Estimate times on it, e.g. iphone-14-pro.", rich_help_panel=TIME_PANEL),
+    ] = None,
+    budget: Annotated[
+        float, typer.Option("--budget", min=0.001, help="Seconds a picture may take.", rich_help_panel=TIME_PANEL)
+    ] = 2.0,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Denoising steps of a picture.", rich_help_panel=TIME_PANEL)
+    ] = None,
+    measured: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--measured",
+            metavar="BENCH.json",
+            help="Measurements of this bundle on the device; they replace the estimate.",
+            rich_help_panel=TIME_PANEL,
+        ),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option("--calibration", metavar="FILE", help="Scale the estimate by it.", rich_help_panel=TIME_PANEL),
+    ] = None,
+    save_calibration: Annotated[
+        Path | None,
+        typer.Option(
+            "--save-calibration",
+            metavar="FILE",
+            help="Write measured over estimated, for other bundles.",
+            rich_help_panel=TIME_PANEL,
+        ),
+    ] = None,
+    compute_plan: Annotated[
+        Path | None,
+        typer.Option(
+            "--compute-plan",
+            metavar="FILE",
+            help="Core ML's own costs of one package divide its time between its blocks.",
+            rich_help_panel=TIME_PANEL,
+        ),
+    ] = None,
+    record_plan: Annotated[
+        Path | None,
+        typer.Option(
+            "--record-plan", metavar="FILE", help="On a Mac: write such costs of PACKAGE.", rich_help_panel=TIME_PANEL
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="FILE.png", help="Draw where the time goes.", rich_help_panel=TIME_PANEL),
+    ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="JSON on stdout instead of tables.")] = False,
 ) -> None:
-    """Show operations, weights, sizes and bits per weight, inputs and outputs of each package; executes nothing."""
+    """Show operations, weights, blocks, inputs and outputs of each package, and what the Neural Engine will not like.
+
+    The linter checks the exported program against the rules of sfmobile/profile/lint/rules.json. Times are estimates
+    unless a measurement replaces them, and say so. Nothing is executed but with --calibrate.
+    """
+    time_options = times.TimeOptions(
+        device, budget, steps, tuple(measured or ()), calibration, save_calibration, compute_plan, plot
+    )
+    time_options.check()
     packages = inspect_packages(path, component or [])
+    if record_plan is not None:
+        write_plan(path, record_plan)
+    bundle, targets = lint_subjects(path, component or [], calibrate)
+    with console.status("Checking the rules"):
+        found = lint_findings(targets, exceptions)
+    spent = times.time_of(targets, bundle, time_options)
+    rows = {target.label: findings.block_rows(target, found) for target in targets}
     if json_output:
-        console.print_json({name: package.model_dump(mode="json") for name, package in packages.items()})
-        return
-    print_sizes(path, packages)
+        console.print_json(as_json(packages, rows, found, spent))
+    else:
+        print_sizes(path, packages)
+        for name, package in packages.items():
+            print_tensors(name, package)
+            print_operations(name, package)
+            if name in rows:
+                findings.print_blocks(name, rows[name])
+        if targets:
+            findings.print_findings(found)
+        if spent is not None:
+            times.print_times(spent)
+    if sarif is not None:
+        save_sarif(path, targets, found, sarif)
+    check_severity(path, found, fail_on)
+
+
+def lint_subjects(path: Path, components: list[str], calibrate: int) -> tuple[Bundle | None, list[LintTarget]]:
+    """The bundle, if it is one, and its ML Programs, or the one package; magnitudes of a run of `calibrate` steps."""
+    from sfmobile.bundle.directory import MANIFEST_FILE, Bundle
+    from sfmobile.profile.lint.targets import bundle_targets, package_target
+
+    if not (path / MANIFEST_FILE).is_file():
+        if calibrate:
+            raise UsageError(f"--calibrate draws a picture, which needs a bundle; '{path}' is one package.")
+        return None, [package_target(path)] if path.is_dir() else []
+    bundle = Bundle.open(path, check="sizes")
+    magnitudes = None
+    if calibrate:
+        from sfmobile.profile.activations import record_magnitudes
+
+        with console.progress() as bars:
+            task = bars.add_task("Looking at activations", total=calibrate + 1)
+            magnitudes = record_magnitudes(bundle, calibrate, advance=lambda units: bars.advance(task, units))
+    return bundle, bundle_targets(bundle, components, magnitudes)
+
+
+def lint_findings(targets: list[LintTarget], exceptions: Path | None) -> list[Finding]:
+    """All findings, with the exceptions of a file or sfmobile's own."""
+    from sfmobile.profile.lint.rule import read_exceptions
+    from sfmobile.profile.lint.targets import lint_targets
+
+    return lint_targets(targets, None if exceptions is None else read_exceptions(exceptions))
+
+
+def as_json(
+    packages: dict[str, PackageInspection],
+    rows: dict[str, list[dict[str, Any]]],
+    found: list[Finding],
+    spent: TimeReport | None,
+) -> dict[str, Any]:
+    """Per package what is in it, its blocks and its findings; with a device also the time, under "time"."""
+    result: dict[str, Any] = {}
     for name, package in packages.items():
-        print_tensors(name, package)
-        print_operations(name, package)
+        result[name] = package.model_dump(mode="json")
+        if name in rows:
+            result[name]["blocks"] = rows[name]
+            result[name]["findings"] = [one.model_dump(mode="json") for one in found if one.package == name]
+    if spent is not None:
+        result["time"] = spent.model_dump(mode="json")
+    return result
+
+
+def save_sarif(path: Path, targets: list[LintTarget], found: list[Finding], file: Path) -> None:
+    """Write the findings for a code host; packages are named relative to where the command runs."""
+    from sfmobile.profile.lint.sarif import write_sarif
+
+    here = Path.cwd()
+    base = path.resolve()
+    shown = base.relative_to(here) if base.is_relative_to(here) else base
+    uris = {target.label: (shown / target.uri if target.in_bundle else shown).as_posix() for target in targets}
+    write_sarif(found, uris, file)
+    console.note(f"Wrote {file}")
+
+
+def write_plan(package: Path, file: Path) -> None:
+    """Record Core ML's compute plan of one package."""
+    from sfmobile.profile.compute_plan import record_plan
+    from sfmobile.profile.machine import describe_machine
+
+    if package.suffix != ".mlpackage":
+        raise UsageError(f"--record-plan needs one .mlpackage, found '{package}'; name the package inside the bundle.")
+    machine = describe_machine()
+    plan = record_plan(package, f"{machine.model or machine.processor}, {machine.os}")
+    file.write_text(plan.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    console.note(f"Wrote {file}")
+
+
+def check_severity(path: Path, found: list[Finding], fail_on: FailOn) -> None:
+    """Raise `GateError` if a finding without an exception is as severe as asked, or worse."""
+    from sfmobile.profile.lint.linter import fails
+    from sfmobile.profile.lint.rule import SEVERITIES
+
+    if not fails(found, fail_on.value):
+        return
+    least = SEVERITIES.index(fail_on.value)
+    severe = [one for one in found if one.exception is None and SEVERITIES.index(one.severity) >= least]
+    rules = ", ".join(dict.fromkeys(one.rule for one in severe))
+    raise GateError(
+        f"'{path}' has {len(severe)} findings of severity {fail_on.value} or worse ({rules}); mend them, or accept "
+        "them with a reason in an --exceptions file."
+    )
 
 
 def inspect_packages(path: Path, components: list[str]) -> dict[str, PackageInspection]:

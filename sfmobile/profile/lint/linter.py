@@ -24,11 +24,15 @@ class _Model(BaseModel):
 
 
 class Finding(_Model):
-    """A breach of a rule at one operation (none: of the program as a whole). `exception` is why it is accepted."""
+    """A breach of a rule at one operation (none: of the program as a whole). `exception` is why it is accepted.
+
+    package: the component, with its number where it is one of several chunks.
+    """
 
     rule: str
     severity: Severity
     component: str
+    package: str
     block: str
     operation: str | None
     kind: str | None
@@ -38,11 +42,12 @@ class Finding(_Model):
 
 
 class FindingGroup(_Model):
-    """Findings of one rule, severity and reason in one component: how many, where, and the first of them."""
+    """Findings of one rule, severity and reason in one package: how many, where, and the first of them."""
 
     rule: str
     severity: Severity
     component: str
+    package: str
     exception: str | None
     count: int
     blocks: tuple[str, ...]
@@ -50,9 +55,13 @@ class FindingGroup(_Model):
 
 
 def lint(
-    subject: Subject, component: str, exceptions: Sequence[LintException] = (), attention_form: str = ""
+    subject: Subject,
+    component: str,
+    exceptions: Sequence[LintException] = (),
+    attention_form: str = "",
+    package: str | None = None,
 ) -> list[Finding]:
-    """All findings of all rules, worst first, in running order. `component` names the package in them."""
+    """All findings of all rules, worst first, in running order. `component` and `package` name the program in them."""
     findings: list[Finding] = []
     for rule in rule_book().rules:
         for found in CHECKS[rule.id](subject, rule):
@@ -62,6 +71,7 @@ def lint(
                     rule=rule.id,
                     severity=found.severity or rule.severity,
                     component=component,
+                    package=package or component,
                     block=block,
                     operation=None if found.operation is None else found.operation.name,
                     kind=None if found.operation is None else found.operation.kind,
@@ -84,15 +94,16 @@ def _reason(
 
 
 def groups(findings: Iterable[Finding]) -> list[FindingGroup]:
-    """Findings folded by rule, severity, component and exception, in the order of the first of each."""
+    """Findings folded by rule, severity, package and exception, in the order of the first of each."""
     found: dict[tuple[str, str, str, str | None], list[Finding]] = {}
     for finding in findings:
-        found.setdefault((finding.rule, finding.severity, finding.component, finding.exception), []).append(finding)
+        found.setdefault((finding.rule, finding.severity, finding.package, finding.exception), []).append(finding)
     return [
         FindingGroup(
             rule=members[0].rule,
             severity=members[0].severity,
             component=members[0].component,
+            package=members[0].package,
             exception=members[0].exception,
             count=len(members),
             blocks=tuple(dict.fromkeys(member.block for member in members)),
