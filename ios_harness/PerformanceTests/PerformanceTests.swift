@@ -37,7 +37,8 @@ final class PerformanceTests: XCTestCase {
     }
 
     private func budget() throws -> Budget {
-        let url = try XCTUnwrap(Bundle(for: PerformanceTests.self).url(forResource: "iPhone-14-Pro", withExtension: "json"))
+        let url = try XCTUnwrap(
+            Bundle(for: PerformanceTests.self).url(forResource: "iPhone-14-Pro", withExtension: "json"))
         return try Budget(contentsOf: url)
     }
 

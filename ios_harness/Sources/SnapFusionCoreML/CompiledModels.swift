@@ -23,13 +23,14 @@
             do {
                 made = try await MLModel.compileModel(at: package)
             } catch {
-                throw ComponentError.failed(name, "'\(package.lastPathComponent)' can't be compiled: \(error.localizedDescription)")
+                throw ComponentError.failed(
+                    name, "'\(package.lastPathComponent)' can't be compiled: \(error.localizedDescription)")
             }
             try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
             // Another run may have been faster; what it kept is the same.
             do {
                 try FileManager.default.moveItem(at: made, to: kept)
-            } catch where FileManager.default.fileExists(atPath: kept.path) {
+            } catch  where FileManager.default.fileExists(atPath: kept.path) {
                 try? FileManager.default.removeItem(at: made)
             }
             return kept

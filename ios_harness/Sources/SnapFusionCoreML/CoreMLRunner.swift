@@ -93,7 +93,8 @@
                 Set(model.modelDescription.outputDescriptionsByName.keys)
             )
             guard names == (Set(record.inputs.map(\.name)), Set(record.outputs.map(\.name))) else {
-                throw ComponentError.failed(name, "its inputs and outputs aren't those of the manifest; export it again.")
+                throw ComponentError.failed(
+                    name, "its inputs and outputs aren't those of the manifest; export it again.")
             }
             let options = MLPredictionOptions()
             options.outputBackings = Dictionary(

@@ -27,13 +27,13 @@
                 switch (type, tensor.elements) {
                 case (.float16, .float32(let values)):
                     let buffer = bytes.bindMemory(to: UInt16.self)
-                    layout.forEach { buffer[$1] = halfBits(values[$0]) }
+                    layout.visit { buffer[$1] = halfBits(values[$0]) }
                 case (.float32, .float32(let values)):
                     let buffer = bytes.bindMemory(to: Float.self)
-                    layout.forEach { buffer[$1] = values[$0] }
+                    layout.visit { buffer[$1] = values[$0] }
                 case (.int32, .int32(let values)):
                     let buffer = bytes.bindMemory(to: Int32.self)
-                    layout.forEach { buffer[$1] = values[$0] }
+                    layout.visit { buffer[$1] = values[$0] }
                 default: throw UsageError("\(tensor.summary) can't be written into an array of type \(type.rawValue).")
                 }
             }
@@ -67,7 +67,7 @@
         let strides: [Int]
 
         /// Calls `body` with each element's row-major index and its place in the buffer.
-        func forEach(_ body: (_ index: Int, _ place: Int) -> Void) {
+        func visit(_ body: (_ index: Int, _ place: Int) -> Void) {
             let last = shape.last ?? 1
             let step = strides.last ?? 1
             let rows = shape.dropLast().reduce(1, *)
@@ -89,7 +89,7 @@
         func gather<Value>(_ read: (Int) -> Value) -> [Value] {
             let count = shape.reduce(1, *)
             return [Value](unsafeUninitializedCapacity: count) { buffer, initialized in
-                forEach { buffer.initializeElement(at: $0, to: read($1)) }
+                visit { buffer.initializeElement(at: $0, to: read($1)) }
                 initialized = count
             }
         }

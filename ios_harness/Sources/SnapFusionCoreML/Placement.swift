@@ -41,7 +41,9 @@
             private mutating func add(_ block: MLModelStructure.Program.Block, plan: MLComputePlan) {
                 for operation in block.operations {
                     // Constants are not executed: the plan has nothing to say of them.
-                    if operation.operatorName.hasSuffix("const") || operation.operatorName.contains("constexpr") { continue }
+                    if operation.operatorName.hasSuffix("const") || operation.operatorName.contains("constexpr") {
+                        continue
+                    }
                     for nested in operation.blocks { add(nested, plan: plan) }
                     record.operations += 1
                     let cost = plan.estimatedCost(of: operation)?.weight ?? 0

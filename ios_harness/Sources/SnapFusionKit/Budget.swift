@@ -24,8 +24,14 @@ public struct Budget: Sendable, Equatable {
         struct File: Decodable {
             let name: String
             let models: [String]?
-            let components_ms: [String: Double]
-            let end_to_end_ms: Double?
+            let components: [String: Double]
+            let endToEnd: Double?
+
+            enum CodingKeys: String, CodingKey {
+                case name, models
+                case components = "components_ms"
+                case endToEnd = "end_to_end_ms"
+            }
         }
         let file: File
         do {
@@ -34,14 +40,14 @@ public struct Budget: Sendable, Equatable {
             throw problem("expected a budget: an object with 'name', 'components_ms' and 'end_to_end_ms'")
         }
         var components: [ComponentName: Double] = [:]
-        for (key, bound) in file.components_ms {
+        for (key, bound) in file.components {
             guard let name = ComponentName(rawValue: key) else { throw problem("'\(key)' is no component") }
             components[name] = bound
         }
-        let bounds = Array(components.values) + [file.end_to_end_ms ?? 1]
+        let bounds = Array(components.values) + [file.endToEnd ?? 1]
         guard bounds.allSatisfy({ $0.isFinite && $0 > 0 }) else { throw problem("every bound is a positive number") }
         self.init(
-            name: file.name, models: file.models ?? [], components: components, endToEnd: file.end_to_end_ms)
+            name: file.name, models: file.models ?? [], components: components, endToEnd: file.endToEnd)
     }
 
     /// Whether the bounds are meant for this machine.
@@ -70,7 +76,9 @@ public struct Budget: Sendable, Equatable {
     public func excesses(of report: BenchReport) -> [Excess] {
         var excesses: [Excess] = []
         for name in ComponentName.allCases {
-            guard let bound = components[name], let median = report.components[name]?.predictions.median else { continue }
+            guard let bound = components[name], let median = report.components[name]?.predictions.median else {
+                continue
+            }
             if median > bound { excesses.append(Excess(figure: "\(name) median", bound: bound, found: median)) }
         }
         if let bound = endToEnd, let found = report.loop?.endToEnd, found > bound {

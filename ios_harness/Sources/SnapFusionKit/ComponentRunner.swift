@@ -87,7 +87,8 @@ extension ComponentRecord {
             }
         }
         if let extra = given.keys.sorted().first(where: { key in !inputs.contains { $0.name == key } }) {
-            throw ComponentError.badInput(name, input: extra, expected: "no such input", found: given[extra]?.summary ?? "")
+            throw ComponentError.badInput(
+                name, input: extra, expected: "no such input", found: given[extra]?.summary ?? "")
         }
     }
 

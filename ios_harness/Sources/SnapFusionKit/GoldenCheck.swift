@@ -13,6 +13,8 @@ public struct GoldenCheck: Sendable {
         public var latentDifferences: [Float] = []
         /// PSNR of the run's final image against the reference's.
         public var image = 0.0
+
+        public init() {}
     }
 
     public let bundle: ModelBundle
@@ -21,7 +23,8 @@ public struct GoldenCheck: Sendable {
     /// Throws `BundleError` if the bundle has no golden vectors.
     public init(bundle: ModelBundle) throws {
         guard let record = bundle.manifest.golden else {
-            throw BundleError(.missingFile, "'\(bundle.root.path)' has no golden vectors; export it with its checkpoint at hand.")
+            throw BundleError(
+                .missingFile, "'\(bundle.root.path)' has no golden vectors; export it with its checkpoint at hand.")
         }
         self.bundle = bundle
         self.record = record
@@ -37,7 +40,9 @@ public struct GoldenCheck: Sendable {
         var failures: [String] = []
         for (name, found) in result.components.sorted(by: { $0.key.rawValue < $1.key.rawValue }) {
             let least = try gate(name)
-            if !(found >= least) { failures.append(String(format: "%@: %.1f dB, %.0f expected", name.rawValue, found, least)) }
+            if !(found >= least) {
+                failures.append(String(format: "%@: %.1f dB, %.0f expected", name.rawValue, found, least))
+            }
         }
         if !result.tokensAreIdentical { failures.append("token ids differ from the reference's") }
         if !result.noiseIsIdentical { failures.append("noise differs from the reference's") }
@@ -59,7 +64,8 @@ public struct GoldenCheck: Sendable {
             throw FileFormatError(file: "golden/run.latents.npy", problem: "it is empty")
         }
         let request = Request(
-            prompt: record.prompt, negativePrompt: record.negativePrompt, seed: UInt64(record.seed), steps: record.steps,
+            prompt: record.prompt, negativePrompt: record.negativePrompt, seed: UInt64(record.seed),
+            steps: record.steps,
             guidanceScale: record.guidanceScale)
         var last: Tensor?
         for try await event in pipeline.run(request) {
@@ -97,7 +103,8 @@ public struct GoldenCheck: Sendable {
     private func compare(_ name: ComponentName, on runner: any ComponentRunner) async throws -> Double {
         let component = try bundle.component(name)
         let inputs = try component.inputs.map { ($0, try vector("\(name).\($0.name)")) }
-        let calls = inputs.map { record, tensor in (tensor.shape.first ?? 1) / max(record.shape.first ?? 1, 1) }.max() ?? 1
+        let calls =
+            inputs.map { record, tensor in (tensor.shape.first ?? 1) / max(record.shape.first ?? 1, 1) }.max() ?? 1
         var found: [String: [Tensor]] = [:]
         for call in 0..<max(calls, 1) {
             var given: [String: Tensor] = [:]
@@ -119,7 +126,9 @@ public struct GoldenCheck: Sendable {
         guard case .uint8(let text) = try bundle.golden("tokenizer.texts").elements,
             case .int64(let offsets) = try bundle.golden("tokenizer.offsets").elements,
             case .int32(let ids) = try bundle.golden("tokenizer.ids").elements
-        else { throw FileFormatError(file: "golden/tokenizer.*.npy", problem: "the types aren't uint8, int64 and int32") }
+        else {
+            throw FileFormatError(file: "golden/tokenizer.*.npy", problem: "the types aren't uint8, int64 and int32")
+        }
         let length = bundle.manifest.tokenizer.maxLength
         guard let last = offsets.last, last == text.count, ids.count == (offsets.count - 1) * length,
             zip(offsets, offsets.dropFirst()).allSatisfy({ $0 >= 0 && $0 <= $1 })

@@ -1,6 +1,4 @@
-import Foundation
-
-/// JSON as a tree. Objects keep the order in which they were built; parsed objects are sorted by key.
+/// JSON as a tree. Objects keep the order of their keys.
 public enum JSONValue: Sendable, Equatable {
     case null
     case bool(Bool)
@@ -19,11 +17,6 @@ public enum JSONValue: Sendable, Equatable {
             self.key = key
             self.value = value
         }
-    }
-
-    /// Parses a JSON document. Throws `DecodingError` if it is not valid JSON; NaN and Infinity are not.
-    public init(parsing data: Data) throws {
-        self = try JSONDecoder().decode(JSONValue.self, from: data)
     }
 
     /// What a person would call the kind of this value.
@@ -103,28 +96,6 @@ public enum JSONValue: Sendable, Equatable {
             }
         }
         text += "\""
-    }
-}
-
-extension JSONValue: Decodable {
-    public init(from decoder: Decoder) throws {
-        let container = try decoder.singleValueContainer()
-        if container.decodeNil() {
-            self = .null
-        } else if let value = try? container.decode(Bool.self) {
-            self = .bool(value)
-        } else if let value = try? container.decode(Int.self) {
-            self = .integer(value)
-        } else if let value = try? container.decode(Double.self) {
-            self = .number(value)
-        } else if let value = try? container.decode(String.self) {
-            self = .string(value)
-        } else if let value = try? container.decode([JSONValue].self) {
-            self = .array(value)
-        } else {
-            let members = try container.decode([String: JSONValue].self)
-            self = .object(members.sorted { $0.key < $1.key }.map { Member($0.key, $0.value) })
-        }
     }
 }
 

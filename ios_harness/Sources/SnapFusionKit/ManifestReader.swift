@@ -10,7 +10,7 @@ extension Manifest {
         do {
             content = try JSONValue(parsing: data)
         } catch {
-            throw BundleError(.invalidJSON, "'\(file)' is not valid JSON; \(mend).")
+            throw BundleError(.invalidJSON, "'\(file)' is not valid JSON (\(error)); \(mend).")
         }
         let fields = try Fields(content, at: "", file: file)
         if case .integer(let version)? = fields.members["schema_version"], version > Manifest.schemaVersion {
@@ -33,7 +33,9 @@ extension Manifest {
         }
         target = try fields.choice("target")
         options = try fields.value("options")
-        guard case .object = options else { throw fields.problem("options", "expected an object, found \(options.kind)") }
+        guard case .object = options else {
+            throw fields.problem("options", "expected an object, found \(options.kind)")
+        }
         tools = try fields.dictionary("tools") { tools, key in try tools.string(key) }
         var components: [ComponentName: ComponentRecord] = [:]
         let records = try fields.dictionary("components") { records, key in
@@ -261,7 +263,8 @@ private final class Fields {
         guard found == expected else { throw problem(key, "expected '\(expected)', found '\(found)'") }
     }
 
-    func choice<Choice: RawRepresentable & CaseIterable>(_ key: String) throws -> Choice where Choice.RawValue == String {
+    func choice<Choice: RawRepresentable & CaseIterable>(_ key: String) throws -> Choice
+    where Choice.RawValue == String {
         let found = try string(key)
         guard let choice = Choice(rawValue: found) else {
             let all = Choice.allCases.map(\.rawValue).joined(separator: ", ")

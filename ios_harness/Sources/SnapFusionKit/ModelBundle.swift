@@ -32,7 +32,8 @@ public struct ModelBundle: Sendable {
         guard FileManager.default.fileExists(atPath: manifestPath) else {
             throw BundleError(
                 .notABundle,
-                "'\(path)' is not a bundle: it has no manifest.json; make one with `sfmobile export SOURCE -o \(path)`.")
+                "'\(path)' is not a bundle: it has no manifest.json; make one with `sfmobile export SOURCE -o \(path)`."
+            )
         }
         let data: Data
         do {
@@ -135,7 +136,8 @@ private struct LinkCheck {
     func check(_ relative: String) throws -> String {
         let start = "/" + base.joined(separator: "/") + "/" + relative
         guard let target = LinkCheck.resolve(start) else {
-            throw BundleError(.linkOutside, "'\(root)/\(relative)' is a link that leads in a circle; copy the bundle anew.")
+            throw BundleError(
+                .linkOutside, "'\(root)/\(relative)' is a link that leads in a circle; copy the bundle anew.")
         }
         guard target.starts(with: base) else {
             throw BundleError(

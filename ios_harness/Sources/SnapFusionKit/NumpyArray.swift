@@ -45,7 +45,8 @@ public struct NumpyArray: Sendable, Equatable {
         let start = 8 + lengthBytes.count + headerLength
         guard bytes.count >= start else { throw problem("its header is truncated") }
         let header = String(decoding: bytes[(8 + lengthBytes.count)..<start], as: UTF8.self)
-        guard let descr = NumpyArray.field("descr", of: header), let order = NumpyArray.field("fortran_order", of: header),
+        guard let descr = NumpyArray.field("descr", of: header),
+            let order = NumpyArray.field("fortran_order", of: header),
             let shapeText = NumpyArray.field("shape", of: header)
         else { throw problem("its header lacks a field: \(header)") }
         guard order == "False" else { throw problem("it is in Fortran order") }

@@ -133,7 +133,8 @@
             lastID = lastID == .max ? 1 : lastID + 1
             let id = lastID
             let message = try WorkerProtocol.frame(kind: kind.rawValue, id: id, body: body)
-            let (replyKind, replyID, reply) = try await exchange(worker, seconds: seconds, during: during) { channel, deadline in
+            let (replyKind, replyID, reply) = try await exchange(worker, seconds: seconds, during: during) {
+                channel, deadline in
                 do {
                     try channel.write(message, until: deadline)
                 } catch PipeChannel.Failure.closed {
@@ -145,7 +146,9 @@
                 throw try refusal(reply, during)
             }
             guard replyKind == kind.reply, replyID == id else {
-                throw fail(.badProtocol(during: during, "expected reply \(kind.reply) to \(id), found \(replyKind) to \(replyID)"))
+                throw fail(
+                    .badProtocol(
+                        during: during, "expected reply \(kind.reply) to \(id), found \(replyKind) to \(replyID)"))
             }
             return reply
         }
@@ -171,10 +174,14 @@
                 return try channel.read(WorkerProtocol.hello().count, until: deadline)
             }
             guard hello.prefix(8) == WorkerProtocol.magic else {
-                throw fail(.badProtocol(during: during, "its greeting isn't the protocol's; is the command '\(command.joined(separator: " "))' right?"))
+                throw fail(
+                    .badProtocol(
+                        during: during,
+                        "its greeting isn't the protocol's; is the command '\(command.joined(separator: " "))' right?"))
             }
             guard hello == WorkerProtocol.hello() else {
-                throw fail(.badProtocol(during: during, "it speaks another version of the protocol; update one of the two"))
+                throw fail(
+                    .badProtocol(during: during, "it speaks another version of the protocol; update one of the two"))
             }
             return worker
         }
@@ -225,7 +232,8 @@
         let message = try channel.read(length, until: deadline)
         var reader = WorkerProtocol.Reader(message.prefix(5))
         return (
-            try reader.integer(UInt8.self, of: "a kind"), try reader.integer(UInt32.self, of: "an id"), message.dropFirst(5)
+            try reader.integer(UInt8.self, of: "a kind"), try reader.integer(UInt32.self, of: "an id"),
+            message.dropFirst(5)
         )
     }
 
@@ -242,7 +250,8 @@
             guard let program = command.first, let executable = Worker.find(program) else {
                 throw WorkerError.notStarted(command: text, "there is no such program")
             }
-            log = FileManager.default.temporaryDirectory.appendingPathComponent("sfbench-worker-\(UUID().uuidString).log")
+            log = FileManager.default.temporaryDirectory.appendingPathComponent(
+                "sfbench-worker-\(UUID().uuidString).log")
             guard FileManager.default.createFile(atPath: log.path, contents: nil),
                 let logHandle = try? FileHandle(forWritingTo: log)
             else { throw WorkerError.notStarted(command: text, "'\(log.path)' can't be written") }

@@ -8,7 +8,8 @@ extension BenchReport {
             guard let one = components[name] else { continue }
             let share = one.placement?.neuralEngineShare.map { String(format: "%.0f %%", $0 * 100) } ?? "–"
             rows.append([
-                name.rawValue, milliseconds(one.coldLoad), milliseconds(one.warmLoad), milliseconds(one.firstPrediction),
+                name.rawValue, milliseconds(one.coldLoad), milliseconds(one.warmLoad),
+                milliseconds(one.firstPrediction),
                 milliseconds(one.predictions.median), milliseconds(one.predictions.p95),
                 one.memory.map { String(format: "%.0f MB", Double($0.peak.total) / 1e6) } ?? "–", share,
             ])

@@ -116,7 +116,8 @@ public struct TextToImage: Sendable {
         let timesteps = try scheduler.timesteps(steps: steps)
         try Guidance.check(scale: scale)
         if request.previews == .decoded && !keepLoaded {
-            throw UsageError("decoded previews need the decoder beside the UNet; keep the components loaded, or take linear ones.")
+            throw UsageError(
+                "decoded previews need the decoder beside the UNet; keep the components loaded, or take linear ones.")
         }
         let linear = request.previews == .linear ? try await fitPreview(report) : nil
 
@@ -151,7 +152,8 @@ public struct TextToImage: Sendable {
             latents = try Tensor(shape: latents.shape, result.latents)
             let denoised = try Tensor(shape: latents.shape, result.predictedOriginal)
             let seconds = stepStart.secondsSince()
-            let preview = request.previews == .decoded ? try await preview(denoised, report) : linear?.picture(of: denoised)
+            let preview =
+                request.previews == .decoded ? try await preview(denoised, report) : linear?.picture(of: denoised)
             report(
                 .step(
                     Step(

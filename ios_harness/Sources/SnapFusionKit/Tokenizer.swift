@@ -99,7 +99,8 @@ public struct Tokenizer: Sendable {
         var start = 0
         var position = 0
         while position < scalars.count {
-            guard scalars[position] == "<", let match = special.first(where: { scalars[position...].starts(with: $0.text) })
+            guard scalars[position] == "<",
+                let match = special.first(where: { scalars[position...].starts(with: $0.text) })
             else {
                 position += 1
                 continue
@@ -184,7 +185,9 @@ public struct Tokenizer: Sendable {
             guard after < symbols.count,
                 let merge = merges[Pair(left: symbols[position], right: symbols[after])]
             else { return }
-            queue.push(.init(rank: merge.rank, position: position, id: merge.id, left: symbols[position], right: symbols[after]))
+            queue.push(
+                .init(
+                    rank: merge.rank, position: position, id: merge.id, left: symbols[position], right: symbols[after]))
         }
         for position in 0..<(symbols.count - 1) { push(position) }
         while let best = queue.pop() {
@@ -248,7 +251,8 @@ private struct MergeQueue {
         var parent = 0
         while true {
             var least = parent
-            for child in [2 * parent + 1, 2 * parent + 2] where child < heap.count && heap[child].comes(before: heap[least]) {
+            for child in [2 * parent + 1, 2 * parent + 2]
+            where child < heap.count && heap[child].comes(before: heap[least]) {
                 least = child
             }
             if least == parent { return best }

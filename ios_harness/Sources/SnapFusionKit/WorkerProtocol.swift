@@ -82,7 +82,9 @@ enum WorkerProtocol {
         }
 
         mutating func integer<Value: FixedWidthInteger>(_ type: Value.Type, of what: String) throws -> Value {
-            try take(MemoryLayout<Value>.size, of: what).reversed().reduce(0) { $0 << 8 | Value(truncatingIfNeeded: $1) }
+            try take(MemoryLayout<Value>.size, of: what).reversed().reduce(0) {
+                $0 << 8 | Value(truncatingIfNeeded: $1)
+            }
         }
 
         mutating func double(of what: String) throws -> Double {
@@ -125,7 +127,8 @@ enum WorkerProtocol {
                     return try Tensor(
                         shape: shape,
                         (0..<count).map {
-                            Float(bitPattern: UInt32(littleEndian: buffer.load(fromByteOffset: 4 * $0, as: UInt32.self)))
+                            Float(
+                                bitPattern: UInt32(littleEndian: buffer.load(fromByteOffset: 4 * $0, as: UInt32.self)))
                         })
                 case 2:
                     return try Tensor(

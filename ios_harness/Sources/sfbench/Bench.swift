@@ -42,7 +42,8 @@ struct Bench {
             bundle: engine.bundle, options: options, progress: { note("\($0)/\($1) \($2)") },
             makeRunner: { try engine.makeRunner() })
         let report = try await recorder.report(
-            machine: .current(), conditions: { await currentConditions() }, placement: { try await engine.placement($0) })
+            machine: .current(), conditions: { await currentConditions() },
+            placement: { try await engine.placement($0) })
         let text = report.json.serialized()
         try createFolder(output.deletingLastPathComponent())
         try write(Data(text.utf8), to: output)

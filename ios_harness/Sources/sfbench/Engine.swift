@@ -15,8 +15,11 @@ struct Engine: Sendable {
     let python: String
 
     init(_ arguments: Arguments) throws {
-        guard let path = arguments.positional.first else { throw UsageError("expected a bundle; see `sfbench --help`.") }
-        let asked = arguments.text("runtime") == "auto" ? nil : try arguments.choice("runtime", as: RuntimeRecord.Engine.self)
+        guard let path = arguments.positional.first else {
+            throw UsageError("expected a bundle; see `sfbench --help`.")
+        }
+        let asked =
+            arguments.text("runtime") == "auto" ? nil : try arguments.choice("runtime", as: RuntimeRecord.Engine.self)
         let precision = try arguments.choice("precision", as: RuntimeRecord.Precision.self)
         let unit = try arguments.choice("compute-unit", as: RuntimeRecord.ComputeUnit.self)
         kind = asked ?? Engine.automatic
@@ -24,7 +27,8 @@ struct Engine: Sendable {
             throw UsageError("--compute-unit is for the coreml runtime, not for \(kind.rawValue); leave it out.")
         }
         if precision == .fp16 && kind != .mil {
-            throw UsageError("--precision fp16 is an evaluation of the mil runtime, not of \(kind.rawValue); leave it out.")
+            throw UsageError(
+                "--precision fp16 is an evaluation of the mil runtime, not of \(kind.rawValue); leave it out.")
         }
         self.precision = precision ?? .fp32
         computeUnit = unit ?? .all

@@ -28,7 +28,8 @@ struct Generate {
         }
         template = Request(
             prompt: "", negativePrompt: arguments.text("negative") ?? "",
-            seed: try arguments.number("seed", as: UInt64.self) ?? 0, steps: try arguments.number("steps", as: Int.self),
+            seed: try arguments.number("seed", as: UInt64.self) ?? 0,
+            steps: try arguments.number("steps", as: Int.self),
             guidanceScale: try arguments.number("guidance", as: Double.self),
             previews: arguments.has("--preview") ? .decoded : .none)
         lowMemory = arguments.has("--low-memory")
@@ -53,7 +54,9 @@ struct Generate {
         }
         await runner.unloadAll()
         if json {
-            print(JSONValue.object([.init("pictures", .array(pictures)), .init("sheet", .null)]).serialized(), terminator: "")
+            print(
+                JSONValue.object([.init("pictures", .array(pictures)), .init("sheet", .null)]).serialized(),
+                terminator: "")
         }
     }
 
@@ -75,9 +78,14 @@ struct Generate {
             case .step(let step):
                 seconds.append(step.seconds)
                 latents.append(step.latents)
-                note(String(format: "step %d of %d, timestep %d, %.0f ms", step.index + 1, step.count, step.timestep, step.seconds * 1e3))
+                note(
+                    String(
+                        format: "step %d of %d, timestep %d, %.0f ms", step.index + 1, step.count, step.timestep,
+                        step.seconds * 1e3))
                 if let preview = step.preview {
-                    let name = path.deletingPathExtension().lastPathComponent + String(format: "-step-%02d.png", step.index + 1)
+                    let name =
+                        path.deletingPathExtension().lastPathComponent
+                        + String(format: "-step-%02d.png", step.index + 1)
                     previews.append(path.deletingLastPathComponent().appendingPathComponent(name))
                     try write(preview.png(), to: previews[step.index])
                 }

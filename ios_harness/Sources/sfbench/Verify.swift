@@ -27,7 +27,10 @@ struct Verify {
                     .init("runtime", .string(try await runner.describe().description)),
                     .init(
                         "components_psnr_db",
-                        .object(ComponentName.allCases.compactMap { name in result.components[name].map { .init(name.rawValue, .number($0)) } })),
+                        .object(
+                            ComponentName.allCases.compactMap { name in
+                                result.components[name].map { .init(name.rawValue, .number($0)) }
+                            })),
                     .init("tokens_identical", .bool(result.tokensAreIdentical)),
                     .init("noise_identical", .bool(result.noiseIsIdentical)),
                     .init("latents_max_difference", .array(result.latentDifferences.map { .number(Double($0)) })),
@@ -39,8 +42,12 @@ struct Verify {
                 guard let found = result.components[name] else { continue }
                 print(String(format: "%@: %.1f dB, %.0f expected", name.rawValue, found, try check.gate(name)))
             }
-            print(String(format: "latents: at most %g apart at any step; image %.1f dB", result.latentDifferences.max() ?? 0, result.image))
-            print("tokens \(result.tokensAreIdentical ? "identical" : "DIFFERENT"), noise \(result.noiseIsIdentical ? "identical" : "DIFFERENT")")
+            print(
+                String(
+                    format: "latents: at most %g apart at any step; image %.1f dB", result.latentDifferences.max() ?? 0,
+                    result.image))
+            let words = [result.tokensAreIdentical, result.noiseIsIdentical].map { $0 ? "identical" : "DIFFERENT" }
+            print("tokens \(words[0]), noise \(words[1])")
         }
         for failure in failures { note("failed: \(failure)") }
         return failures.isEmpty

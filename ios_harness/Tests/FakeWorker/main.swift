@@ -14,7 +14,9 @@ func string(_ text: String) -> Data { little(UInt16(text.utf8.count)) + Data(tex
 func receive(_ count: Int) -> Data {
     var data = Data()
     while data.count < count {
-        guard let piece = try? FileHandle.standardInput.read(upToCount: count - data.count), !piece.isEmpty else { exit(0) }
+        guard let piece = try? FileHandle.standardInput.read(upToCount: count - data.count), !piece.isEmpty else {
+            exit(0)
+        }
         data += piece
     }
     return data
@@ -88,7 +90,8 @@ while true {
         case "endless": send(little(UInt32.max) + Data([131]))
         case "other id": reply(131, id &+ 1, seconds(0) + little(UInt16(0)))
         case "other kind": reply(130, id, seconds(0))
-        case "short body": reply(131, id, seconds(0) + little(UInt16(1)) + string("image") + Data([1, 1]) + little(UInt32(9)))
+        case "short body":
+            reply(131, id, seconds(0) + little(UInt16(1)) + string("image") + Data([1, 1]) + little(UInt32(9)))
         case "long body": reply(131, id, seconds(0) + little(UInt16(0)) + Data([1, 2, 3]))
         case "unknown type": reply(131, id, seconds(0) + little(UInt16(1)) + string("image") + Data([9, 0]))
         case "huge tensor":

@@ -15,7 +15,9 @@ final class GuidanceTests: XCTestCase {
         }
     }
 
-    private func states(_ value: Float) throws -> Tensor { try Tensor(shape: [1, 2, 1, 3], [Float](repeating: value, count: 6)) }
+    private func states(_ value: Float) throws -> Tensor {
+        try Tensor(shape: [1, 2, 1, 3], [Float](repeating: value, count: 6))
+    }
 
     /// A UNet whose output is latents times the first value of each row's hidden states, and the calls it got.
     private actor Calls {

@@ -7,13 +7,19 @@ import XCTest
             for bits in UInt16.min...UInt16.max {
                 let expected = Float(Float16(bitPattern: bits))
                 let found = Half.float(fromBits: bits)
-                if expected.isNaN { XCTAssertTrue(found.isNaN) } else { XCTAssertEqual(found.bitPattern, expected.bitPattern) }
+                if expected.isNaN {
+                    XCTAssertTrue(found.isNaN)
+                } else {
+                    XCTAssertEqual(found.bitPattern, expected.bitPattern)
+                }
             }
         }
 
         func testRoundingEqualsTheProcessors() {
             var state: UInt32 = 1
-            var samples: [Float] = [0, -0.0, 65504, 65519.99, 65520, -65520, 1e9, .infinity, -.infinity, 0x1p-24, 0x1p-25, 0x1.8p-25]
+            var samples: [Float] = [
+                0, -0.0, 65504, 65519.99, 65520, -65520, 1e9, .infinity, -.infinity, 0x1p-24, 0x1p-25, 0x1.8p-25,
+            ]
             for bits in stride(from: UInt16(0), to: 0x7c00, by: 7) {
                 // Ties between neighbours, and just beside them.
                 let middle = (Half.float(fromBits: bits) + Half.float(fromBits: bits + 1)) / 2

@@ -145,6 +145,11 @@ extension JSONValue {
         return text
     }
 
+    var whole: Int? {
+        guard case .integer(let whole) = self else { return nil }
+        return whole
+    }
+
     var elements: [JSONValue]? {
         guard case .array(let elements) = self else { return nil }
         return elements

@@ -21,12 +21,15 @@ final class NumpyArrayTests: XCTestCase {
 
     func testWritesTheBytesNumPyWrites() throws {
         for name in ["float32", "float64", "int32", "int64", "uint64", "uint8", "scalar", "empty"] {
-            XCTAssertEqual(try array(name).serialized(), try Data(contentsOf: GoldenFiles.golden("arrays/\(name).npy")), name)
+            XCTAssertEqual(
+                try array(name).serialized(), try Data(contentsOf: GoldenFiles.golden("arrays/\(name).npy")), name)
         }
     }
 
     func testFortranOrderIsRefused() throws {
-        XCTAssertThrowsError(try array("fortran")) { XCTAssertEqual(($0 as? FileFormatError)?.problem, "it is in Fortran order") }
+        XCTAssertThrowsError(try array("fortran")) {
+            XCTAssertEqual(($0 as? FileFormatError)?.problem, "it is in Fortran order")
+        }
     }
 
     func testEveryTruncationIsRefused() throws {
@@ -39,12 +42,14 @@ final class NumpyArrayTests: XCTestCase {
     }
 
     func testLyingHeadersAreRefused() throws {
-        let whole = String(decoding: try Data(contentsOf: GoldenFiles.golden("arrays/scalar.npy"))[10...], as: UTF8.self)
+        let whole = String(
+            decoding: try Data(contentsOf: GoldenFiles.golden("arrays/scalar.npy"))[10...], as: UTF8.self)
         XCTAssertTrue(whole.contains("'shape': ()"))
         let bytes = [UInt8](try Data(contentsOf: GoldenFiles.golden("arrays/int32.npy")))
         for (old, new) in [("(4,)", "(5,)"), ("(4,)", "(-4)"), ("(4,)", "(x,)"), ("<i4", "<c8"), ("shape", "shake")] {
             var changed = bytes
-            let place = try XCTUnwrap((0..<changed.count - old.utf8.count).first { changed[$0...].starts(with: old.utf8) })
+            let place = try XCTUnwrap(
+                (0..<changed.count - old.utf8.count).first { changed[$0...].starts(with: old.utf8) })
             changed.replaceSubrange(place..<place + old.utf8.count, with: new.utf8)
             XCTAssertThrowsError(try NumpyArray(parsing: Data(changed), file: "x.npy"), new) {
                 XCTAssertTrue($0 is FileFormatError)

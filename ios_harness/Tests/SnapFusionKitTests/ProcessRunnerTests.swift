@@ -38,7 +38,9 @@
             XCTAssertEqual(prediction.seconds, 0.125)
             XCTAssertEqual(prediction.outputs["image"]?.shape, [1, 3, 8, 8])
             await runner.unload(.decoder)
-            await assertThrows(ComponentError.notLoaded(.decoder)) { _ = try await runner.predict(.decoder, inputs: inputs) }
+            await assertThrows(ComponentError.notLoaded(.decoder)) {
+                _ = try await runner.predict(.decoder, inputs: inputs)
+            }
             #if os(Linux)
                 let memory = await runner.memory()
                 XCTAssertGreaterThan(try XCTUnwrap(memory).total, 1 << 20)

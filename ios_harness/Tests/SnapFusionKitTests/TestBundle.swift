@@ -4,7 +4,9 @@ import XCTest
 
 /// A bundle whose components hold no programs: latents of 4 × 4 × 4, pictures of 8 × 8, a tokenizer of letters.
 enum TestBundle {
-    static func make(in folder: URL, batch: Int = 2, components: [ComponentName] = ComponentName.allCases) throws -> ModelBundle {
+    static func make(in folder: URL, batch: Int = 2, components: [ComponentName] = ComponentName.allCases) throws
+        -> ModelBundle
+    {
         let root = folder.appendingPathComponent("bundle")
         try FileManager.default.createDirectory(
             at: root.appendingPathComponent("tokenizer"), withIntermediateDirectories: true)
@@ -16,7 +18,8 @@ enum TestBundle {
         }
         try JSONEncoder().encode(vocab).write(to: root.appendingPathComponent("tokenizer/vocab.json"))
         try Data("#version: 0.2\n".utf8).write(to: root.appendingPathComponent("tokenizer/merges.txt"))
-        try Data(manifest(batch: batch, components: components).utf8).write(to: root.appendingPathComponent("manifest.json"))
+        try Data(manifest(batch: batch, components: components).utf8).write(
+            to: root.appendingPathComponent("manifest.json"))
         return try ModelBundle(opening: root, check: .none)
     }
 
@@ -29,7 +32,8 @@ enum TestBundle {
         func component(_ name: ComponentName) -> String {
             let (inputs, outputs): ([String], String) =
                 switch name {
-                case .textEncoder: ([tensor("input_ids", [1, 77], "int32")], tensor("encoder_hidden_states", [1, 2, 1, 77]))
+                case .textEncoder:
+                    ([tensor("input_ids", [1, 77], "int32")], tensor("encoder_hidden_states", [1, 2, 1, 77]))
                 case .unet:
                     (
                         [

@@ -44,7 +44,8 @@ final class TextToImageTests: XCTestCase {
         // Each step follows from the one before by the scheduler's formula.
         for (before, after) in zip(steps, steps.dropFirst()) {
             let expected = try pipeline.scheduler.step(
-                modelOutput: after.modelOutput.floats, timestep: after.timestep, latents: before.latents.floats, steps: 4)
+                modelOutput: after.modelOutput.floats, timestep: after.timestep, latents: before.latents.floats,
+                steps: 4)
             XCTAssertEqual(after.latents.floats, expected.latents)
             XCTAssertEqual(after.denoised.floats, expected.predictedOriginal)
         }
@@ -129,7 +130,8 @@ final class TextToImageTests: XCTestCase {
     func testAWrongShapeIsNamed() async throws {
         let pipeline = try pipeline(RecordingRunner(wrongShape: .unet))
         await assertThrows(
-            ComponentError.badOutput(.unet, output: "model_output", expected: "float32 (2, 4, 4, 4)", found: "float32 (128,)")
+            ComponentError.badOutput(
+                .unet, output: "model_output", expected: "float32 (2, 4, 4, 4)", found: "float32 (128,)")
         ) {
             _ = try await pipeline.picture(request)
         }

@@ -5,9 +5,16 @@ final class TimeEmbeddingTests: XCTestCase {
     private struct Golden: Decodable {
         struct Record: Decodable {
             let dimension: Int
-            let flip_sin_to_cos: Bool
-            let frequency_shift: Double
-            let max_period: Double
+            let flipSinToCos: Bool
+            let frequencyShift: Double
+            let maxPeriod: Double
+
+            enum CodingKeys: String, CodingKey {
+                case dimension
+                case flipSinToCos = "flip_sin_to_cos"
+                case frequencyShift = "frequency_shift"
+                case maxPeriod = "max_period"
+            }
         }
 
         let timesteps: [Int]
@@ -20,8 +27,8 @@ final class TimeEmbeddingTests: XCTestCase {
         for (index, record) in golden.records.enumerated() {
             let embedding = try TimeEmbedding(
                 TimeEmbeddingRecord(
-                    dimension: record.dimension, flipSinToCos: record.flip_sin_to_cos,
-                    frequencyShift: record.frequency_shift, maxPeriod: record.max_period))
+                    dimension: record.dimension, flipSinToCos: record.flipSinToCos,
+                    frequencyShift: record.frequencyShift, maxPeriod: record.maxPeriod))
             let expected = try GoldenFiles.floats("embeddings/\(index).npy")
             for (row, timestep) in golden.timesteps.enumerated() {
                 let found = try embedding(timestep: timestep, batch: 1)

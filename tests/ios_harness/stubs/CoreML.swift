@@ -18,9 +18,15 @@ public enum MLMultiArrayDataType: Int {
 
 open class MLModelConfiguration: NSObject {
     public override init() { fatalError() }
-    open var computeUnits: MLComputeUnits { get { fatalError() } set { fatalError() } }
+    open var computeUnits: MLComputeUnits {
+        get { fatalError() }
+        set { fatalError() }
+    }
     @available(macOS 15.0, iOS 18.0, *)
-    open var functionName: String? { get { fatalError() } set { fatalError() } }
+    open var functionName: String? {
+        get { fatalError() }
+        set { fatalError() }
+    }
 }
 
 open class MLFeatureDescription: NSObject {}
@@ -59,13 +65,18 @@ open class MLDictionaryFeatureProvider: NSObject, MLFeatureProvider {
 
 open class MLPredictionOptions: NSObject {
     public override init() { fatalError() }
-    open var outputBackings: [String: Any] { get { fatalError() } set { fatalError() } }
+    open var outputBackings: [String: Any] {
+        get { fatalError() }
+        set { fatalError() }
+    }
 }
 
 open class MLModel: NSObject {
     public convenience init(contentsOf url: URL, configuration: MLModelConfiguration) throws { fatalError() }
     open var modelDescription: MLModelDescription { fatalError() }
-    open func prediction(from input: any MLFeatureProvider, options: MLPredictionOptions) throws -> any MLFeatureProvider {
+    open func prediction(from input: any MLFeatureProvider, options: MLPredictionOptions) throws
+        -> any MLFeatureProvider
+    {
         fatalError()
     }
     @available(macOS 14.0, iOS 17.0, *)

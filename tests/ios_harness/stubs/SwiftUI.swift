@@ -60,13 +60,18 @@ extension App {
 @propertyWrapper
 public struct State<Value> {
     public init(wrappedValue value: Value) { fatalError() }
-    public var wrappedValue: Value { get { fatalError() } nonmutating set { fatalError() } }
+    public var wrappedValue: Value {
+        get { fatalError() }
+        nonmutating set { fatalError() }
+    }
     public var projectedValue: Binding<Value> { fatalError() }
 }
 
 @dynamicMemberLookup
 public struct Binding<Value> {
-    public subscript<Subject>(dynamicMember keyPath: WritableKeyPath<Value, Subject>) -> Binding<Subject> { fatalError() }
+    public subscript<Subject>(dynamicMember keyPath: WritableKeyPath<Value, Subject>) -> Binding<Subject> {
+        fatalError()
+    }
 }
 
 public enum Axis: Sendable {
@@ -103,7 +108,9 @@ public struct NavigationStack: View {
 
 public struct Section: View {
     public init<Content: View>(@ViewBuilder content: () -> Content) { fatalError() }
-    public init<Title: StringProtocol, Content: View>(_ title: Title, @ViewBuilder content: () -> Content) { fatalError() }
+    public init<Title: StringProtocol, Content: View>(_ title: Title, @ViewBuilder content: () -> Content) {
+        fatalError()
+    }
     public var body: Never { return fatalError() }
 }
 

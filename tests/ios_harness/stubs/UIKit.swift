@@ -8,7 +8,10 @@ open class UIDevice: NSObject {
         case unknown, unplugged, charging, full
     }
     open class var current: UIDevice { fatalError() }
-    open var isBatteryMonitoringEnabled: Bool { get { fatalError() } set { fatalError() } }
+    open var isBatteryMonitoringEnabled: Bool {
+        get { fatalError() }
+        set { fatalError() }
+    }
     open var batteryLevel: Float { fatalError() }
     open var batteryState: BatteryState { fatalError() }
 }
@@ -17,7 +20,10 @@ open class UIDevice: NSObject {
 open class UIApplication: NSObject {
     open nonisolated class var didReceiveMemoryWarningNotification: NSNotification.Name { fatalError() }
     open class var shared: UIApplication { fatalError() }
-    open var isIdleTimerDisabled: Bool { get { fatalError() } set { fatalError() } }
+    open var isIdleTimerDisabled: Bool {
+        get { fatalError() }
+        set { fatalError() }
+    }
 }
 
 @MainActor

@@ -8,8 +8,14 @@ open class XCTAttachment: NSObject {
         case keepAlways, deleteOnSuccess
     }
     public convenience init(data payload: Data, uniformTypeIdentifier identifier: String) { fatalError() }
-    open var name: String? { get { fatalError() } set { fatalError() } }
-    open var lifetime: Lifetime { get { fatalError() } set { fatalError() } }
+    open var name: String? {
+        get { fatalError() }
+        set { fatalError() }
+    }
+    open var lifetime: Lifetime {
+        get { fatalError() }
+        set { fatalError() }
+    }
 }
 
 extension XCTestCase {
