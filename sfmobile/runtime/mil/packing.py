@@ -74,7 +74,7 @@ def packed_linear(weight: Tensor, bias: Tensor | None, rows: int) -> partial[Ten
     """MIL `linear` of float32 inputs with `rows` rows in all, as a function of the input alone; None without oneDNN."""
     if not available():
         return None
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous().to_mkldnn(), rows)
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
     return partial(_project, packed, bias)
 
 
@@ -90,7 +90,7 @@ def available() -> bool:
     try:
         packed = _NN.mkldnn_reorder_conv2d_weight(kernel.to_mkldnn(), [0, 0], [1, 1], [1, 1], 1, [1, 2, 3, 3])
         convolved = _convolve(packed, None, [0, 0], [1, 1], [1, 1], 1, [], x)
-        projected = _project(torch.ops.mkldnn._reorder_linear_weight(matrix.to_mkldnn(), 6), None, x)
+        projected = _project(torch.ops.mkldnn._reorder_linear_weight(matrix, 1), None, x)
     except (AttributeError, RuntimeError, NotImplementedError, TypeError):
         return False
     return bool(torch.equal(convolved, F.conv2d(x, kernel)) and torch.equal(projected, F.linear(x, matrix)))
