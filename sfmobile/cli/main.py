@@ -22,6 +22,7 @@ from sfmobile.cli import (
     export,
     generate,
     inspect,
+    profile_blocks,
     report,
     train_data,
     train_stages,
@@ -66,6 +67,7 @@ app.command("generate")(generate.generate)
 app.command("bench")(bench.bench)
 app.command("evaluate")(evaluate.evaluate)
 app.command("inspect")(inspect.inspect)
+app.command("profile-blocks")(profile_blocks.profile_blocks)
 app.command("compare")(compare.compare)
 app.command("doctor")(doctor.doctor)
 

@@ -18,6 +18,7 @@ COLOURS = {
     "downsample": "#64b5cd",
     "upsample": "#64b5cd",
 }
+NAMES = {"layer": "text layer", "downsample": "resampling", "upsample": "resampling"}
 OTHER = "#9a9a9a"
 
 
@@ -40,21 +41,23 @@ def plot_times(report: TimeReport, path: Path) -> None:
             colour = COLOURS.get(block_kind(block.block), OTHER)
             axes.barh(row, width, left=left, height=0.6, color=colour, edgecolor="white", linewidth=0.6)
             if width > 0.02 * report.picture_ms:
-                axes.text(left + width / 2, row, _short(block.block), ha="center", va="center", fontsize=6, rotation=90)
+                middle = left + width / 2
+                name = _short(block.block)
+                axes.text(middle, row, name, ha="center", va="center", fontsize=6, rotation=90, color="white")
             left += width
         names.append(f"{component.component}\n{component.calls} x {component.call_ms:.1f} ms, {component.basis}")
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.invert_yaxis()
     axes.axvline(report.budget_ms, color="black", linestyle="--", linewidth=1)
-    axes.text(report.budget_ms, -0.45, f" budget {report.budget_ms / 1e3:g} s", fontsize=8, va="bottom")
+    axes.text(report.budget_ms, -0.45, f"budget {report.budget_ms / 1e3:g} s ", fontsize=8, va="bottom", ha="right")
     axes.set_xlabel("ms per picture")
     axes.set_xlim(0, max(report.budget_ms, max(one.picture_ms for one in report.components)) * 1.08)
-    axes.set_title(
-        f"{report.device_name} ({report.chip}): {report.picture_ms / 1e3:.2f} s a picture, {report.label}", fontsize=10
-    )
+    total = f"{report.picture_ms / 1e3:.2f} s" if report.picture_ms >= 1000 else f"{report.picture_ms:.1f} ms"
+    axes.set_title(f"{report.device_name} ({report.chip}): {total} a picture, {report.label}", fontsize=10)
     kinds = dict.fromkeys(block_kind(block.block) for one in report.components for block in one.blocks)
-    shown = {kind: COLOURS[kind] for kind in kinds if kind in COLOURS} | {"other": OTHER}
-    axes.legend(handles=[Patch(color=colour, label=kind) for kind, colour in shown.items()], fontsize=7, ncols=6)
+    shown = {NAMES.get(kind, kind): COLOURS[kind] for kind in kinds if kind in COLOURS} | {"other": OTHER}
+    patches = [Patch(color=colour, label=kind) for kind, colour in shown.items()]
+    figure.legend(handles=patches, fontsize=7, ncols=len(patches), loc="outside lower center", frameon=False)
     figure.savefig(path, dpi=150)
 
 
