@@ -59,7 +59,7 @@ pytest: environment
 # The Swift package, then its command-line tool beside sfmobile on the same bundles.
 swift: environment
 	@if .ci/swift-toolchain find >/dev/null 2>&1; then \
-		.ci/swift-toolchain run swift test --package-path ios_harness && \
+		.ci/swift-toolchain run swift test --package-path ios_harness --disable-swift-testing && \
 		SFMOBILE_SWIFT_BUILD=1 OMP_NUM_THREADS=1 $(RUN)/python -m pytest tests/ios_harness; \
 	elif [ -n "$(CI)" ]; then \
 		echo "error: no Swift 6 toolchain here; '.ci/swift-toolchain install' makes one on Debian." >&2; exit 3; \
