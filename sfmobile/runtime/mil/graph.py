@@ -40,6 +40,15 @@ class Graph:
         return counter
 
     @cached_property
+    def readers(self) -> dict[str, list[Operation]]:
+        """The operations that read each value."""
+        readers: dict[str, list[Operation]] = {}
+        for operation in self.program.operations:
+            for name in values_read(operation):
+                readers.setdefault(name, []).append(operation)
+        return readers
+
+    @cached_property
     def types(self) -> dict[str, TensorType]:
         """Type of every value."""
         types = dict(self.program.inputs)

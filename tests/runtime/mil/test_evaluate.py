@@ -113,7 +113,8 @@ def test_all_outputs_of_a_split_are_traced() -> None:
 def test_a_lean_evaluator_gives_the_same_and_keeps_no_weights(precision: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "_LEAN_ELEMENTS", 16)
     program = make_program(chain, {"x": X})
-    lean, full = Evaluator(program, precision, lean=True), Evaluator(program, precision)
+    lean = Evaluator(program, precision, fuse=False, lean=True)
+    full = Evaluator(program, precision, fuse=False)
     np.testing.assert_array_equal(lean({"x": X})["second"], full({"x": X})["second"])
     held = [value for value in lean._plan.initial if value is not None and value.numel() > 16]
     assert not held

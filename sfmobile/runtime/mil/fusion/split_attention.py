@@ -52,8 +52,8 @@ def fuse_split_attention(graph: Graph, operation: Operation) -> Operation | None
     if operation.kind not in ("concat", "einsum"):
         return None
     (root, _) = operation.outputs[0]
-    if operation.kind == "einsum" and _reads_on(graph, root):
-        return None
+    if operation.kind == "einsum" and any(reader.kind == "concat" for reader in graph.readers.get(root, ())):
+        return None  # Joined with others: the `concat` is the root, if any.
     rows = [root]
     if operation.kind == "concat" and graph.attribute(operation, "axis") == 1:
         rows = [item for item in operation.inputs["values"] if isinstance(item, str)]
@@ -76,13 +76,6 @@ def fuse_split_attention(graph: Graph, operation: Operation) -> Operation | None
     if whole.mask is not None:
         inputs["mask"] = (literal(whole.mask),)
     return Operation(operation.position, "fused.split_attention", operation.name, inputs, operation.outputs)
-
-
-def _reads_on(graph: Graph, name: str) -> bool:
-    """Whether a `concat` joins this value with others: then that is the root, if any."""
-    return any(
-        operation.kind == "concat" and name in operation.inputs["values"] for operation in graph.program.operations
-    )
 
 
 def _head(graph: Graph, row: str) -> _Product | None:
