@@ -16,6 +16,7 @@ import sfmobile
 from sfmobile.cli import (
     bench,
     compare,
+    compress,
     console,
     doctor,
     evaluate,
@@ -70,6 +71,11 @@ app.command("inspect")(inspect.inspect)
 app.command("profile-blocks")(profile_blocks.profile_blocks)
 app.command("compare")(compare.compare)
 app.command("doctor")(doctor.doctor)
+
+mixed = typer.Typer(no_args_is_help=True, help="Bits layer by layer: search a recipe, store a bundle by one.")
+mixed.command("search")(compress.search)
+mixed.command("apply")(compress.apply)
+app.add_typer(mixed, name="compress")
 
 train = typer.Typer(no_args_is_help=True, help="Train a model: the data and the stages that made the built-in one.")
 train.command("data")(train_data.data)

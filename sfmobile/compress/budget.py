@@ -7,7 +7,11 @@ computed here without the solver, bounds how much better any answer could be.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ctypes
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -71,7 +75,7 @@ def allocate(costs: Sequence[ArrayLike], usages: Sequence[ArrayLike], limit: flo
     lowered = limit
     for _ in range(MOST_ATTEMPTS):
         options = [(cost[keep], usage[keep]) for (cost, usage), keep in zip(layers, kept, strict=True)]
-        positions, proven = _solve(options, lowered, scale=dual.upper)
+        positions, proven = _solve(options, lowered, dual.upper)
         choices = tuple(int(keep[position]) for keep, position in zip(kept, positions, strict=True))
         cost, usage = _totals(layers, choices)
         if usage <= limit * (1 + FEASIBILITY):
@@ -151,29 +155,54 @@ def _totals(layers: Sequence[tuple[Float, Float]], choices: Sequence[int]) -> tu
     return cost, usage
 
 
-def _solve(layers: list[tuple[Float, Float]], limit: float, scale: float) -> tuple[list[int], float]:
-    """Positions of the chosen options, and the relative gap that the solver proved. `scale`: about the least cost."""
+def _solve(layers: list[tuple[Float, Float]], limit: float, upper: float) -> tuple[list[int], float]:
+    """Positions of the chosen options, and the relative gap that the solver proved. `upper`: some possible cost."""
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import csr_array
 
     sizes = [len(cost) for cost, _ in layers]
     starts = np.cumsum([0, *sizes])
-    costs = np.concatenate([cost for cost, _ in layers])
-    usages = np.concatenate([usage for _, usage in layers])
+    # Each layer's least cost and usage are certain; without them, and scaled, the rest is about 1, which the solver's
+    # absolute tolerances are made for.
+    costs = np.concatenate([cost - cost.min() for cost, _ in layers])
+    usages = np.concatenate([usage - usage.min() for _, usage in layers])
+    certain = sum(float(cost.min()) for cost, _ in layers)
+    room = limit - sum(float(usage.min()) for _, usage in layers)
     rows = np.repeat(np.arange(len(layers)), sizes)
     one_each = csr_array((np.ones(len(costs)), (rows, np.arange(len(costs)))), shape=(len(layers), len(costs)))
-    # Both scaled to about 1: the solver's tolerances are absolute.
-    found = milp(
-        costs / (scale or 1.0),
-        integrality=np.ones(len(costs)),
-        bounds=Bounds(0, 1),
-        constraints=[
-            LinearConstraint(one_each, 1, 1),
-            LinearConstraint(csr_array(usages[None, :] / (limit or 1.0)), -np.inf, 1.0 if limit else 0.0),
-        ],
-        options={"mip_rel_gap": RELATIVE_GAP, "time_limit": SECONDS},
-    )
+    scale = (upper - certain) or 1.0
+    within = LinearConstraint(csr_array(usages[None, :] / (room or 1.0)), -np.inf, 1.0 if room else 0.0)
+    with native_output_dropped():
+        found = milp(
+            costs / scale,
+            integrality=np.ones(len(costs)),
+            bounds=Bounds(0, 1),
+            constraints=[LinearConstraint(one_each, 1, 1), within],
+            options={"mip_rel_gap": RELATIVE_GAP * upper / scale, "time_limit": SECONDS},
+        )
     if found.x is None:
         raise SolverError(f"The budget solver found nothing ({found.message}); report it with the recipe's settings.")
     chosen = [int(found.x[start:stop].argmax()) for start, stop in pairwise(starts)]
-    return chosen, float(found.mip_gap)
+    return chosen, float(found.mip_gap) * scale / upper if upper else 0.0
+
+
+@contextmanager
+def native_output_dropped() -> Iterator[None]:
+    """Drop what compiled code prints on the process's stdout, which belongs to a command's result.
+
+    HiGHS (seen in scipy 1.17) prints a line of its own debugging, "transformNewIntegerFeasibleSolution", whatever
+    its log level.
+    """
+    library = ctypes.CDLL(None)
+    sys.stdout.flush()
+    library.fflush(None)
+    saved = os.dup(1)
+    try:
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123  a device, not a file
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        # The C library holds back what goes to a pipe or a file.
+        library.fflush(None)
+        os.dup2(saved, 1)
+        os.close(saved)

@@ -27,7 +27,7 @@ from sfmobile.compress.sensitivity import LayerSensitivity
 from sfmobile.errors import GateError, UsageError
 
 # Output channels per lookup table that are tried where the system knows such tables (iOS 18).
-GROUP_SIZES: tuple[int, ...] = (32, 16, 8, 4, 1)
+GROUP_SIZES: tuple[int, ...] = (32, 8)
 # The measured signal may exceed the wanted one by so much before the search goes on, and it takes so many runs at most.
 TOLERANCE_DB = 0.25
 MOST_RUNS = 8
@@ -126,21 +126,19 @@ def tabulate(
     candidates: Sequence[LayerRecipe],
     peak: float,
     advance: Callable[[int], None] | None = None,
-    weighted: bool = False,
 ) -> OptionTable:
     """Palettize every layer of `weights` (fp16, output channels first) in every way of `candidates`.
 
     Group sizes that don't divide a layer's channels, or that put all of them into one group, are left out for it.
-    weighted: let the palettization itself minimise the signal's change. `advance` is told the number of weights done.
+    `advance` is told the number of weights done.
     """
 
     def work(name: str) -> LayerOptions:
-        weight, sensitivity = weights[name], sensitivities[name]
-        importance = sensitivity.importance(weight.ndim) if weighted else None
+        weight = weights[name]
         fitting = tuple(storage for storage in candidates if fits(storage, weight.shape))
         errors = []
         for storage in fitting:
-            errors.append(expected_change(weight, storage, sensitivity, importance))
+            errors.append(expected_change(weight, storage, sensitivities[name]))
             if advance is not None:
                 advance(weight.size)
         sizes = [stored_bytes(weight.shape, storage) for storage in fitting]
@@ -155,52 +153,65 @@ def fits(storage: LayerRecipe, shape: Sequence[int]) -> bool:
     return storage.group_size is None or (storage.group_size < shape[0] and shape[0] % storage.group_size == 0)
 
 
-def expected_change(
-    weight: NDArray[np.float16],
-    storage: LayerRecipe,
-    sensitivity: LayerSensitivity,
-    importance: NDArray[np.float32] | None = None,
-) -> float:
+def expected_change(weight: NDArray[np.float16], storage: LayerRecipe, sensitivity: LayerSensitivity) -> float:
     """Expected squared change of the signal if `weight` is stored as `storage`."""
     if storage.bits == FULL_BITS:
         return 0.0
-    stored = palettize_weight(weight, storage, importance)
-    return float(sensitivity.rows.astype(np.float64) @ row_errors(weight, stored, sensitivity.columns))
+    stored = palettize_weight(weight, storage)
+    shrinkage, rest = channel_errors(weight, stored, sensitivity.columns)
+    coherent = np.square(sensitivity.slopes.astype(np.float64) @ shrinkage).mean()
+    return float(sensitivity.rows.astype(np.float64) @ rest + coherent)
 
 
-def row_errors(
+def channel_errors(
     weight: NDArray[np.float16], stored: PalettizedWeight, columns: NDArray[np.float32]
-) -> NDArray[np.float64]:
-    """Squared errors of a palettized weight (O, I, ...) summed over each output channel, input channels weighted by
-    `columns`."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The error of a palettized weight (O, I, ...) split for each output channel, float64 (O,) each.
+
+    The first is its part along the channel's weights, as a share of them; the second what is left, squared and summed,
+    input channels weighted by `columns`.
+    """
     channels, inputs = weight.shape[:2]
     codes = np.ascontiguousarray(weight).view(np.uint16).reshape(channels, inputs, -1)
+    along, rest = np.zeros(channels), np.zeros(channels)
     indices = stored.indices.reshape(codes.shape)
-    errors = np.zeros(channels)
-    _row_errors(codes, indices, stored.luts.astype(np.float32), TABLE, columns, errors)
-    return errors
+    _channel_errors(codes, indices, stored.luts.astype(np.float32), TABLE, columns, along, rest)
+    return along, rest
 
 
-def _row_errors_loop(
+def _channel_errors_loop(
     codes: NDArray[np.uint16],
     indices: NDArray[np.uint8],
     luts: NDArray[np.float32],
     table: NDArray[np.float32],
     columns: NDArray[np.float32],
-    errors: NDArray[np.float64],
+    along: NDArray[np.float64],
+    rest: NDArray[np.float64],
 ) -> None:
     group = codes.shape[0] // luts.shape[0]
     for row in range(codes.shape[0]):
         lut = luts[row // group]
+        # Plain and column-weighted sums of w w, d w and d d, where d is the error of w.
+        ww = dw = weighted_ww = weighted_dw = weighted_dd = 0.0
         for column in range(codes.shape[1]):
-            total = 0.0
+            column_ww = column_dw = column_dd = 0.0
             for tap in range(codes.shape[2]):
-                difference = table[codes[row, column, tap]] - lut[indices[row, column, tap]]
-                total += difference * difference
-            errors[row] += columns[column] * total
+                value = table[codes[row, column, tap]]
+                difference = lut[indices[row, column, tap]] - value
+                column_ww += value * value
+                column_dw += difference * value
+                column_dd += difference * difference
+            ww += column_ww
+            dw += column_dw
+            weighted_ww += columns[column] * column_ww
+            weighted_dw += columns[column] * column_dw
+            weighted_dd += columns[column] * column_dd
+        share = dw / ww if ww > 0.0 else 0.0
+        along[row] = share
+        rest[row] = max(weighted_dd - 2.0 * share * weighted_dw + share * share * weighted_ww, 0.0)
 
 
-_row_errors = cast("Callable[..., None]", njit(cache=True, nogil=True)(_row_errors_loop))
+_channel_errors = cast("Callable[..., None]", njit(cache=True, nogil=True)(_channel_errors_loop))
 
 
 def search_signal(

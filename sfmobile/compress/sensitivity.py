@@ -1,14 +1,16 @@
 """How much the output of a network changes with each of its weights, from a few backward passes.
 
-To first order a small error dW of layer l changes the signal s (what of the output counts) by J_l dW. Errors of
-palettized weights have zero mean within each cluster, so the mean squared change is a sum over single weights,
+To first order an error dW of one layer changes the signal s (what of the output counts) by J dW, where J are the
+signal's derivatives by the weights. A palettized weight is off in two ways. Each output channel o shrinks, because a
+cluster's mean is nearer to zero than most of its members: dW_o has a part b_o W_o along the channel itself. What is
+left has no preferred direction. So
 
-    E |J_l dW|^2 = sum over weights of |column of J_l|^2 dW^2,
+    E |J dW|^2 = E |J (b W)|^2 + sum over weights of |column of J|^2 (dW - b W)^2.
 
-and |column of J_l|^2 is E (J_l^T v)^2 over random signs v (Hutchinson): the squared gradient of v . s. One backward
-pass gives an estimate for all layers at once. It is kept as one factor per output channel and one per input channel,
-as Adafactor keeps second moments (arXiv 1804.04235): these are statistics of a layer's output gradients and of its
-input activations.
+With random signs v (Hutchinson), g = J^T v is the gradient of v . s, E g^2 are the squared columns of J, and
+E (sum over o of b_o <g_o, W_o>)^2 is the first term: one backward pass gives an estimate of both for all layers at
+once. Squared columns are kept as one factor per output and one per input channel, as Adafactor keeps second moments
+(arXiv 1804.04235): statistics of a layer's output gradients and of its input activations.
 """
 
 from __future__ import annotations
@@ -44,20 +46,16 @@ class CalibrationSample:
 
 @dataclass(frozen=True)
 class LayerSensitivity:
-    """Squared change of the signal per squared change of weight (o, i, ...): rows[o] * columns[i]; columns average 1.
+    """What one layer's weights do to the signal.
 
-    rows: (output channels,), columns: (input channels per group,), float32.
+    rows (output channels,), columns (input channels,), averaging 1: rows[o] * columns[i] is the squared change of the
+    signal per squared change of a weight (o, i, ...). slopes (samples, output channels): change of v . signal, for each
+    sample's signs v, per relative change of all weights of an output channel.
     """
 
     rows: Float32
     columns: Float32
-
-    def importance(self, dimensions: int) -> Float32:
-        """The sensitivities broadcastable to a weight of so many dimensions, scaled to average 1."""
-        trailing = (1,) * (dimensions - 2)
-        rows = self.rows / np.maximum(self.rows.mean(), np.finfo(np.float32).tiny)
-        spread: Float32 = (rows[:, None] * self.columns[None, :]).reshape(len(rows), len(self.columns), *trailing)
-        return spread
+    slopes: Float32
 
 
 def measure_sensitivities(
@@ -88,7 +86,7 @@ def measure_sensitivities(
         net.requires_grad_(False)
     if count == 0:
         raise ValueError("no samples to measure sensitivities with")
-    return {name: accumulated.mean(count) for name, accumulated in sums.items()}
+    return {name: accumulated.result() for name, accumulated in sums.items()}
 
 
 def _weight(net: nn.Module, layer: str) -> nn.Parameter:
@@ -115,26 +113,28 @@ def _backward(
 
 
 class _Sums:
-    """Sums of squared gradients over the input and over the output channels of one layer."""
+    """What is kept of the gradients of one layer."""
 
     def __init__(self, weight: nn.Parameter) -> None:
         self.weight = weight
         self._rows = torch.zeros(weight.shape[0], dtype=torch.float64)
         self._columns = torch.zeros(weight.shape[1], dtype=torch.float64)
+        self._slopes: list[Tensor] = []
 
     def take_gradient(self) -> None:
-        """Add the weight's gradient and free it."""
-        if self.weight.grad is None:
-            return
-        squared = self.weight.grad.square().reshape(*self.weight.shape[:2], -1).sum(2)
+        """Take the gradient of one sample, and free it."""
+        gradient = self.weight.grad
+        if gradient is None:
+            gradient = torch.zeros_like(self.weight)
         self.weight.grad = None
+        squared = gradient.square().reshape(*self.weight.shape[:2], -1).sum(2)
         self._rows += squared.sum(1)
         self._columns += squared.sum(0)
+        self._slopes.append((gradient * self.weight.detach()).flatten(1).sum(1))
 
-    def mean(self, count: int) -> LayerSensitivity:
-        """The factors, per weight and sample."""
-        in_row = self.weight[0].numel()
-        rows = self._rows / (count * in_row)
+    def result(self) -> LayerSensitivity:
+        """Averages over the samples."""
+        rows = self._rows / (len(self._slopes) * self.weight[0].numel())
         average = self._columns.mean()
         columns = self._columns / average if average > 0 else torch.ones_like(self._columns)
-        return LayerSensitivity(rows.float().numpy(), columns.float().numpy())
+        return LayerSensitivity(rows.float().numpy(), columns.float().numpy(), torch.stack(self._slopes).numpy())
