@@ -21,7 +21,8 @@ from sfmobile.export.options import Target
 from sfmobile.export.package import PackageMetadata, write_package
 from sfmobile.export.weights import load_network
 from sfmobile.profile.signal import psnr
-from sfmobile.runtime.mil import Evaluator, load_program
+from sfmobile.runtime.mil.evaluate import Evaluator
+from sfmobile.runtime.mil.program import load_program
 
 METADATA = PackageMetadata("Decodes.", "A. U. Thor", "MIT", "1.2", {"colour": "red", "b": "2"})
 

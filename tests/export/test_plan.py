@@ -11,7 +11,7 @@ from sfmobile.checkpoint.synthetic import write_synthetic_checkpoint
 from sfmobile.compress.recipe import ComponentRecipe, LayerRecipe, Recipe
 from sfmobile.errors import UsageError
 from sfmobile.export.options import ExportOptions
-from sfmobile.export.plan import plan_export, stored_bytes
+from sfmobile.export.plan import component_bytes, plan_export
 from tests.tiny import TINY_AUTOENCODER, TINY_TEXT_ENCODER, TINY_UNET
 
 SHAPES = {"a.weight": (64, 32, 3, 3), "a.bias": (64,), "tiny.weight": (4, 4, 1, 1)}
@@ -28,7 +28,7 @@ REST = 2 * (64 + 16)
     ],
 )
 def test_stored_bytes_are_indices_tables_and_the_uncompressed_rest(layer: LayerRecipe, expected: int) -> None:
-    assert stored_bytes("unet", SHAPES, Recipe(default=layer)) == expected + REST
+    assert component_bytes("unet", SHAPES, Recipe(default=layer)) == expected + REST
 
 
 def test_plan_counts_what_is_asked_for(tiny_checkpoint: Checkpoint) -> None:

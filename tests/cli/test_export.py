@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sfmobile.bundle.directory import Bundle
+from sfmobile.checkpoint.directory import Checkpoint
+from tests.cli.run import run
+
+
+def test_export_prints_a_table_and_makes_a_whole_bundle(
+    capsys: pytest.CaptureFixture[str], tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    outcome = run(capsys, "export", tiny_checkpoint.root, "-o", tmp_path / "bundle", "--author", "A. U. Thor")
+    assert outcome.code == 0
+    bundle = Bundle.open(tmp_path / "bundle")
+    manifest = bundle.manifest
+    # The defaults: 6 bits, split-einsum, the checkpoint's latent size, golden vectors, verifiable where it was.
+    for record in manifest.components.values():
+        assert record.compression is not None and record.compression.bits == 6
+        assert record.attention == "split-einsum"
+    assert (manifest.latents.height, manifest.latents.width) == tiny_checkpoint.latent_size
+    assert manifest.golden is not None and bundle.golden("decoder.image").ndim == 4
+    assert manifest.source.id == str(tiny_checkpoint.root)
+    for word in (*manifest.components, "792,964", "6 bits", "sfmobile verify"):
+        assert word in outcome.out
+    # Converters are talkative; a user's screen is not theirs.
+    assert "coremltools" not in outcome.err and "Running MIL" not in outcome.err and "Warning" not in outcome.err
+    again = run(capsys, "export", tiny_checkpoint.root, "-o", tmp_path / "bundle", "--author", "A. U. Thor", "--json")
+    result = json.loads(again.out)
+    assert all(part["reused"] for part in result["components"].values())
+    assert result["bytes"] == sum(record.bytes for record in manifest.components.values())
+
+
+def test_dry_run_says_sizes_and_makes_nothing(
+    capsys: pytest.CaptureFixture[str], tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    outcome = run(
+        capsys, "export", tiny_checkpoint.root, "-o", tmp_path / "bundle", "--dry-run", "--json",
+        "--latent-size", "8x16", "--component", "unet", "--bits", "none", "--guidance-batch", "1",
+    )  # fmt: skip
+    assert outcome.code == 0 and list(tmp_path.iterdir()) == []
+    plan = json.loads(outcome.out)
+    assert plan["latent_size"] == [8, 16] and set(plan["components"]) == {"unet"}
+    assert plan["components"]["unet"]["inputs"][0]["shape"] == [1, 4, 8, 16]
+    assert plan["disk_bytes"] >= 2 * plan["components"]["unet"]["parameters"]
+    table = run(capsys, "export", tiny_checkpoint.root, "-o", tmp_path / "bundle", "--dry-run")
+    assert "not made" in table.out and "are free" in table.out
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "sentence"),
+    [
+        (["--bits", "five"], 2, "--bits five is no number of bits"),
+        (["--bits", "5"], 2, "5 bits can't be stored"),
+        (["--bits", "3"], 2, "3 bits need target ios18"),
+        (["--latent-size", "64by64"], 2, "--latent-size 64by64 is no size"),
+        (["--latent-size", "7"], 2, "multiples of 2"),
+        (["--guidance-batch", "3"], 2, "--guidance-batch 3 is impossible"),
+        (["--metadata", "colour"], 2, "--metadata colour is no pair"),
+        (["--format", "onnx", "--bits", "6"], 2, "ONNX files are not palettized"),
+        (["--precision", "float32"], 2, "float32 is for --format onnx"),
+        (["--recipe", "absent.json"], 4, "'absent.json' can't be read"),
+    ],
+)
+def test_bad_options_are_one_sentence_before_any_work(
+    capsys: pytest.CaptureFixture[str],
+    tiny_checkpoint: Checkpoint,
+    tmp_path: Path,
+    options: list[str],
+    code: int,
+    sentence: str,
+) -> None:
+    outcome = run(capsys, "export", tiny_checkpoint.root, "-o", tmp_path / "bundle", *options)
+    assert outcome.code == code and sentence in outcome.sentence
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_source_that_is_no_checkpoint_is_an_artifact_error(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    outcome = run(capsys, "export", tmp_path / "photos", "-o", tmp_path / "bundle")
+    assert outcome.code == 4 and "model_index.json" in outcome.sentence
+
+
+def test_target_that_is_not_a_bundle_is_never_replaced(
+    capsys: pytest.CaptureFixture[str], tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/cat.jpg").write_bytes(b"cat")
+    outcome = run(capsys, "export", tiny_checkpoint.root, "-o", tmp_path / "photos")
+    assert outcome.code == 2 and "not empty and not a bundle" in outcome.sentence
+    assert (tmp_path / "photos/cat.jpg").read_bytes() == b"cat"
+
+
+def test_too_little_disk_is_this_environments_fault(
+    capsys: pytest.CaptureFixture[str], tiny_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 0, 10**5))
+    outcome = run(capsys, "export", tiny_checkpoint.root, "-o", tmp_path / "bundle")
+    assert outcome.code == 3 and "free some space" in outcome.sentence
