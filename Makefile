@@ -14,9 +14,9 @@ VENV := .venv
 RUN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-MODEL := models/glyph-128
+MODEL := models/glyph
 OUT := out
-BUNDLE := $(OUT)/glyph-128
+BUNDLE := $(OUT)/glyph
 PROMPTS ?= "a red apple" "a yellow star on a blue background" "a smiling cat face" "a green car"
 SEED ?= 0
 PYTEST_FLAGS ?= -n auto

@@ -8,7 +8,7 @@ from pathlib import Path
 from sfmobile.nets.layout import AutoencoderLayout, Stage, TextEncoderLayout, UNetLayout
 
 REPOSITORY = Path(__file__).parent.parent
-TOKENIZER_DIR = REPOSITORY / "models" / "glyph-128" / "tokenizer"
+TOKENIZER_DIR = REPOSITORY / "models" / "glyph" / "tokenizer"
 
 # A layout that diffusers can express: SD-1.5's shape with two resolutions.
 TINY_UNET = UNetLayout(

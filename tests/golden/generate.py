@@ -16,7 +16,7 @@ import numpy as np
 from tests.golden.texts import texts
 
 GOLDEN = Path(__file__).parent
-TOKENIZER = GOLDEN.parents[1] / "models/glyph-128/tokenizer"
+TOKENIZER = GOLDEN.parents[1] / "models/glyph/tokenizer"
 
 NOISE_SEEDS = (0, 1, 42, 1234567890, 2**32 - 1, 2**32, 2**63, 2**64 - 1)
 # Drawn one after the other from one generator: below 16 values torch takes another path, which keeps a spare value.

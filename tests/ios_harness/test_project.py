@@ -29,7 +29,7 @@ RESOURCES = {
     "SFBenchUnitTests": {
         REPOSITORY / "tests/golden",
         REPOSITORY / "tests/bundle",
-        REPOSITORY / "models/glyph-128/tokenizer",
+        REPOSITORY / "models/glyph/tokenizer",
     },
     "SFBenchPerformanceTests": {HARNESS / "Budgets/iPhone-14-Pro.json"},
 }

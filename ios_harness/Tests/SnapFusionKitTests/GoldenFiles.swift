@@ -15,10 +15,10 @@ enum GoldenFiles {
     /// `tests/bundle/broken.json`
     static func brokenCases() throws -> URL { try find("bundle", "broken.json") }
 
-    /// `models/glyph-128/tokenizer/NAME`
+    /// `models/glyph/tokenizer/NAME`
     static func tokenizer(_ name: String) throws -> URL {
         let copied = Bundle(for: Marker.self).resourceURL?.appendingPathComponent("tokenizer/\(name)")
-        return try existing(copied, repository.appendingPathComponent("models/glyph-128/tokenizer/\(name)"))
+        return try existing(copied, repository.appendingPathComponent("models/glyph/tokenizer/\(name)"))
     }
 
     static func array(_ name: String) throws -> NumpyArray { try NumpyArray(contentsOf: golden(name)) }

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 # The tokenizer that the built-in model ships with.
-TOKENIZER_DIR = Path(__file__).resolve().parents[3] / "models" / "glyph-128" / "tokenizer"
+TOKENIZER_DIR = Path(__file__).resolve().parents[3] / "models" / "glyph" / "tokenizer"
 # OpenAI's CLIP, simple_tokenizer.py: contractions, runs of letters, single digits, runs of anything else.
 _PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 START, END = "<|startoftext|>", "<|endoftext|>"
