@@ -37,4 +37,6 @@ def test_the_student_keeps_no_random_block_and_added_blocks_change_nothing_yet()
     assert inherit_weights(source, target) == ()
     state = target.state_dict()
     assert not state["up_blocks.1.attentions.1.proj_out.weight"].any()
-    assert torch.equal(state["up_blocks.0.resnets.1.conv1.weight"], source.state_dict()["up_blocks.0.resnets.2.conv1.weight"])
+    assert torch.equal(
+        state["up_blocks.0.resnets.1.conv1.weight"], source.state_dict()["up_blocks.0.resnets.2.conv1.weight"]
+    )
