@@ -23,6 +23,7 @@ from sfmobile.cli import (
     export,
     generate,
     inspect,
+    page,
     profile_blocks,
     report,
     train_data,
@@ -87,7 +88,12 @@ train.command("evaluate")(evaluate.evaluate_run)
 train.command("dual-encoder")(evaluate.dual_encoder)
 app.add_typer(train, name="train")
 
-reports = typer.Typer(no_args_is_help=True, help="Reports measured elsewhere: on an iPhone, by the iOS harness.")
+reports = typer.Typer(
+    cls=page.PageByDefault,
+    no_args_is_help=True,
+    help="`report BUNDLE`: a page about a bundle. `report import`: what was measured on an iPhone, by the iOS harness.",
+)
+reports.command(page.PAGE_COMMAND)(page.page)
 reports.command("import")(report.import_report)
 app.add_typer(reports, name="report")
 
