@@ -84,8 +84,9 @@ def test_the_same_picture_with_guidance_in_one_call(bundle: Bundle, tmp_path: Pa
 
 
 def test_the_same_picture_with_a_unet_of_batch_one(bundle_of_one: Bundle, tmp_path: Path) -> None:
-    request = Request("three blue birds", seed=2**32 + 5, steps=3, guidance_scale=3.0)
+    request = Request("three blue birds on a wire, " * 30, seed=2**32 + 5, steps=3, guidance_scale=3.0)
     assert_same_run(bundle_of_one, request, tmp_path, "--steps", 3, "--guidance", 3, "--low-memory")
+    assert read_settings(tmp_path / "swift.png")["prompt_tokens_dropped"] > 100
 
 
 def test_the_same_picture_without_guidance(bundle: Bundle, tmp_path: Path) -> None:

@@ -38,6 +38,26 @@ public struct Picture: Sendable, Equatable {
         try self.init(width: width, height: height, pixels: pixels, settings: settings)
     }
 
+    /// All pictures of one size in rows of four, on white, with the settings of the first.
+    public init(sideBySide pictures: [Picture]) throws {
+        guard let first = pictures.first,
+            pictures.allSatisfy({ $0.width == first.width && $0.height == first.height })
+        else { throw UsageError("a sheet takes one picture or more, all of one size.") }
+        let columns = min(pictures.count, 4)
+        let width = columns * first.width
+        let height = (pictures.count + columns - 1) / columns * first.height
+        var pixels = [UInt8](repeating: 255, count: 3 * width * height)
+        for (index, picture) in pictures.enumerated() {
+            for row in 0..<first.height {
+                let line = 3 * ((index / columns * first.height + row) * width + index % columns * first.width)
+                let source = 3 * row * first.width
+                pixels.replaceSubrange(
+                    line..<line + 3 * first.width, with: picture.pixels[source..<source + 3 * first.width])
+            }
+        }
+        try self.init(width: width, height: height, pixels: pixels, settings: first.settings)
+    }
+
     /// The PNG file, with the settings as JSON in its text metadata under the keyword Python reads.
     public func png() -> Data {
         var text: [(keyword: String, text: String)] = [("Software", "sfmobile")]

@@ -235,7 +235,8 @@ public struct TextToImage: Sendable {
         of request: Request, steps: Int, scale: Double, _ engine: String
     ) -> [JSONValue.Member] {
         let manifest = bundle.manifest
-        return [
+        let dropped = tokenizer.tokenize(request.prompt).dropped
+        let settings: [JSONValue.Member] = [
             .init("guidance_scale", .number(scale)),
             .init("model", .string(manifest.name)),
             .init("negative_prompt", .string(request.negativePrompt)),
@@ -246,6 +247,7 @@ public struct TextToImage: Sendable {
             .init("source_sha256", .string(manifest.source.sha256)),
             .init("steps", .integer(steps)),
         ]
+        return settings + (dropped > 0 ? [.init("prompt_tokens_dropped", .integer(dropped))] : [])
     }
 }
 

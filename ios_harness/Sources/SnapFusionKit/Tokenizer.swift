@@ -74,18 +74,28 @@ public struct Tokenizer: Sendable {
         self.merges = merges
     }
 
+    /// A tokenized prompt: `maxLength` ids, and how many tokens of the text didn't fit.
+    public struct Tokens: Sendable, Equatable {
+        public let ids: [Int32]
+        public let dropped: Int
+    }
+
     /// `maxLength` ids: the start, the text's (cut off at `maxLength` - 2), the end, padding.
-    public func encode(_ text: String) -> [Int32] {
-        var ids: [Int32] = [bos]
+    public func encode(_ text: String) -> [Int32] { tokenize(text).ids }
+
+    /// The ids of `encode`, and how many more the whole text has.
+    public func tokenize(_ text: String) -> Tokens {
+        var whole: [Int32] = []
         for piece in pieces(of: text) {
             switch piece {
-            case .special(let id): ids.append(id)
-            case .text(let scalars): ids += merge(scalars)
+            case .special(let id): whole.append(id)
+            case .text(let scalars): whole += merge(scalars)
             }
-            if ids.count > maxLength { break }
         }
-        ids = Array(ids.prefix(maxLength - 1)) + [eos]
-        return ids + Array(repeating: pad, count: maxLength - ids.count)
+        let ids = [bos] + whole.prefix(maxLength - 2) + [eos]
+        return Tokens(
+            ids: ids + Array(repeating: pad, count: maxLength - ids.count),
+            dropped: max(0, whole.count - (maxLength - 2)))
     }
 
     private enum Piece {

@@ -9,12 +9,13 @@ struct Generate {
     private let template: Request
     private let lowMemory: Bool
     private let vectors: URL?
+    private let sheet: URL?
     private let json: Bool
 
     init(_ words: [String]) throws {
         let values = [
             "-o": "output", "--output": "output", "--steps": "steps", "--seed": "seed", "--guidance": "guidance",
-            "--negative": "negative", "--vectors": "vectors",
+            "--negative": "negative", "--vectors": "vectors", "--sheet": "sheet",
         ].merging(Engine.values) { first, _ in first }
         let arguments = try Arguments(words, values: values, switches: ["--preview", "--json", "--low-memory"])
         prompts = Array(arguments.positional.dropFirst())
@@ -23,8 +24,9 @@ struct Generate {
             throw UsageError("prompt \(empty + 1) is empty; say what to draw.")
         }
         output = URL(fileURLWithPath: arguments.text("output") ?? "picture.png")
-        guard output.pathExtension.lowercased() == "png" else {
-            throw UsageError("'\(output.path)' should end in .png, the only format pictures are written in.")
+        sheet = arguments.text("sheet").map { URL(fileURLWithPath: $0) }
+        for path in [output] + (sheet.map { [$0] } ?? []) where path.pathExtension.lowercased() != "png" {
+            throw UsageError("'\(path.path)' should end in .png, the only format pictures are written in.")
         }
         template = Request(
             prompt: "", negativePrompt: arguments.text("negative") ?? "",
@@ -42,7 +44,8 @@ struct Generate {
         try createFolder(output.deletingLastPathComponent())
         let runner = try engine.makeRunner()
         let pipeline = try TextToImage(bundle: engine.bundle, runner: runner, keepLoaded: !lowMemory)
-        var pictures: [JSONValue] = []
+        var entries: [JSONValue] = []
+        var pictures: [Picture] = []
         for (index, prompt) in prompts.enumerated() {
             var request = template
             request.prompt = prompt
@@ -50,22 +53,32 @@ struct Generate {
             let path =
                 prompts.count == 1
                 ? output : output.deletingLastPathComponent().appendingPathComponent("\(name)-\(index + 1).png")
-            pictures.append(try await draw(request, on: pipeline, to: path))
+            let (picture, entry) = try await draw(request, on: pipeline, to: path)
+            pictures.append(picture)
+            entries.append(entry)
         }
         await runner.unloadAll()
-        if json {
-            print(
-                JSONValue.object([.init("pictures", .array(pictures)), .init("sheet", .null)]).serialized(),
-                terminator: "")
+        if let sheet {
+            try createFolder(sheet.deletingLastPathComponent())
+            try write(Picture(sideBySide: pictures).png(), to: sheet)
         }
+        guard json else { return }
+        let report = JSONValue.object([.init("pictures", .array(entries)), .init("sheet", JSONValue(sheet?.path))])
+        print(report.serialized(), terminator: "")
     }
 
-    private func draw(_ request: Request, on pipeline: TextToImage, to path: URL) async throws -> JSONValue {
+    private func draw(
+        _ request: Request, on pipeline: TextToImage, to path: URL
+    ) async throws -> (Picture, JSONValue) {
+        let dropped = pipeline.tokenizer.tokenize(request.prompt).dropped
+        if dropped > 0 {
+            note("The prompt is \(dropped) tokens longer than the text encoder reads; its end is left out.")
+        }
         let start = ContinuousClock.now
         var seconds: [Double] = []
         var previews: [URL] = []
         var latents: [Tensor] = []
-        var settings: [JSONValue.Member] = []
+        var drawn: Picture?
         for try await event in pipeline.run(request) {
             switch event {
             case .loaded(let name, let seconds): note(String(format: "%@ loaded in %.2f s", name.rawValue, seconds))
@@ -90,23 +103,25 @@ struct Generate {
                     try write(preview.png(), to: previews[step.index])
                 }
             case .picture(let picture, _, _):
-                settings = picture.settings
+                drawn = picture
                 try write(picture.png(), to: path)
             }
         }
+        guard let drawn else { throw CancellationError() }
         let elapsed = start.secondsSince()
         let shape = pipeline.bundle.manifest.latents.shape
         try save(
             "latents",
             NumpyArray(shape: [latents.count] + shape.dropFirst(), elements: .float32(latents.flatMap(\.floats))))
         if !json { print(String(format: "%@: %d steps, %.2f s in all", path.path, seconds.count, elapsed)) }
-        return .object([
+        let entry = JSONValue.object([
             .init("path", .string(path.path)),
             .init("previews", .array(previews.map { .string($0.path) })),
-            .init("settings", .object(settings)),
+            .init("settings", .object(drawn.settings)),
             .init("steps_seconds", .array(seconds.map(JSONValue.number))),
             .init("seconds", .number(elapsed)),
         ])
+        return (drawn, entry)
     }
 
     /// Writes one array of the run into the folder of `--vectors`, if there is one.

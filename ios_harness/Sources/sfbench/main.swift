@@ -9,6 +9,7 @@ let help = """
     generate  -o FILE.png   the picture; several are numbered     --steps N      DDIM steps
               --seed N      the same seed, the same picture       --guidance X   1 is none
               --negative TEXT                                     --preview      also what each step predicts
+              --sheet FILE.png  all pictures side by side
               --low-memory  one component loaded at a time        --vectors DIR  tokens and latents of every step, .npy
     bench     -n N          predictions per component after the first
               --steps N     --guidance X     --no-loop

@@ -31,6 +31,15 @@ final class PictureTests: XCTestCase {
         }
     }
 
+    func testASheetHasRowsOfFour() throws {
+        let pictures = try (1...5).map { try Picture(width: 2, height: 1, pixels: [UInt8](repeating: $0, count: 6)) }
+        let sheet = try Picture(sideBySide: pictures)
+        XCTAssertEqual([sheet.width, sheet.height], [8, 2])
+        XCTAssertEqual(sheet.pixels[0..<24], [1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 4, 4, 4, 4, 4, 4])
+        XCTAssertEqual(Array(sheet.pixels[24...]), [5, 5, 5, 5, 5, 5] + [UInt8](repeating: 255, count: 18))
+        XCTAssertThrowsError(try Picture(sideBySide: [])) { XCTAssertTrue($0 is UsageError) }
+    }
+
     func testWrongSizesAreRefused() throws {
         XCTAssertThrowsError(try Picture(width: 2, height: 2, pixels: [0])) { XCTAssertTrue($0 is UsageError) }
         let grey = try Tensor(shape: [1, 1, 2, 2], [Float](repeating: 0, count: 4))

@@ -29,6 +29,8 @@ final class TokenizerTests: XCTestCase {
         XCTAssertEqual(ids.count, 5)
         XCTAssertEqual(ids[0], 49406)
         XCTAssertEqual(ids[4], 49407)
+        XCTAssertEqual(try makeTokenizer(maxLength: 5).tokenize("a b c d e f").dropped, 3)
+        XCTAssertEqual(try makeTokenizer(maxLength: 8).tokenize("a b c d e f").dropped, 0)
     }
 
     func testPaddingIsTheManifestsAndNotTheEnd() throws {
