@@ -103,12 +103,12 @@ def _parse_value(hint: Any, value: object, where: str) -> object:
 
 def _parse_union(options: list[Any], value: object, where: str) -> object:
     """The first of `options` that `value` fits; the last one's complaint if none."""
-    for option in options[:-1]:
-        try:
-            return _parse_value(option, value, where)
-        except UsageError:
-            continue
-    return _parse_value(options[-1], value, where)
+    if len(options) == 1:
+        return _parse_value(options[0], value, where)
+    try:
+        return _parse_value(options[0], value, where)
+    except UsageError:
+        return _parse_union(options[1:], value, where)
 
 
 def config_to_json(config: Any) -> str:

@@ -20,8 +20,9 @@ from sfmobile.train.randomness import generator_for
 class DecoderConfig:
     """A decoder-distillation stage.
 
-    latents_from: the stage whose UNet samples the latents, for captions of the latents stage `pool`; latents: how many, with `sampling_steps` DDIM steps at
-    `guidance_scale`; perceptual_weight adds LPIPS between student and teacher pictures (0 = the paper's loss).
+    latents_from: the stage whose UNet samples the latents, for captions of the latents stage `pool`; latents: how
+    many, with `sampling_steps` DDIM steps at `guidance_scale`; perceptual_weight adds LPIPS between student and
+    teacher pictures (0 = the paper's loss).
     """
 
     loop: LoopConfig
