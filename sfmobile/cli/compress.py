@@ -120,7 +120,8 @@ def search(
     with console.status(f"Opening {source}"):
         checkpoint = open_checkpoint(source)
     prompts = tuple(prompt or DEFAULT_PROMPTS)
-    runs = make_runs(checkpoint, prompts, negative, seed, steps, guidance, export.parse_size(latent_size))
+    size = None if latent_size is None else export.parse_size(latent_size)
+    runs = make_runs(checkpoint, prompts, negative, seed, steps, guidance, size)
     names: list[ComponentName] = [choice.value for choice in component or [export.ComponentChoice.unet]]
     results = run_search(checkpoint, names, runs, options)
     recipe = make_recipe(checkpoint, results, runs, options)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sfmobile.cli import console
+from sfmobile.cli import console, footprint
 from sfmobile.errors import UsageError
 
 if TYPE_CHECKING:
@@ -102,11 +102,24 @@ def export(
         typer.Option("--component", help="Only this one; may be repeated. All without it."),
     ] = None,
     latent_size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Latent height and width; the checkpoint's own without it.")
+        list[str] | None,
+        typer.Option(
+            metavar="HxW",
+            help="Latent height and width; the checkpoint's own without it. Several with --multifunction.",
+        ),
     ] = None,
     guidance_batch: Annotated[
         int, typer.Option(metavar="2|1", help="2: both halves of guidance in one call; 1: one call each.")
     ] = 2,
+    chunks: Annotated[int, typer.Option(metavar="N", help="Cut the UNet into N packages, for small phones.")] = 1,
+    multifunction: Annotated[
+        bool,
+        typer.Option(
+            "--multifunction",
+            help="Packages of several functions over the same weights: both guidance batches, and every --latent-size "
+            "if it is given several times (ios18).",
+        ),
+    ] = False,
     file_format: Annotated[FormatChoice, typer.Option("--format", help="What to write.")] = FormatChoice.mlprogram,
     precision: Annotated[
         OnnxPrecisionChoice | None, typer.Option(help="Precision of ONNX files; float16 without it.")
@@ -134,6 +147,7 @@ def export(
     from sfmobile.checkpoint.hub import open_checkpoint
     from sfmobile.export.options import ExportOptions
 
+    sizes = [parse_size(size) for size in latent_size or []]
     wanted_bits = parse_bits(bits, compressed=recipe is None and file_format is FormatChoice.mlprogram)
     options = ExportOptions(
         target=target.value,
@@ -143,8 +157,11 @@ def export(
         group_size=group_size,
         recipe=read_recipe(recipe),
         components=tuple(choice.value for choice in component) if component else COMPONENTS,
-        latent_size=parse_size(latent_size),
+        latent_size=sizes[0] if sizes else None,
         guidance_batch=parse_batch(guidance_batch),
+        chunks=chunks,
+        multifunction=multifunction,
+        more_latent_sizes=tuple(sizes[1:]),
         precision=precision.value if precision is not None else "float16",
         force=force,
         author=author,
@@ -239,6 +256,7 @@ def report(bundle: Bundle, results: dict[ComponentName, tuple[float, bool]], sec
                     }
                     for name, record in components.items()
                 },
+                "memory": footprint.record(bundle),
             }
         )
         return
@@ -265,12 +283,21 @@ def report(bundle: Bundle, results: dict[ComponentName, tuple[float, bool]], sec
         ("component", "parameters", "size", "bits/parameter", "weights", "time"),
         rows,
         text_columns=(0, 4),
-        caption=f"Next: sfmobile verify {bundle.root}",
     )
+    footprint.show(bundle)
+    console.print_text(f"Next: sfmobile verify {bundle.root}")
 
 
 def describe_compression(record: ComponentRecord) -> str:
     """How a component's weights are stored, in a few words."""
+    packaging = f", {len(record.chunks)} chunks" if record.chunks else ""
+    if record.functions:
+        packaging = f", {len(record.functions) + 1} functions"
+    return describe_weights(record) + packaging
+
+
+def describe_weights(record: ComponentRecord) -> str:
+    """How single weights are stored."""
     if record.compression is None:
         return record.compute_precision
     if record.compression.recipe_sha256 is not None:
@@ -353,10 +380,8 @@ def parse_bits(text: str | None, compressed: bool) -> int | None:
     return int(text)
 
 
-def parse_size(text: str | None) -> tuple[int, int] | None:
+def parse_size(text: str) -> tuple[int, int]:
     """`--latent-size`: "64x64" or "64"."""
-    if text is None:
-        return None
     matched = re.fullmatch(r"(\d{1,5})(?:[xX](\d{1,5}))?", text)
     if matched is None:
         raise UsageError(f"--latent-size {text} is no size; expected height x width, such as 64x64.")

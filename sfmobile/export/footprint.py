@@ -1,0 +1,159 @@
+"""What a bundle takes of a phone: bytes on disk, and an estimate of its memory at the worst moment.
+
+Weights: on the Neural Engine palettized weights stay compressed from iOS 17 on and are decompressed block by block;
+packages for iOS 16, and the GPU and the CPU on any system, hold them as fp16. Activations: the most bytes of values
+that are alive at once when operations run in the order they are written in, nothing fused. Both are estimates: where
+and how often Core ML keeps copies isn't documented. Memory the system holds for the Neural Engine isn't the app's own,
+but on a phone that runs out of it the app is ended all the same, so all of it counts here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sfmobile.bundle.directory import Bundle
+from sfmobile.bundle.manifest import ComponentName, ComponentRecord
+from sfmobile.export.program_file import MAIN, ProgramFile, is_constant, names_read, tensor_type
+
+LIMITS_FILE = Path(__file__).with_name("memory_limits.json")
+# What decodes palettized and quantized weights.
+DECOMPRESSION = "constexpr_"
+
+
+class MemoryLimit(BaseModel):
+    """What iOS lets one app have on phones of `memory_gb`: by default, and with the entitlement
+    com.apple.developer.kernel.increased-memory-limit. Figures measured by others, see the sources."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    memory_gb: float = Field(gt=0)
+    measured_on: str
+    default_bytes: int = Field(gt=0)
+    increased_bytes: int = Field(gt=0)
+    sources: tuple[str, ...] = Field(min_length=1)
+
+
+class MemoryLimits(BaseModel):
+    """All limits, and what an app holds beside the models (`base_bytes`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Literal[1]
+    sources: dict[str, str]
+    base_bytes: int = Field(ge=0)
+    base_source: str
+    limits: tuple[MemoryLimit, ...]
+
+    def of(self, memory_gb: float) -> MemoryLimit:
+        """The limit of phones with so much memory; of the next smaller class where none was measured."""
+        below = [limit for limit in self.limits if limit.memory_gb <= memory_gb]
+        return max(below, key=lambda limit: limit.memory_gb) if below else self.limits[0]
+
+
+@cache
+def memory_limits() -> MemoryLimits:
+    """The limits shipped with sfmobile."""
+    return MemoryLimits.model_validate_json(LIMITS_FILE.read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class ComponentFootprint:
+    """Bytes of one component. disk: its files. compressed, decompressed: its weights in memory as they are stored, and
+    as fp16. activations: values alive at once."""
+
+    name: ComponentName
+    disk: int
+    compressed: int
+    decompressed: int
+    activations: int
+
+    def memory(self, keeps_compressed: bool) -> int:
+        """Weights and activations while it runs."""
+        return (self.compressed if keeps_compressed else self.decompressed) + self.activations
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """A bundle's components, and what an app holds beside them."""
+
+    components: tuple[ComponentFootprint, ...]
+    base: int
+    target: str
+
+    @property
+    def neural_engine_compressed(self) -> bool:
+        """Whether weights stay compressed on the Neural Engine."""
+        return self.target != "ios16"
+
+    def all_loaded(self, keeps_compressed: bool | None = None) -> int:
+        """Peak with every component loaded from start to end. None: on the Neural Engine."""
+        compressed = self.neural_engine_compressed if keeps_compressed is None else keeps_compressed
+        weights = sum(part.compressed if compressed else part.decompressed for part in self.components)
+        return self.base + weights + max((part.activations for part in self.components), default=0)
+
+    def one_at_a_time(self, keeps_compressed: bool | None = None) -> int:
+        """Peak with each component freed before the next is loaded. None: on the Neural Engine."""
+        compressed = self.neural_engine_compressed if keeps_compressed is None else keeps_compressed
+        return self.base + max((part.memory(compressed) for part in self.components), default=0)
+
+
+def bundle_footprint(bundle: Bundle) -> Footprint:
+    """The footprint of a bundle of Core ML packages, of the functions it runs by default."""
+    parts = [component_footprint(bundle.root, name, record) for name, record in bundle.manifest.components.items()]
+    return Footprint(tuple(parts), memory_limits().base_bytes, bundle.manifest.target)
+
+
+def component_footprint(root: Path, name: ComponentName, record: ComponentRecord) -> ComponentFootprint:
+    """The footprint of one component below `root`. Chunks are taken as loaded together and run one by one."""
+    packages = [chunk.package for chunk in record.chunks] or [record.package]
+    compressed = decompressed = activations = 0
+    for package in packages:
+        program = ProgramFile(root / package)
+        function = record.function if record.function in program.model.mlProgram.functions else MAIN
+        stored, dense = weight_bytes(program, function)
+        compressed, decompressed = compressed + stored, decompressed + dense
+        activations = max(activations, activation_bytes(program, function))
+    return ComponentFootprint(name, record.bytes, compressed, decompressed, activations)
+
+
+def weight_bytes(program: ProgramFile, function: str = MAIN) -> tuple[int, int]:
+    """Bytes of a function's weights as they are stored, and decompressed."""
+    stored = dense = 0
+    for operation in program.block(function).operations:
+        if is_constant(operation):
+            size = program.stored_bytes(operation)
+            stored += size
+            compressed = size and operation.type.startswith(DECOMPRESSION)
+            dense += tensor_type(operation.outputs[0].type).bytes if compressed else size
+    return stored, dense
+
+
+def activation_bytes(program: ProgramFile, function: str = MAIN) -> int:
+    """The most bytes of inputs and results that are alive at once, operations in the order they are written in."""
+    block = program.block(function)
+    operations = [operation for operation in block.operations if not is_constant(operation)]
+    last: dict[str, int] = dict.fromkeys(block.outputs, len(operations))
+    for place, operation in enumerate(operations):
+        for name in names_read(operation):
+            last[name] = max(last.get(name, place), place)
+    sizes = {item.name: tensor_type(item.type).bytes for item in program.function(function).inputs}
+    alive = sum(sizes.values())
+    most = alive
+    for place, operation in enumerate(operations):
+        made = {output.name: tensor_type(output.type).bytes for output in operation.outputs}
+        sizes.update(made)
+        alive += sum(made.values())
+        most = max(most, alive)
+        ended = {*_operands(operation, sizes), *made}
+        alive -= sum(sizes.pop(name) for name in ended if last.get(name, place) <= place)
+    return most
+
+
+def _operands(operation: Any, known: Iterable[str]) -> set[str]:
+    return set(names_read(operation)) & set(known)
