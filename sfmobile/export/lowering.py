@@ -98,6 +98,7 @@ def lower(
 
         import sfmobile.export.mil_ops  # noqa: F401  registers the lowerings
 
+        mark_traced(exported)
         program = ct.convert(
             exported,
             source="pytorch",
@@ -136,6 +137,21 @@ def constant_name(key: str) -> str:
     return re.sub(r"\W", "_", key)
 
 
+TRACED = "traced_"
+
+
+def mark_traced(exported: ExportedProgram) -> None:
+    """Give traced operations names that coremltools never makes up itself.
+
+    It numbers what it adds ("mul_3") with counters of the process, so that an addition could bear the name of a traced
+    operation elsewhere in the network, and another one in the next export of the same process.
+    """
+    outputs = {spec.arg.name for spec in exported.graph_signature.output_specs}
+    for node in exported.graph.nodes:
+        if node.op == "call_function" and node.name not in outputs and not node.name.startswith(TRACED):
+            node._rename(f"{TRACED}{node.name}")
+
+
 def rename_operations(program: Program, exported: ExportedProgram) -> None:
     """Name constants by their state-dict key and operations by their module, for people who read reports.
 
@@ -150,19 +166,29 @@ def rename_operations(program: Program, exported: ExportedProgram) -> None:
         stack = node.meta.get("nn_module_stack")
         if node.op == "call_function" and stack:
             path = list(stack.values())[-1][0].removeprefix("L__self___")
-            names[node.name] = constant_name(path) if path else node.name
+            names[node.name] = constant_name(path) if path else node.name.removeprefix(TRACED)
     function = program.functions["main"]
     fixed = {variable.name for variable in (*function.inputs.values(), *function.outputs)}
     taken: set[str] = set(fixed)
+    added: list[Operation] = []
     for operation in function.operations:
         stem = _stem(operation.name, names)
         if stem is None:
+            added.append(operation)
             continue
-        name = _free_name(operation, names[stem], operation.name[len(stem) :], taken)
-        operation.name = name
-        for index, variable in enumerate(operation.outputs):
-            if variable.name not in fixed:
-                variable.name = name if len(operation.outputs) == 1 else f"{name}_{index}"
+        # What coremltools added stands before the traced operation that it was added for.
+        for earlier in added:
+            _rename(earlier, _free_name(earlier, names[stem], f"_{earlier.op_type}", taken), fixed)
+        added.clear()
+        _rename(operation, _free_name(operation, names[stem], operation.name[len(stem) :], taken), fixed)
+
+
+def _rename(operation: Operation, name: str, fixed: set[str]) -> None:
+    """Name an operation and its results, but not the program's own inputs and outputs."""
+    operation.name = name
+    for index, variable in enumerate(operation.outputs):
+        if variable.name not in fixed:
+            variable.name = name if len(operation.outputs) == 1 else f"{name}_{index}"
 
 
 def _stem(name: str, names: dict[str, str]) -> str | None:
