@@ -112,10 +112,21 @@ def _is_residual(graph: ProgramGraph, operation: Operation) -> bool:
 
 
 def _blocks_before(graph: ProgramGraph, operation: Operation, blocks: dict[int, str]) -> list[str]:
-    """Blocks of what is read, the last computed first."""
-    producers = [graph.producers[name] for name in graph.activations(operation) if name in graph.producers]
-    producers.sort(key=lambda producer: -producer.position)
-    return [blocks[producer.position] for producer in producers if producer.position in blocks]
+    """Blocks of the nearest operations before that have one, the last computed first."""
+    found: dict[int, str] = {}
+    seen: set[int] = set()
+    waiting = [operation]
+    while waiting:
+        for name in graph.activations(waiting.pop()):
+            producer = graph.producers.get(name)
+            if producer is None or producer.position in seen:
+                continue
+            seen.add(producer.position)
+            if producer.position in blocks:
+                found[producer.position] = blocks[producer.position]
+            else:
+                waiting.append(producer)
+    return [found[position] for position in sorted(found, reverse=True)]
 
 
 def _take(blocks: dict[int, str], operation: Operation, candidates: list[str]) -> None:

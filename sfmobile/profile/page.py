@@ -58,8 +58,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str = 
         "<tr>" + "".join(f"<td {kind}>{cell}</td>" for kind, cell in zip(kinds, row, strict=True)) + "</tr>"
         for row in rows
     )
-    note = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return f'<div class="scroll"><table>{note}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    note = f'<p class="faint">{escape(caption)}</p>' if caption else ""
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{note}'
 
 
 def _head(content: PageContent) -> str:
@@ -138,7 +138,7 @@ def _estimates(times: TimeReport | None) -> str:
     budget = times.budget_ms
     bars = [
         Bar(
-            f"{one.component}, {one.calls} x {one.call_ms:.2f} ms, {one.basis}",
+            f"{one.component}, {one.calls} x {one.call_ms:.2f} ms",
             tuple((block.block, block.milliseconds * one.calls) for block in one.blocks),
         )
         for one in times.components
@@ -163,6 +163,7 @@ def _estimates(times: TimeReport | None) -> str:
             ("resnet", "ResNet"),
             ("attention", "attention"),
             ("resampling", "resampling"),
+            ("layer", "text layer"),
             ("other", "other"),
         )
     )

@@ -8,11 +8,15 @@ from html import escape
 
 from sfmobile.profile.blocks import block_kind
 
-WIDTH = 720
+# Narrow, so that text stays legible on a phone; the page limits how far a wide screen enlarges it.
+WIDTH = 480
+RIGHT = 64
+# A limit further away than this many times the longest bar is told, not drawn: it would leave nothing of the bars.
+FARTHEST_LIMIT = 3.0
 KIND_CLASSES = {
     "resnet": "resnet",
     "attention": "attention",
-    "layer": "attention",
+    "layer": "layer",
     "downsample": "resampling",
     "upsample": "resampling",
 }
@@ -33,9 +37,10 @@ class Bar:
 
 def stacked_bars(bars: Sequence[Bar], limit: float, unit: str, limit_label: str) -> str:
     """Horizontal bars against a limit drawn as a line; parts are coloured by the kind of block they name."""
-    longest = max([limit, *(bar.length for bar in bars)])
-    left, row = 4, 52
-    scale = (WIDTH - 2 * left) / (longest * 1.02)
+    longest = max((bar.length for bar in bars), default=0.0) or limit
+    drawn = limit <= FARTHEST_LIMIT * longest
+    left, row = 4, 50
+    scale = (WIDTH - 2 * left) / (max(longest, limit if drawn else 0.0) * 1.02)
     height = row * len(bars) + 26
     shapes = []
     for index, bar in enumerate(bars):
@@ -46,14 +51,18 @@ def stacked_bars(bars: Sequence[Bar], limit: float, unit: str, limit_label: str)
             width = length * scale
             kind = KIND_CLASSES.get(block_kind(name), "other")
             shapes.append(
-                f'<rect class="{kind}" x="{x:.2f}" y="{top}" width="{max(width, 0.1):.2f}" height="24">'
+                f'<rect class="{kind}" x="{x:.2f}" y="{top}" width="{max(width, 0.1):.2f}" height="22">'
                 f"<title>{escape(name)}: {_number(length)} {unit}</title></rect>"
             )
             x += width
-    x = left + limit * scale
-    shapes.append(f'<line class="limit" x1="{x:.1f}" y1="8" x2="{x:.1f}" y2="{height - 18}"/>')
-    anchor = "end" if x > WIDTH / 2 else "start"
-    shapes.append(f'<text x="{x:.1f}" y="{height - 4}" text-anchor="{anchor}">{escape(limit_label)}</text>')
+    if drawn:
+        x = left + limit * scale
+        shapes.append(f'<line class="limit" x1="{x:.1f}" y1="8" x2="{x:.1f}" y2="{height - 18}"/>')
+        anchor = "end" if x > WIDTH / 2 else "start"
+        shapes.append(f'<text x="{x:.1f}" y="{height - 4}" text-anchor="{anchor}">{escape(limit_label)}</text>')
+    else:
+        far = f"{limit_label}: {_number(limit / longest)} times the longest bar"
+        shapes.append(f'<text x="{WIDTH - left}" y="{height - 4}" text-anchor="end">{escape(far)} →</text>')
     return _svg(height, shapes, "Time per component and block against the budget")
 
 
@@ -63,18 +72,18 @@ def step_lines(lines: Sequence[tuple[str, Sequence[float | None]]], unit: str) -
     if not finite:
         return ""
     low, high = min(finite) - 3, max(finite) + 3
-    left, top, bottom, height = 48, 10, 220, 260
+    left, top, bottom, height = 36, 10, 170, 206
     steps = max(len(values) for _, values in lines)
 
     def place(index: int, value: float) -> tuple[float, float]:
-        x = left + (WIDTH - left - 90) * (index / max(steps - 1, 1))
+        x = left + (WIDTH - left - RIGHT) * (index / max(steps - 1, 1))
         return x, bottom - (bottom - top) * (value - low) / (high - low)
 
     shapes = []
     for tick in range(5):
         value = low + (high - low) * tick / 4
         _, y = place(0, value)
-        shapes.append(f'<line class="grid" x1="{left}" y1="{y:.1f}" x2="{WIDTH - 90}" y2="{y:.1f}"/>')
+        shapes.append(f'<line class="grid" x1="{left}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}"/>')
         shapes.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.0f}</text>')
     for index in range(steps):
         x, _ = place(index, low)

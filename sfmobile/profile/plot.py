@@ -20,6 +20,8 @@ COLOURS = {
 }
 NAMES = {"layer": "text layer", "downsample": "resampling", "upsample": "resampling"}
 OTHER = "#9a9a9a"
+# A budget further away than this many times the longest bar is only named.
+FARTHEST_BUDGET = 3.0
 
 
 def plot_times(report: TimeReport, path: Path) -> None:
@@ -48,10 +50,15 @@ def plot_times(report: TimeReport, path: Path) -> None:
         names.append(f"{component.component}\n{component.calls} x {component.call_ms:.1f} ms, {component.basis}")
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.invert_yaxis()
-    axes.axvline(report.budget_ms, color="black", linestyle="--", linewidth=1)
-    axes.text(report.budget_ms, -0.45, f"budget {report.budget_ms / 1e3:g} s ", fontsize=8, va="bottom", ha="right")
-    axes.set_xlabel("ms per picture")
-    axes.set_xlim(0, max(report.budget_ms, max(one.picture_ms for one in report.components)) * 1.08)
+    longest = max(one.picture_ms for one in report.components)
+    budget = f"budget {report.budget_ms / 1e3:g} s"
+    if report.budget_ms <= FARTHEST_BUDGET * longest:
+        axes.axvline(report.budget_ms, color="black", linestyle="--", linewidth=1)
+        axes.text(report.budget_ms, -0.45, f"{budget} ", fontsize=8, va="bottom", ha="right")
+        axes.set_xlim(0, max(report.budget_ms, longest) * 1.08)
+    else:
+        axes.set_xlim(0, longest * 1.08)
+    axes.set_xlabel(f"ms per picture, {budget}")
     total = f"{report.picture_ms / 1e3:.2f} s" if report.picture_ms >= 1000 else f"{report.picture_ms:.1f} ms"
     axes.set_title(f"{report.device_name} ({report.chip}): {total} a picture, {report.label}", fontsize=10)
     kinds = dict.fromkeys(block_kind(block.block) for one in report.components for block in one.blocks)
