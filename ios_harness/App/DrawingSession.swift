@@ -34,7 +34,8 @@ final class DrawingSession {
         picture = nil
         start { session in
             let bundle = try ModelBundle.embedded(check: .sizes)
-            let runner = CoreMLRunner(bundle: bundle, computeUnit: .cpuAndNeuralEngine)
+            let runner = CoreMLRunner(
+                bundle: bundle, computeUnit: .cpuAndNeuralEngine, chunks: keepLoaded ? .all : .one)
             let pipeline = try TextToImage(bundle: bundle, runner: runner, keepLoaded: keepLoaded)
             for try await event in pipeline.run(request) { session.show(event) }
             // A finished run keeps its components; this screen makes a new runner for each.

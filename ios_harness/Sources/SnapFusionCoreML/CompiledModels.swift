@@ -13,11 +13,18 @@
             return (caches ?? FileManager.default.temporaryDirectory).appendingPathComponent("SnapFusion")
         }
 
-        /// The compiled model of a component, made now if there is none yet. A package that is compiled already is itself.
-        func compiled(_ name: ComponentName) async throws -> URL {
-            let package = try checkedPackage(name)
+        /// The compiled models of a component's packages, in running order.
+        func compiled(_ name: ComponentName) async throws -> [URL] {
+            var urls: [URL] = []
+            for part in try bundle.component(name).parts { urls.append(try await compiled(name, part)) }
+            return urls
+        }
+
+        /// The compiled model of one package, made now if there is none yet. A package that is compiled already is itself.
+        private func compiled(_ name: ComponentName, _ part: ChunkRecord) async throws -> URL {
+            let package = try checkedPackage(name, part)
             if package.pathExtension == "mlmodelc" { return package }
-            let kept = try place(of: name)
+            let kept = try place(of: name, part)
             if FileManager.default.fileExists(atPath: kept.path) { return kept }
             let made: URL
             do {
@@ -36,21 +43,23 @@
             return kept
         }
 
-        /// Forgets the compiled model of a component, so that the next load is a cold one.
+        /// Forgets the compiled models of a component, so that the next load is a cold one.
         func forget(_ name: ComponentName) throws {
-            try? FileManager.default.removeItem(at: place(of: name))
+            for part in try bundle.component(name).parts {
+                try? FileManager.default.removeItem(at: place(of: name, part))
+            }
         }
 
-        private func checkedPackage(_ name: ComponentName) throws -> URL {
+        private func checkedPackage(_ name: ComponentName, _ part: ChunkRecord) throws -> URL {
             guard try bundle.component(name).format == .mlprogram else {
                 throw UnavailableError("'\(name)' is an ONNX file, which Core ML can't run; export a Core ML bundle.")
             }
-            return try bundle.package(name)
+            return bundle.root.appendingPathComponent(part.package)
         }
 
-        private func place(of name: ComponentName) throws -> URL {
+        private func place(of name: ComponentName, _ part: ChunkRecord) throws -> URL {
             var digest = SHA256Digest()
-            for (path, record) in try bundle.component(name).files.sorted(by: { $0.key < $1.key }) {
+            for (path, record) in try bundle.component(name).files(of: part).sorted(by: { $0.key < $1.key }) {
                 digest.update(Data("\(path) \(record.sha256)\n".utf8))
             }
             return folder.appendingPathComponent("\(name)-\(digest.hexadecimal().prefix(16)).mlmodelc")

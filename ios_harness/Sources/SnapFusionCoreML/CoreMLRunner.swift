@@ -6,7 +6,8 @@
     ///
     /// Predictions are synchronous, on a queue of the runner's own: no array leaves it, and no thread of Swift's
     /// concurrency waits for the Neural Engine. A component's input and output buffers live as long as it is loaded; an
-    /// input that is the same tensor as last time, as the hidden states are for every step, isn't converted again.
+    /// input that is the same tensor as last time, as the hidden states are for every step, isn't converted again. What
+    /// one chunk of a component gives is the array that the next one takes.
     /// Loading alone doesn't specialize a model for the device: the first prediction does (`prewarm`).
     public actor CoreMLRunner: ComponentRunner {
         private let queue = DispatchSerialQueue(label: "snapfusion.coreml")
@@ -14,22 +15,28 @@
 
         private let bundle: ModelBundle
         private let computeUnit: RuntimeRecord.ComputeUnit
+        private let chunks: ChunkResidency
         private let models: CompiledModels
         private var loaded: [ComponentName: Loaded] = [:]
 
-        /// A model with its buffers.
+        /// The models of a component, with the buffers of its inputs.
         private struct Loaded {
-            let model: MLModel
+            let models: ChunkSequence<CoreMLChunk>
             let record: ComponentRecord
             let inputs: [String: MLMultiArray]
-            let options: MLPredictionOptions
             var written: [String: Tensor] = [:]
         }
 
-        /// - Parameter cache: where compiled models are kept; in the caches folder if nil.
-        public init(bundle: ModelBundle, computeUnit: RuntimeRecord.ComputeUnit, cache: URL? = nil) {
+        /// - Parameters:
+        ///   - chunks: how many chunks of a component are in memory; with one at a time, a prediction's time holds loading.
+        ///   - cache: where compiled models are kept; in the caches folder if nil.
+        public init(
+            bundle: ModelBundle, computeUnit: RuntimeRecord.ComputeUnit, chunks: ChunkResidency = .all,
+            cache: URL? = nil
+        ) {
             self.bundle = bundle
             self.computeUnit = computeUnit
+            self.chunks = chunks
             models = CompiledModels(bundle: bundle, folder: cache ?? CompiledModels.defaultFolder)
         }
 
@@ -42,8 +49,8 @@
             if loaded[name] != nil { return 0 }
             let record = try bundle.component(name)
             let start = ContinuousClock.now
-            let url = try await models.compiled(name)
-            loaded[name] = try open(url, name, record)
+            let urls = try await models.compiled(name)
+            loaded[name] = try open(urls, name, record)
             return start.secondsSince()
         }
 
@@ -60,54 +67,76 @@
                 component.written[key] = tensor
             }
             loaded[name] = component
-            let features = try MLDictionaryFeatureProvider(dictionary: component.inputs)
             let start = ContinuousClock.now
-            let answer: any MLFeatureProvider
-            do {
-                answer = try component.model.prediction(from: features, options: component.options)
-            } catch {
-                throw ComponentError.failed(name, "the prediction failed: \(error.localizedDescription)")
-            }
+            let answer = try component.models.run(component.inputs)
             let seconds = start.secondsSince()
-            var outputs: [String: Tensor] = [:]
-            for output in component.record.outputs {
-                outputs[output.name] = try answer.featureValue(for: output.name)?.multiArrayValue?.tensor()
-            }
-            return Prediction(outputs: outputs, seconds: seconds)
+            return Prediction(outputs: try answer.mapValues { try $0.tensor() }, seconds: seconds)
         }
 
         public func unload(_ name: ComponentName) { loaded[name] = nil }
 
         public func memory() -> MemorySample? { MemorySample.footprint() }
 
-        private func open(_ url: URL, _ name: ComponentName, _ record: ComponentRecord) throws -> Loaded {
-            let configuration = try MLModelConfiguration(computeUnit, function: record.function)
-            let model: MLModel
+        private func open(_ urls: [URL], _ name: ComponentName, _ record: ComponentRecord) throws -> Loaded {
+            let configuration = try MLModelConfiguration(computeUnit, record: record)
+            let places = Dictionary(zip(record.parts.map(\.package), urls)) { first, _ in first }
+            let models = try ChunkSequence(name, record: record, residency: chunks) { part in
+                guard let url = places[part.package] else { throw ComponentError.notLoaded(name) }
+                return try CoreMLChunk(url, name, part, configuration)
+            }
+            let inputs = try record.inputs.map { ($0.name, try $0.makeBuffer()) }
+            return Loaded(models: models, record: record, inputs: Dictionary(uniqueKeysWithValues: inputs))
+        }
+    }
+
+    /// One package of a component, with the buffers that it writes its outputs into.
+    private struct CoreMLChunk: LoadedChunk {
+        private let model: MLModel
+        private let name: ComponentName
+        private let part: ChunkRecord
+        private let options = MLPredictionOptions()
+
+        init(_ url: URL, _ name: ComponentName, _ part: ChunkRecord, _ configuration: MLModelConfiguration) throws {
+            self.name = name
+            self.part = part
             do {
                 model = try MLModel(contentsOf: url, configuration: configuration)
             } catch {
-                throw ComponentError.failed(name, "it can't be loaded: \(error.localizedDescription)")
+                throw ComponentError.failed(name, "'\(part.package)' can't be loaded: \(error.localizedDescription)")
             }
             let names = (
                 Set(model.modelDescription.inputDescriptionsByName.keys),
                 Set(model.modelDescription.outputDescriptionsByName.keys)
             )
-            guard names == (Set(record.inputs.map(\.name)), Set(record.outputs.map(\.name))) else {
+            guard names == (Set(part.inputs.map(\.name)), Set(part.outputs.map(\.name))) else {
                 throw ComponentError.failed(
-                    name, "its inputs and outputs aren't those of the manifest; export it again.")
+                    name, "the inputs and outputs of '\(part.package)' aren't those of the manifest; export it again.")
             }
-            let options = MLPredictionOptions()
-            options.outputBackings = Dictionary(
-                uniqueKeysWithValues: try record.outputs.map { ($0.name, try $0.makeBuffer()) })
-            let inputs = try record.inputs.map { ($0.name, try $0.makeBuffer()) }
-            return Loaded(
-                model: model, record: record, inputs: Dictionary(uniqueKeysWithValues: inputs), options: options)
+            let buffers = try part.outputs.map { ($0.name, try $0.makeBuffer()) }
+            options.outputBackings = Dictionary(uniqueKeysWithValues: buffers)
+        }
+
+        func predict(_ inputs: [String: MLMultiArray]) throws -> [String: MLMultiArray] {
+            let features = try MLDictionaryFeatureProvider(dictionary: inputs)
+            let answer: any MLFeatureProvider
+            do {
+                answer = try model.prediction(from: features, options: options)
+            } catch {
+                throw ComponentError.failed(
+                    name, "the prediction of '\(part.package)' failed: \(error.localizedDescription)")
+            }
+            // Core ML may answer with an array of its own instead of the buffer.
+            var outputs: [String: MLMultiArray] = [:]
+            for tensor in part.outputs {
+                outputs[tensor.name] = answer.featureValue(for: tensor.name)?.multiArrayValue
+            }
+            return outputs
         }
     }
 
     extension MLModelConfiguration {
-        /// Throws `UnavailableError` for one of several functions on a system that knows only one.
-        convenience init(_ computeUnit: RuntimeRecord.ComputeUnit, function: String) throws {
+        /// Throws `UnavailableError` for another function than the default one on a system that runs only that.
+        convenience init(_ computeUnit: RuntimeRecord.ComputeUnit, record: ComponentRecord) throws {
             self.init()
             computeUnits =
                 switch computeUnit {
@@ -116,11 +145,15 @@
                 case .cpuAndGPU: .cpuAndGPU
                 case .cpuAndNeuralEngine: .cpuAndNeuralEngine
                 }
-            guard function != "main" else { return }
-            guard #available(iOS 18, macOS 15, *) else {
-                throw UnavailableError("function '\(function)' of a package with several needs iOS 18 or macOS 15.")
+            // Only a package of several functions takes a function's name.
+            if record.functions.isEmpty && record.function == "main" { return }
+            if #available(iOS 18, macOS 15, *) {
+                functionName = record.function
+            } else if record.function != record.defaultFunction {
+                throw UnavailableError(
+                    "function '\(record.function)' of '\(record.package)' needs iOS 18 or macOS 15; this system runs "
+                        + "the default one, '\(record.defaultFunction)'.")
             }
-            functionName = function
         }
     }
 #endif

@@ -4,31 +4,40 @@
 
     /// Where Core ML means to run each operation, from `MLComputePlan`.
     public enum Placement {
-        /// The plan of one component; nil on systems before iOS 17.4 and macOS 14.4, which have none.
+        /// The plan of one component; nil on systems before iOS 17.4 and macOS 14.4, which have none. Costs are shares of
+        /// a package's: those of chunks count alike.
         public static func record(
             of name: ComponentName, in bundle: ModelBundle, computeUnit: RuntimeRecord.ComputeUnit, cache: URL? = nil
         ) async throws -> PlacementRecord? {
             guard #available(iOS 17.4, macOS 14.4, *) else { return nil }
             let models = CompiledModels(bundle: bundle, folder: cache ?? CompiledModels.defaultFolder)
-            let function = try bundle.component(name).function
-            let url = try await models.compiled(name)
-            let configuration = try MLModelConfiguration(computeUnit, function: function)
-            let plan: MLComputePlan
-            do {
-                plan = try await MLComputePlan.load(contentsOf: url, configuration: configuration)
-            } catch {
-                throw ComponentError.failed(name, "its compute plan can't be made: \(error.localizedDescription)")
+            let record = try bundle.component(name)
+            let urls = try await models.compiled(name)
+            var tally = Tally(share: 1 / Double(urls.count))
+            for url in urls {
+                let configuration = try MLModelConfiguration(computeUnit, record: record)
+                let plan: MLComputePlan
+                do {
+                    plan = try await MLComputePlan.load(contentsOf: url, configuration: configuration)
+                } catch {
+                    throw ComponentError.failed(
+                        name,
+                        "the compute plan of '\(url.lastPathComponent)' can't be made: \(error.localizedDescription)")
+                }
+                tally.add(plan.modelStructure, function: record.function, plan: plan)
             }
-            var tally = Tally()
-            tally.add(plan.modelStructure, function: function, plan: plan)
             return tally.record
         }
 
         @available(iOS 17.4, macOS 14.4, *)
         private struct Tally {
             private(set) var record = PlacementRecord()
+            private let share: Double
 
-            /// A chunked UNet is a pipeline of programs.
+            /// - Parameter share: of the whole cost, the part that each package has.
+            init(share: Double) { self.share = share }
+
+            /// A pipeline is one package of several programs.
             mutating func add(_ structure: MLModelStructure, function: String, plan: MLComputePlan) {
                 if case .pipeline(let pipeline) = structure {
                     for model in pipeline.subModels { add(model, function: function, plan: plan) }
@@ -46,7 +55,7 @@
                     }
                     for nested in operation.blocks { add(nested, plan: plan) }
                     record.operations += 1
-                    let cost = plan.estimatedCost(of: operation)?.weight ?? 0
+                    let cost = share * (plan.estimatedCost(of: operation)?.weight ?? 0)
                     guard let device = plan.deviceUsage(for: operation)?.preferred else {
                         record.unknown += 1
                         continue

@@ -8,10 +8,10 @@ public struct Manifest: Sendable, Equatable {
     public let target: Target
     public let options: JSONValue
     public let tools: [String: String]
-    public let components: [ComponentName: ComponentRecord]
+    public internal(set) var components: [ComponentName: ComponentRecord]
     public let scheduler: SchedulerRecord
-    public let latents: LatentsRecord
-    public let guidance: GuidanceRecord
+    public internal(set) var latents: LatentsRecord
+    public internal(set) var guidance: GuidanceRecord
     public let timeEmbedding: TimeEmbeddingRecord
     public let tokenizer: TokenizerRecord
     public let golden: GoldenRecord?
@@ -69,7 +69,32 @@ public struct CompressionRecord: Sendable, Equatable {
     public let recipeSHA256: String?
 }
 
-/// One exported component.
+/// One of the packages that a component is cut into, run one after the other.
+///
+/// Inputs are the component's or outputs of earlier chunks, by name; outputs are what later chunks or the caller take.
+public struct ChunkRecord: Sendable, Equatable {
+    public let package: String
+    public let inputs: [TensorRecord]
+    public let outputs: [TensorRecord]
+    public let bytes: Int
+
+    public init(package: String, inputs: [TensorRecord], outputs: [TensorRecord], bytes: Int) {
+        self.package = package
+        self.inputs = inputs
+        self.outputs = outputs
+        self.bytes = bytes
+    }
+}
+
+/// Another function of a component's package: the same weights for other shapes.
+public struct FunctionRecord: Sendable, Equatable {
+    public let function: String
+    public let inputs: [TensorRecord]
+    public let outputs: [TensorRecord]
+}
+
+/// One exported component. `package` of one in chunks is the folder that holds theirs; `function`, `inputs` and `outputs`
+/// are those of the function to run, `functions` the others of the same package.
 public struct ComponentRecord: Sendable, Equatable {
     public enum Format: String, Sendable, CaseIterable {
         case mlprogram, onnx
@@ -85,9 +110,11 @@ public struct ComponentRecord: Sendable, Equatable {
 
     public let format: Format
     public let package: String
-    public let function: String
-    public let inputs: [TensorRecord]
-    public let outputs: [TensorRecord]
+    public internal(set) var function: String
+    /// The function that Core ML runs if none is named.
+    public let defaultFunction: String
+    public internal(set) var inputs: [TensorRecord]
+    public internal(set) var outputs: [TensorRecord]
     public let computePrecision: Precision
     public let attention: Attention
     public let compression: CompressionRecord?
@@ -96,6 +123,18 @@ public struct ComponentRecord: Sendable, Equatable {
     public let sourceSHA256: String
     public let optionsSHA256: String
     public let files: [String: FileRecord]
+    public let chunks: [ChunkRecord]
+    public internal(set) var functions: [FunctionRecord]
+
+    /// The packages that make up the component, in running order: its chunks, or its own.
+    public var parts: [ChunkRecord] {
+        chunks.isEmpty ? [ChunkRecord(package: package, inputs: inputs, outputs: outputs, bytes: bytes)] : chunks
+    }
+
+    /// The recorded files of one of `parts`.
+    public func files(of part: ChunkRecord) -> [String: FileRecord] {
+        chunks.isEmpty ? files : files.filter { $0.key.hasPrefix(part.package + "/") }
+    }
 }
 
 /// Constants of the DDIM scheduler (arXiv 2010.02502), named as in diffusers' configuration.

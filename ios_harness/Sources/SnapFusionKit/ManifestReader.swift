@@ -78,6 +78,7 @@ extension ComponentRecord {
         format = try fields.choice("format")
         package = try fields.path("package")
         function = try fields.string("function", default: "main")
+        defaultFunction = function
         inputs = try fields.list("inputs") { try TensorRecord(fields: $0) }
         outputs = try fields.list("outputs") { try TensorRecord(fields: $0) }
         computePrecision = try fields.choice("compute_precision")
@@ -96,11 +97,59 @@ extension ComponentRecord {
         sourceSHA256 = try fields.checksum("source_sha256")
         optionsSHA256 = try fields.checksum("options_sha256")
         files = try fields.files("files")
+        // Python leaves out both lists when they are empty.
+        chunks = try fields.list("chunks", default: []) { try ChunkRecord(fields: $0) }
+        functions = try fields.list("functions", default: []) { try FunctionRecord(fields: $0) }
         guard !files.isEmpty else { throw fields.problem("files", "no file is recorded for package '\(package)'") }
         for path in files.keys.sorted()
         where path != package && !path.hasPrefix(package + "/") && !path.hasPrefix(package + ".") {
             throw fields.problem("files", "file '\(path)' lies outside package '\(package)'")
         }
+        try checkChunks(fields)
+        let names = [function] + functions.map(\.function)
+        guard Set(names).count == names.count else {
+            throw fields.problem("functions", "functions of one name: \(names.joined(separator: ", "))")
+        }
+    }
+
+    /// Every chunk takes what is there when its turn comes, and together they give the component's outputs.
+    private func checkChunks(_ fields: Fields) throws {
+        if chunks.isEmpty { return }
+        guard format == .mlprogram, functions.isEmpty, chunks.count >= 2 else {
+            throw fields.problem("chunks", "chunks are two or more ML Programs of one function")
+        }
+        var known: [String: TensorRecord] = [:]
+        for tensor in inputs { known[tensor.name] = tensor }
+        for chunk in chunks {
+            guard !files(of: chunk).isEmpty else {
+                throw fields.problem("chunks", "no file is recorded for chunk '\(chunk.package)'")
+            }
+            for tensor in chunk.inputs where !tensor.isLike(known[tensor.name]) {
+                throw fields.problem(
+                    "chunks", "chunk '\(chunk.package)' takes '\(tensor.name)', which nothing before it gives")
+            }
+            for tensor in chunk.outputs { known[tensor.name] = tensor }
+        }
+        for tensor in outputs where !tensor.isLike(known[tensor.name]) {
+            throw fields.problem("chunks", "no chunk gives the output '\(tensor.name)'")
+        }
+    }
+}
+
+extension ChunkRecord {
+    fileprivate init(fields: Fields) throws {
+        package = try fields.path("package")
+        inputs = try fields.list("inputs") { try TensorRecord(fields: $0) }
+        outputs = try fields.list("outputs") { try TensorRecord(fields: $0) }
+        bytes = try fields.count("bytes")
+    }
+}
+
+extension FunctionRecord {
+    fileprivate init(fields: Fields) throws {
+        function = try fields.string("function")
+        inputs = try fields.list("inputs") { try TensorRecord(fields: $0) }
+        outputs = try fields.list("outputs") { try TensorRecord(fields: $0) }
     }
 }
 
@@ -111,6 +160,9 @@ extension TensorRecord {
         dtype = try fields.choice("dtype")
         description = try fields.string("description", default: "")
     }
+
+    /// Whether `other` has the same shape and type.
+    fileprivate func isLike(_ other: TensorRecord?) -> Bool { shape == other?.shape && dtype == other?.dtype }
 }
 
 extension SchedulerRecord {
@@ -322,6 +374,10 @@ private final class Fields {
         return try elements.enumerated().map { index, element in
             try Fields(element, at: "\(path(to: key)).\(index)", file: file).read(body)
         }
+    }
+
+    func list<Value>(_ key: String, default fallback: [Value], _ body: (Fields) throws -> Value) throws -> [Value] {
+        try or(key, fallback) { try list($0, body) }
     }
 
     func integers(_ key: String) throws -> [Int] {

@@ -3,7 +3,7 @@ import Foundation
 /// A bundle on disk: its manifest and files, checked before anything is executed.
 public struct ModelBundle: Sendable {
     public let root: URL
-    public let manifest: Manifest
+    public private(set) var manifest: Manifest
     /// Checksum of `manifest.json`, which holds those of all other files.
     public let manifestSHA256: String
 
@@ -98,6 +98,13 @@ public struct ModelBundle: Sendable {
     /// Where a component's package lies.
     public func package(_ name: ComponentName) throws -> URL {
         root.appendingPathComponent(try component(name).package)
+    }
+
+    /// This bundle with the functions for another latent size and guidance batch selected; see `Manifest`.
+    public func selecting(latentSize: LatentSize? = nil, guidanceBatch: Int? = nil) throws -> ModelBundle {
+        var bundle = self
+        bundle.manifest = try manifest.selecting(latentSize: latentSize, guidanceBatch: guidanceBatch)
+        return bundle
     }
 
     /// One golden vector, by name without `.npy`. Throws `BundleError` if the bundle has none of that name.

@@ -13,7 +13,7 @@ struct Bench {
         let values = [
             "-n": "predictions", "--predictions": "predictions", "--steps": "steps", "--guidance": "guidance",
             "-o": "output", "--output": "output", "--budget": "budget",
-        ].merging(Engine.values) { first, _ in first }
+        ].merging(Engine.values.merging(Engine.shapes) { first, _ in first }) { first, _ in first }
         let arguments = try Arguments(words, values: values, switches: ["--json", "--loop", "--no-loop"])
         guard arguments.positional.count <= 1 else {
             throw UsageError("one bundle at a time; found \(arguments.positional.count).")

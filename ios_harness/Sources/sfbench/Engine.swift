@@ -7,14 +7,18 @@ struct Engine: Sendable {
     static let values = [
         "--runtime": "runtime", "--precision": "precision", "--compute-unit": "compute-unit", "--python": "python",
     ]
+    /// Of the commands that may run another function than the default one.
+    static let shapes = ["--latent-size": "latent-size", "--guidance-batch": "guidance-batch"]
 
     let bundle: ModelBundle
     let kind: RuntimeRecord.Engine
     let precision: RuntimeRecord.Precision
     let computeUnit: RuntimeRecord.ComputeUnit
     let python: String
+    let chunks: ChunkResidency
 
-    init(_ arguments: Arguments) throws {
+    /// - Parameter chunks: how many chunks of a component Core ML holds.
+    init(_ arguments: Arguments, chunks: ChunkResidency = .all) throws {
         guard let path = arguments.positional.first else {
             throw UsageError("expected a bundle; see `sfbench --help`.")
         }
@@ -33,7 +37,16 @@ struct Engine: Sendable {
         self.precision = precision ?? .fp32
         computeUnit = unit ?? .all
         python = arguments.text("python") ?? ProcessInfo.processInfo.environment["SFMOBILE_PYTHON"] ?? "python3"
-        bundle = try ModelBundle(opening: URL(fileURLWithPath: path))
+        self.chunks = chunks
+        let opened = try ModelBundle(opening: URL(fileURLWithPath: path))
+        bundle = try opened.selecting(
+            latentSize: try arguments.number("latent-size", as: LatentSize.self),
+            guidanceBatch: try arguments.number("guidance-batch", as: Int.self))
+        if kind != .coreml && bundle.manifest != opened.manifest {
+            throw UsageError(
+                "the \(kind.rawValue) runtime runs a bundle's default functions here; leave out --latent-size and "
+                    + "--guidance-batch.")
+        }
     }
 
     private static var automatic: RuntimeRecord.Engine {
@@ -50,7 +63,7 @@ struct Engine: Sendable {
             return ProcessRunner(python: python, bundle: bundle, engine: kind, precision: precision)
         }
         #if canImport(CoreML)
-            return CoreMLRunner(bundle: bundle, computeUnit: computeUnit)
+            return CoreMLRunner(bundle: bundle, computeUnit: computeUnit, chunks: chunks)
         #else
             throw UnavailableError("Core ML is only on Apple's systems; use --runtime mil.")
         #endif

@@ -16,7 +16,7 @@ struct Generate {
         let values = [
             "-o": "output", "--output": "output", "--steps": "steps", "--seed": "seed", "--guidance": "guidance",
             "--negative": "negative", "--vectors": "vectors", "--sheet": "sheet",
-        ].merging(Engine.values) { first, _ in first }
+        ].merging(Engine.values.merging(Engine.shapes) { first, _ in first }) { first, _ in first }
         let arguments = try Arguments(words, values: values, switches: ["--preview", "--json", "--low-memory"])
         prompts = Array(arguments.positional.dropFirst())
         guard !prompts.isEmpty else { throw UsageError("expected a prompt after the bundle; see `sfbench --help`.") }
@@ -37,7 +37,7 @@ struct Generate {
         lowMemory = arguments.has("--low-memory")
         vectors = arguments.text("vectors").map { URL(fileURLWithPath: $0) }
         json = arguments.has("--json")
-        engine = try Engine(arguments)
+        engine = try Engine(arguments, chunks: lowMemory ? .one : .all)
     }
 
     func run() async throws {

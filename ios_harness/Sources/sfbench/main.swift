@@ -10,11 +10,12 @@ let help = """
               --seed N      the same seed, the same picture       --guidance X   1 is none
               --negative TEXT                                     --preview      also what each step predicts
               --sheet FILE.png  all pictures side by side
-              --low-memory  one component loaded at a time        --vectors DIR  tokens and latents of every step, .npy
+              --low-memory  one component, or chunk, at a time    --vectors DIR  tokens and latents of every step, .npy
     bench     -n N          predictions per component after the first
               --steps N     --guidance X     --no-loop
               -o FILE.json  the report; without it reports/bench.json of the bundle
               --budget FILE exit code 1 if a figure exceeds it
+    both      --latent-size HxW --guidance-batch 1|2   another function of a package that has several, with coreml
     all       --runtime auto|coreml|mil|torch|onnx   auto: coreml on Apple's systems, else mil through sfmobile's worker
               --precision fp32|fp16                  evaluation of the mil runtime
               --compute-unit ALL|CPU_AND_NE|CPU_AND_GPU|CPU_ONLY

@@ -121,6 +121,10 @@ private struct Damage {
         }
         let manifest = try JSONValue(parsing: Data(contentsOf: file))
         let changed = try manifest.editing(keys[...]) { members, key in
+            if operation == "set" && !members.contains(where: { $0.key == key }) {
+                members.append(.init(key, try XCTUnwrap(entry["value"])))
+                return
+            }
             let position = try XCTUnwrap(members.firstIndex { $0.key == key }, pointer)
             switch operation {
             case "set": members[position] = .init(key, try XCTUnwrap(entry["value"]))

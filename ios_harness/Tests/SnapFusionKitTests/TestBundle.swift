@@ -4,9 +4,10 @@ import XCTest
 
 /// A bundle whose components hold no programs: latents of 4 × 4 × 4, pictures of 8 × 8, a tokenizer of letters.
 enum TestBundle {
-    static func make(in folder: URL, batch: Int = 2, components: [ComponentName] = ComponentName.allCases) throws
-        -> ModelBundle
-    {
+    static func make(
+        in folder: URL, batch: Int = 2, components: [ComponentName] = ComponentName.allCases,
+        editing: (String) -> String = { $0 }
+    ) throws -> ModelBundle {
         let root = folder.appendingPathComponent("bundle")
         try FileManager.default.createDirectory(
             at: root.appendingPathComponent("tokenizer"), withIntermediateDirectories: true)
@@ -18,7 +19,7 @@ enum TestBundle {
         }
         try JSONEncoder().encode(vocab).write(to: root.appendingPathComponent("tokenizer/vocab.json"))
         try Data("#version: 0.2\n".utf8).write(to: root.appendingPathComponent("tokenizer/merges.txt"))
-        try Data(manifest(batch: batch, components: components).utf8).write(
+        try Data(editing(manifest(batch: batch, components: components)).utf8).write(
             to: root.appendingPathComponent("manifest.json"))
         return try ModelBundle(opening: root, check: .none)
     }
