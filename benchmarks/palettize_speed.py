@@ -22,13 +22,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from coremltools.optimize.coreml._quantization_passes import palettize_weights
 from full_checkpoint import CACHE, full_checkpoint
 from full_size import machine
 
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.compress.palettize import palettize_weight
 from sfmobile.compress.recipe import LayerRecipe, compressible_layers
+from sfmobile.export.lowering import quiet
 
 SAMPLE = (
     "down_blocks.0.resnets.0.conv1",
@@ -65,8 +65,10 @@ def main() -> int:
     state = Checkpoint.open(full_checkpoint(options.cache)).state_dict("unet")
     names = compressible_layers({key: tuple(value.shape) for key, value in state.items()})
     weights = {name: state[f"{name}.weight"].numpy() for name in names}
-    # Compile before measuring.
-    palettize_weight(np.linspace(-1, 1, 4096, dtype=np.float16).reshape(64, 64, 1, 1), LayerRecipe(bits=options.bits))
+    # Compile and import before measuring.
+    ramp = np.linspace(-1, 1, 16_384, dtype=np.float16).reshape(128, 128, 1, 1)
+    palettize_weight(ramp, LayerRecipe(bits=options.bits))
+    compress_with_coremltools(ramp, LayerRecipe(bits=1))
     rows = [
         measure("per tensor", weights, LayerRecipe(bits=options.bits)),
         measure(
@@ -100,6 +102,8 @@ def measure(granularity: str, weights: dict[str, np.ndarray], layer: LayerRecipe
 
 def compress_with_coremltools(value: np.ndarray, layer: LayerRecipe) -> np.ndarray:
     """The dense weights after coremltools' palettization."""
+    with quiet():
+        from coremltools.optimize.coreml._quantization_passes import palettize_weights
     blocks = [layer.group_size or 0] + [0] * (value.ndim - 1)
     stored = palettize_weights.blockwise_compress(value, "KMEANS", layer.bits, blocks)
     assert stored is not None

@@ -1,0 +1,87 @@
+"""Our programs beside those of the usual path: fp32 `torch.jit.trace`, `ct.convert` with its casting passes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import coremltools as ct
+import numpy as np
+import pytest
+import torch
+
+from sfmobile.bundle.manifest import COMPONENTS, ComponentName
+from sfmobile.checkpoint.directory import Checkpoint
+from sfmobile.export.component import SPECS, Setting
+from sfmobile.export.exporter import export_bundle
+from sfmobile.export.lowering import quiet
+from sfmobile.export.options import ExportOptions
+from sfmobile.profile.signal import psnr
+from sfmobile.runtime.mil.evaluate import Evaluator
+from sfmobile.runtime.mil.program import Program, load_program
+
+# What the usual path spells out where ours has one operation (instance_norm, layer_norm, a transposing matmul), what it
+# casts, and the guard it puts around token ids.
+ONLY_THEIRS = {
+    *("square", "reduce_mean", "sqrt", "rsqrt", "real_div", "sub", "transpose", "cast"),
+    *("greater_equal", "select"),
+}
+
+# What both have equally often: everything that costs.
+COMMON = ("conv", "matmul", "softmax", "silu", "gelu", "sigmoid", "concat", "gather", "upsample_nearest_neighbor")
+
+
+def usual_package(checkpoint: Checkpoint, name: ComponentName, path: Path) -> None:
+    inputs = SPECS[name].inputs(Setting(checkpoint, (8, 8), 2))
+    examples = tuple(
+        torch.zeros(item.shape, dtype=torch.int32) if item.dtype == "int32" else torch.randn(item.shape)
+        for item in inputs
+    )
+    with quiet(), torch.no_grad():
+        model = ct.convert(
+            torch.jit.trace(checkpoint.load(name), examples),
+            inputs=[ct.TensorType(name=i.name, shape=i.shape, dtype=np.dtype(i.dtype).type) for i in inputs],
+            outputs=[ct.TensorType(name=item.name) for item in SPECS[name].outputs(Setting(checkpoint, (8, 8), 2))],
+            minimum_deployment_target=ct.target.iOS17,
+            skip_model_load=True,
+        )
+        model.save(str(path))
+
+
+def kinds(program: Program) -> Counter[str]:
+    return Counter(operation.kind for operation in program.operations)
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_programs_differ_only_where_explained_and_never_for_the_worse(
+    tiny_checkpoint: Checkpoint, tmp_path: Path, name: ComponentName
+) -> None:
+    options = ExportOptions(attention="original", components=(name,))
+    ours = load_program(export_bundle(tiny_checkpoint, tmp_path / "bundle", options).package(name))
+    usual_package(tiny_checkpoint, name, tmp_path / "usual.mlpackage")
+    usual = load_program(tmp_path / "usual.mlpackage")
+    found, expected = kinds(ours), kinds(usual)
+    for kind in (
+        "conv",
+        "matmul",
+        "softmax",
+        "silu",
+        "gelu",
+        "sigmoid",
+        "concat",
+        "gather",
+        "upsample_nearest_neighbor",
+    ):
+        assert found[kind] == expected[kind], kind
+    assert {kind for kind in expected if kind not in found} <= ONLY_THEIRS
+    assert sum(found.values()) < sum(expected.values())
+    torch.manual_seed(0)
+    inputs = {
+        item.name: torch.randint(0, 500, item.shape) if item.dtype == "int32" else torch.randn(item.shape).half()
+        for item in SPECS[name].inputs(Setting(tiny_checkpoint, (8, 8), 2))
+    }
+    with torch.no_grad():
+        wide = [value.float() if value.is_floating_point() else value for value in inputs.values()]
+        reference = tiny_checkpoint.load(name)(*wide).numpy()
+    signal = [psnr(reference, next(iter(Evaluator(program, "fp16")(inputs).values()))) for program in (ours, usual)]
+    assert signal[0] > signal[1] - 1, f"{signal[0]:.1f} dB against {signal[1]:.1f} dB the usual way"
