@@ -96,6 +96,13 @@ def test_the_same_picture_without_guidance(bundle: Bundle, tmp_path: Path) -> No
     assert previews == ["swift-step-01.png", "swift-step-02.png", "swift.png"]
 
 
+def test_the_same_picture_with_a_unet_in_chunks(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    bundle = export_bundle(tiny_checkpoint, tmp_path / "chunked", ExportOptions(chunks=2))
+    assert len(bundle.manifest.components["unet"].chunks) == 2
+    request = Request("a red apple", seed=3, steps=2, guidance_scale=3.0)
+    assert_same_run(bundle, request, tmp_path, "--steps", 2, "--guidance", 3)
+
+
 def test_the_worker_matches_the_golden_vectors(bundle: Bundle) -> None:
     done = with_worker("verify", bundle.root, "--json")
     assert done.returncode == 0, done.stderr
