@@ -6,6 +6,7 @@ says is kept as JSON, so that it can be taken to any other machine.
 
 from __future__ import annotations
 
+import platform
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,18 +95,18 @@ def read_plan(path: Path) -> ComputePlan:
 
 def record_plan(package: Path, machine: str, compute_unit: str = "CPU_AND_NE") -> ComputePlan:
     """Ask Core ML for its plan of `package` (macOS 14.4 or later). Raises `UnavailableError` elsewhere."""
+    mend = "record it on a Mac with macOS 14.4 or later, and pass the file with --compute-plan"
+    if platform.system() != "Darwin":
+        raise UnavailableError(f"Core ML's compute plan needs macOS and this is {platform.system()}; {mend}.")
     try:
         import coremltools as ct
         from coremltools.models.compute_plan import MLComputePlan
 
-        model = ct.models.MLModel(str(package), compute_units=ct.ComputeUnit[compute_unit])
-        plan = MLComputePlan.load_from_path(
-            path=model.get_compiled_model_path(), compute_units=ct.ComputeUnit[compute_unit]
-        )
-    except (ImportError, NotImplementedError, AttributeError, RuntimeError, ValueError, TypeError) as error:
-        raise UnavailableError(
-            f"Core ML's compute plan needs macOS 14.4 or later ({error}); record it on a Mac and pass the file."
-        ) from error
+        unit = ct.ComputeUnit[compute_unit]
+        model = ct.models.MLModel(str(package), compute_units=unit)
+        plan = MLComputePlan.load_from_path(path=model.get_compiled_model_path(), compute_units=unit)
+    except (ImportError, NotImplementedError, RuntimeError, ValueError, TypeError) as error:
+        raise UnavailableError(f"Core ML gives no compute plan of '{package}' ({error}); {mend}.") from error
     return plan_from(plan, package.name, machine, compute_unit)
 
 
