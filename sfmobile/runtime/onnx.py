@@ -1,15 +1,19 @@
-"""The onnx engine: ONNX Runtime on a bundle's ONNX files. Needs the extra `onnx`."""
+"""The onnx engine: ONNX Runtime on a bundle's ONNX files, or on its ML Programs translated. Needs the extra `onnx`."""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sfmobile.bundle.directory import Bundle
 from sfmobile.bundle.manifest import ComponentName, ComponentRecord
-from sfmobile.errors import ArtifactError, UnavailableError, UsageError
+from sfmobile.errors import ArtifactError, UnavailableError
 from sfmobile.runtime.component import Component
+
+if TYPE_CHECKING:
+    from sfmobile.runtime.translation.translate import Translation
 
 _NUMPY_TYPES = {"tensor(float16)": np.float16, "tensor(float)": np.float32, "tensor(int32)": np.int32}
 
@@ -23,6 +27,25 @@ def import_onnxruntime() -> Any:
             "The onnx runtime needs ONNX Runtime, which isn't installed; run pip install 'sfmobile[onnx]'."
         ) from None
     return onnxruntime
+
+
+def session_options(onnxruntime: Any) -> Any:
+    """Options of a session that keeps to itself."""
+    options = onnxruntime.SessionOptions()
+    # Warnings about optimisations it skips are no business of the user's.
+    options.log_severity_level = 3
+    return options
+
+
+def translated_session(translation: Translation) -> Any:
+    """A session on a translated ML Program; its weights are handed over in memory."""
+    onnxruntime = import_onnxruntime()
+    options = session_options(onnxruntime)
+    names = list(translation.weights)
+    values = [onnxruntime.OrtValue.ortvalue_from_numpy(translation.weights[name]) for name in names]
+    options.add_external_initializers(names, values)
+    model = translation.model.SerializeToString()
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 class OnnxComponent(Component):
@@ -46,7 +69,7 @@ class OnnxComponent(Component):
 
 
 class OnnxRuntime:
-    """Executes a bundle that was exported with `--format onnx`."""
+    """Executes a bundle's ONNX files; ML Programs are translated to ONNX in float32 first."""
 
     def __init__(self, bundle: Bundle) -> None:
         """Raises `UnavailableError` if ONNX Runtime isn't installed."""
@@ -54,33 +77,42 @@ class OnnxRuntime:
         self._onnxruntime = import_onnxruntime()
 
     def describe(self) -> str:
-        """E.g. "onnx fp32 (ONNX Runtime 1.31.1 CPU)"."""
-        return f"onnx (ONNX Runtime {self._onnxruntime.__version__} CPU)"
+        """E.g. "onnx (ONNX Runtime 1.31.1 CPU)", or "onnx fp32, translated from ML Programs (...)"."""
+        translated = any(record.format == "mlprogram" for record in self.bundle.manifest.components.values())
+        how = " fp32, translated from ML Programs" if translated else ""
+        return f"onnx{how} (ONNX Runtime {self._onnxruntime.__version__} CPU)"
 
     def load(self, name: ComponentName) -> OnnxComponent:
         """Load one component.
 
-        Raises `UsageError` if it is an ML Program, `ArtifactError` if the file is missing, broken or not what the
-        manifest says.
+        Raises `ArtifactError` if its file is missing, broken or not what the manifest says, `UnavailableError` for an
+        ML Program that uses an op without translation.
         """
         path = self.bundle.package(name)
         record = self.bundle.manifest.components[name]
-        if record.format != "onnx":
-            raise UsageError(
-                f"{path} is a Core ML package, not an ONNX file; use --runtime mil, or export with --format onnx."
-            )
+        session = self._translated(path, record) if record.format == "mlprogram" else self._session(path)
+        _check_border(session, record, str(path))
+        return OnnxComponent(name, record, session)
+
+    def _session(self, path: Path) -> Any:
+        """A session on an ONNX file."""
         if not path.is_file():
             raise ArtifactError(f"{path} is missing; export the bundle again.")
         state = self._onnxruntime.capi.onnxruntime_pybind11_state
-        options = self._onnxruntime.SessionOptions()
-        options.log_severity_level = 3
         broken = (state.InvalidProtobuf, state.InvalidGraph, state.Fail, state.NoSuchFile, state.RuntimeException)
         try:
-            session = self._onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            return self._onnxruntime.InferenceSession(
+                str(path), session_options(self._onnxruntime), providers=["CPUExecutionProvider"]
+            )
         except broken as error:
             raise ArtifactError(f"{path} can't be read by ONNX Runtime: {error}; export the bundle again.") from error
-        _check_border(session, record, str(path))
-        return OnnxComponent(name, record, session)
+
+    def _translated(self, package: Path, record: ComponentRecord) -> Any:
+        """A session on an ML Program."""
+        from sfmobile.runtime.mil.program import load_program
+        from sfmobile.runtime.translation.translate import translate
+
+        return translated_session(translate(load_program(package, record.function)))
 
 
 def _check_border(session: Any, record: ComponentRecord, path: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from sfmobile.bundle.directory import Bundle
+from sfmobile.bundle.manifest import COMPONENTS, ComponentName
 from sfmobile.errors import ArtifactError, UnavailableError
 from sfmobile.runtime.engine import open_runtime
 from tests.runtime.sample import COLOURS, TABLE, expected_output, sample_inputs
@@ -79,6 +80,16 @@ def test_a_file_that_isnt_what_the_manifest_says_is_an_artifact_error(runtime_bu
     write_onnx(tmp_path / "decoder.onnx", "decoder", TensorProto.FLOAT, shape=(2, 4, 8, 8))
     with pytest.raises(ArtifactError, match=r"inputs are .*\[2, 4, 8, 8\].* in the file and .*\[1, 4, 8, 8\]"):
         open_runtime("onnx", onnx_bundle(runtime_bundle, tmp_path)).load("decoder")
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_ml_programs_are_translated(runtime_bundle: Bundle, name: ComponentName) -> None:
+    runtime = open_runtime("onnx", runtime_bundle)
+    assert runtime.describe().startswith("onnx fp32, translated from ML Programs (ONNX Runtime ")
+    inputs = sample_inputs(name)
+    with runtime.load(name) as component:
+        (output,) = component.predict(inputs).values()
+    np.testing.assert_allclose(output, expected_output(name, inputs), atol=1e-5)
 
 
 def test_without_onnx_runtime_the_mend_is_named(runtime_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,6 +62,17 @@ def test_our_exports_equal_the_reference(
 
 @pytest.mark.parametrize("name", COMPONENTS)
 @pytest.mark.parametrize("form", FORMS)
+def test_our_exports_translated_to_onnx_agree_with_the_evaluator(
+    bundles: dict[str, Bundle], form: str, name: ComponentName
+) -> None:
+    inputs = inputs_of(bundles[form], name)
+    (evaluated,) = open_runtime("mil", bundles[form]).load(name).predict(inputs).values()
+    (translated,) = open_runtime("onnx", bundles[form]).load(name).predict(inputs).values()
+    assert psnr(translated, evaluated) > 100
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+@pytest.mark.parametrize("form", FORMS)
 def test_every_norm_and_attention_of_our_exports_is_fused(
     bundles: dict[str, Bundle], form: str, name: ComponentName
 ) -> None:
