@@ -47,6 +47,7 @@ extension Manifest {
     ///
     /// - Throws: `UsageError` naming what the bundle was exported for.
     public func selecting(latentSize: LatentSize? = nil, guidanceBatch: Int? = nil) throws -> Manifest {
+        if latentSize == nil && guidanceBatch == nil { return self }
         let size = latentSize ?? LatentSize(height: latents.height, width: latents.width)
         let batch = guidanceBatch ?? guidance.batch
         let unet = components[.unet]?.allFunctions.compactMap(\.latents)
