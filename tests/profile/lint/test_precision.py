@@ -87,6 +87,15 @@ def test_a_calibration_run_shows_activations_that_leave_float16(magnitude: float
     )
 
 
+def test_masked_scores_may_come_near_the_end_of_float16_but_not_reach_it() -> None:
+    def body(x: Any) -> Any:
+        return mb.softmax(x=mb.add(x=x, y=np.float16(-3e4), name="masked"), axis=1)
+
+    for magnitude, count in ((3.1e4, 0), (6.6e4, 1)):
+        found = broken(body, half(1, 32, 1, 32), magnitudes={"masked": magnitude})
+        assert found.get("activation-overflow", 0) == count
+
+
 def test_scaling_scores_behind_their_product_is_noted_and_scaling_queries_is_not() -> None:
     def late(q: Any, k: Any) -> Any:
         scores = mb.mul(x=mb.einsum(values=(k, q), equation="nchw,nwhu->nchu"), y=np.float16(0.125))
