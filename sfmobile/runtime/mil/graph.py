@@ -90,6 +90,10 @@ class Graph:
         value = self.constant(self.operand(operation, argument))
         return value.tolist() if isinstance(value, np.ndarray) else value
 
+    def one_type(self, operations: Iterable[Operation]) -> bool:
+        """Whether all results of `operations` have the same data type."""
+        return len({type_.data_type for operation in operations for _, type_ in operation.outputs}) == 1
+
     def shape(self, item: str | Constant | None) -> tuple[int, ...] | None:
         """Shape of a value; None if part of it is unknown."""
         type_ = self.types.get(item) if isinstance(item, str) else None if item is None else item.type

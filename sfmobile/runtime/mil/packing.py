@@ -83,6 +83,11 @@ def _project(packed: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
     return out
 
 
+def multiply_rows(x: Tensor, y: Tensor) -> Tensor:
+    """x (N, K) times the transpose of y (M, K), both contiguous: (N, M). oneDNN's product where there is one."""
+    return _project(y, None, x) if available() else torch.mm(x, y.transpose(0, 1))
+
+
 @cache
 def available() -> bool:
     """Whether this build of torch has the operators, tried on a small case."""

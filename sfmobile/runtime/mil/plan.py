@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sfmobile.runtime.mil.binding import Bound, Call, bind, constant_tensor
-from sfmobile.runtime.mil.fusion import FUSIONS
+from sfmobile.runtime.mil.fusion import FUSIONS, ROUNDED_FUSIONS
 from sfmobile.runtime.mil.graph import Graph, rewrite
 from sfmobile.runtime.mil.ops.inplace import INPLACE
 from sfmobile.runtime.mil.packing import packed_convolution, packed_linear
@@ -223,8 +223,8 @@ def make_plan(program: Program, precision: Precision, manner: Manner) -> Plan:
     Raises `UnavailableError` naming package, operation and position for an op or attribute the table doesn't know,
     `ArtifactError` for weights that can't be read.
     """
-    if manner.fuse and precision == "fp32":
-        program = rewrite(program, FUSIONS)
+    if manner.fuse:
+        program = rewrite(program, FUSIONS if precision == "fp32" else ROUNDED_FUSIONS)
     builder = _Builder(program, precision, manner)
     inputs = {name: builder.new_slot(name) for name in program.inputs}
     with torch.inference_mode():

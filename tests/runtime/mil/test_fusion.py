@@ -240,15 +240,76 @@ def test_an_einsum_that_isnt_attention_stays() -> None:
 # Rewriting
 
 
-def test_fp16_evaluation_fuses_nothing() -> None:
-    """Rounding after every operation needs every operation."""
-    program = make_program(lambda x: affine(by_instance_norm(x)), {"x": X})
-    assert [step.operation.kind for step in Evaluator(program, "fp16")._plan.steps] == [
-        "reshape",
-        "instance_norm",
-        "reshape",
-        "batch_norm",
-    ]
+ATTENTION = (
+    lambda q, k, v: mb.matmul(
+        x=v,
+        y=mb.softmax(x=mb.add(x=mb.mul(x=mb.matmul(x=q, y=k, transpose_x=True), y=np.float16(0.3)), y=MASK), axis=-1),
+        transpose_y=True,
+    ),
+    {"query": Q, "key": K, "value": V},
+)
+# More scores than are multiplied in one call, and than fit one block.
+LONG = {"query": half(1, 2, 8, 600), "key": half(1, 2, 8, 2100), "value": half(1, 2, 8, 2100)}
+ROUNDED: dict[str, tuple[Callable[..., Any], dict[str, np.ndarray], str]] = {
+    "group norm": (lambda x: affine(by_instance_norm(x)), {"x": X}, "fused.rounded_group_norm"),
+    "attention": (*ATTENTION, "fused.rounded_attention"),
+    "long attention": (
+        lambda q, k, v: mb.matmul(
+            x=v, y=mb.softmax(x=mb.matmul(x=q, y=k, transpose_x=True), axis=-1), transpose_y=True
+        ),
+        LONG,
+        "fused.rounded_attention",
+    ),
+    "split attention": (split_body(3, [4, 4, 2], half(1, 7, 1, 10)), SPLIT, "fused.rounded_split_attention"),
+}
+
+
+@pytest.mark.parametrize("case", ROUNDED)
+def test_fp16_evaluation_rounds_within_a_fused_call_as_op_by_op(case: str) -> None:
+    """Equal but where a float32 sum in another order falls on the other side of a rounding."""
+    body, inputs, kind = ROUNDED[case]
+    program = make_program(body, inputs)
+    evaluator = Evaluator(program, "fp16")
+    assert kind in {step.operation.kind for step in evaluator._plan.steps}
+    (fused,), (single,) = evaluator(inputs).values(), Evaluator(program, "fp16", fuse=False)(inputs).values()
+    np.testing.assert_array_equal(fused, fused.astype(np.float16))
+    assert np.mean(fused != single) < 0.05
+    np.testing.assert_allclose(fused, single, rtol=2e-3, atol=2e-3)
+    # The rounding is real: the unrounded result is further away.
+    (wide,) = Evaluator(program, "fp32")(inputs).values()
+    assert psnr(fused, single) > psnr(wide.astype(np.float16).astype(np.float32), single) + 6
+
+
+def test_overflow_within_a_fused_attention_is_infinite_as_op_by_op() -> None:
+    """Scores beyond 65,504 become infinite and their softmax NaN, just as without fusion."""
+    inputs = {"query": Q * 200, "key": K * 200, "value": V}
+    program = make_program(
+        lambda q, k, v: mb.matmul(
+            x=v, y=mb.softmax(x=mb.matmul(x=q, y=k, transpose_x=True), axis=-1), transpose_y=True
+        ),
+        inputs,
+    )
+    (fused,) = Evaluator(program, "fp16")(inputs).values()
+    (single,) = Evaluator(program, "fp16", fuse=False)(inputs).values()
+    assert np.isnan(single).any()
+    np.testing.assert_array_equal(np.isnan(fused), np.isnan(single))
+
+
+def test_a_float32_program_is_never_rounded() -> None:
+    """fp16 evaluation rounds what the program declares float16: nothing here, fused or not."""
+    wide = X.astype(np.float32)
+
+    def body(x: Any) -> Any:
+        grouped = mb.reshape(x=x, shape=(2, 3, 16, 6))
+        normal = mb.reshape(x=mb.instance_norm(x=grouped), shape=(2, 12, 4, 6))
+        scaled = mb.batch_norm(x=normal, mean=np.zeros(12, np.float32), variance=np.ones(12, np.float32))
+        weights = mb.softmax(x=mb.matmul(x=scaled, y=scaled, transpose_y=True), axis=-1)
+        return mb.matmul(x=weights, y=scaled)
+
+    program = make_program(body, {"x": wide})
+    (evaluated,) = Evaluator(program, "fp16")({"x": wide}).values()
+    (expected,) = Evaluator(program, "fp32", fuse=False)({"x": wide}).values()
+    np.testing.assert_allclose(evaluated, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_rewrite_drops_what_nobody_reads_any_more_and_keeps_the_rest() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
+from sfmobile.runtime.mil.fusion.rounded import attend_rounded
 from sfmobile.runtime.mil.graph import Graph, literal
 from sfmobile.runtime.mil.ops.registry import op
 from sfmobile.runtime.mil.program import Constant, Operation
@@ -38,6 +39,30 @@ def attention(
     return out.transpose(-1, -2) if columns else out
 
 
+@op("fused.rounded_attention", fresh=True)
+def rounded_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None = None,
+    *,
+    scale: float,
+    query_columns: bool,
+    key_columns: bool,
+    value_columns: bool,
+    columns: bool,
+) -> Tensor:
+    """`fused.attention` with every operation's result but the last rounded to float16, as op by op."""
+    out = attend_rounded(
+        query.transpose(-1, -2) if query_columns else query,
+        key.transpose(-1, -2) if key_columns else key,
+        value.transpose(-1, -2) if value_columns else value,
+        mask,
+        scale,
+    )
+    return out.transpose(-1, -2) if columns else out
+
+
 def fuse_attention(graph: Graph, operation: Operation) -> Operation | None:
     """Rooted at the second product, which is weights x values or, transposed, values x weights."""
     if operation.kind != "matmul":
@@ -56,7 +81,9 @@ def fuse_attention(graph: Graph, operation: Operation) -> Operation | None:
     found = _scores(graph, graph.operand(weights, "x"), shape)
     if found is None or value is None:
         return None
-    product, scale, mask = found
+    product, scale, mask, between = found
+    if not graph.one_type([operation, weights, product, *between]):
+        return None
     query, key = graph.operand(product, "x"), graph.operand(product, "y")
     leading = [None if (whole := graph.shape(item)) is None else whole[:-2] for item in (query, key, value)]
     if query is None or key is None or leading != [shape[:-2]] * 3 or len(shape) < 3:
@@ -78,10 +105,11 @@ def fuse_attention(graph: Graph, operation: Operation) -> Operation | None:
 
 def _scores(
     graph: Graph, item: str | Constant | None, shape: tuple[int, ...]
-) -> tuple[Operation, float, str | Constant | None] | None:
-    """The product behind the scores, the factor it is multiplied by, and what is added to it."""
+) -> tuple[Operation, float, str | Constant | None, list[Operation]] | None:
+    """The product behind the scores, the factor it is multiplied by, what is added to it, and the ops that do so."""
     mask: str | Constant | None = None
     scale = 1.0
+    between: list[Operation] = []
     masked = graph.made_by(item, "add")
     if masked is not None:
         item, mask = graph.operand(masked, "x"), graph.operand(masked, "y")
@@ -90,14 +118,16 @@ def _scores(
         whole = graph.shape(mask)
         if whole is None or len(whole) > len(shape):
             return None
+        between.append(masked)
     scaled = graph.made_by(item, "mul")
     if scaled is not None:
         for one, other in (("x", "y"), ("y", "x")):
             factor = graph.number(graph.operand(scaled, other))
             if factor is not None:
                 scale, item = factor, graph.operand(scaled, one)
+                between.append(scaled)
                 break
     product = graph.made_by(item, "matmul")
     if product is None or graph.shape(item) != shape:
         return None
-    return product, scale, mask
+    return product, scale, mask, between

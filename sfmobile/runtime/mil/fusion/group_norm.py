@@ -17,18 +17,45 @@ def group_norm(x: Tensor, gamma: Tensor, beta: Tensor, *, groups: int, epsilon: 
     return torch.group_norm(x, groups, gamma, beta, epsilon)
 
 
+@op("fused.rounded_group_norm", fresh=True)
+def rounded_group_norm(x: Tensor, gamma: Tensor, beta: Tensor, *, groups: int, epsilon: float) -> Tensor:
+    """The same with the normalised values rounded to float16 before scale and shift. x (N, C, *D)."""
+    normal = torch.group_norm(x, groups, None, None, epsilon)
+    normal.copy_(normal.to(torch.float16))
+    along = (-1, *(1,) * (x.dim() - 2))
+    return torch.addcmul(beta.view(along), normal, gamma.view(along))
+
+
 def fuse_group_norm(graph: Graph, operation: Operation) -> Operation | None:
     """Rooted at the `batch_norm`. The statistics' form is `instance_norm` or coremltools' own chain of primitives."""
-    if operation.kind != "batch_norm":
-        return None
-    back = graph.made_by(graph.operand(operation, "x"), "reshape")
+    back = _reshape_behind(graph, operation)
     if back is None:
         return None
     inner = graph.operand(back, "x")
     found = _instance_norm(graph, inner) or _chain(graph, inner)
-    if found is None:
+    return None if found is None else _fused(graph, operation, back, *found, kind="fused.group_norm")
+
+
+def fuse_rounded_group_norm(graph: Graph, operation: Operation) -> Operation | None:
+    """The form with `instance_norm`, all float16, for fp16 evaluation."""
+    back = _reshape_behind(graph, operation)
+    found = None if back is None else _instance_norm(graph, graph.operand(back, "x"))
+    if back is None or found is None or not graph.one_type([operation, back, found[0]]):
         return None
-    grouped, epsilon = found
+    if operation.outputs[0][1].data_type != "fp16":
+        return None
+    return _fused(graph, operation, back, *found, kind="fused.rounded_group_norm")
+
+
+def _reshape_behind(graph: Graph, operation: Operation) -> Operation | None:
+    """The reshape back to channels that a `batch_norm` reads."""
+    return graph.made_by(graph.operand(operation, "x"), "reshape") if operation.kind == "batch_norm" else None
+
+
+def _fused(
+    graph: Graph, operation: Operation, back: Operation, grouped: Operation, epsilon: float, kind: str
+) -> Operation | None:
+    """One op for all between the reshape to groups and the `batch_norm`, if the groups are groups of channels."""
     x = graph.operand(grouped, "x")
     shape, parts = graph.shape(x), graph.shape(grouped.outputs[0][0])
     if shape is None or parts is None or shape != graph.shape(back.outputs[0][0]):
@@ -46,7 +73,7 @@ def fuse_group_norm(graph: Graph, operation: Operation) -> Operation | None:
         "groups": (literal(parts[1]),),
         "epsilon": (literal(epsilon),),
     }
-    return Operation(operation.position, "fused.group_norm", operation.name, inputs, operation.outputs)
+    return Operation(operation.position, kind, operation.name, inputs, operation.outputs)
 
 
 def _instance_norm(graph: Graph, item: str | Constant | None) -> tuple[Operation, float] | None:

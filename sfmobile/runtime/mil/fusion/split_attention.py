@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
+from sfmobile.runtime.mil.fusion.rounded import attend_rounded
 from sfmobile.runtime.mil.graph import Graph, literal
 from sfmobile.runtime.mil.ops.registry import op
 from sfmobile.runtime.mil.program import Constant, Operation
@@ -25,16 +26,35 @@ def split_attention(
     query (B, C, 1, Q) already scaled, key_by_position (B, K, 1, C), value (B, V, 1, K), mask (1, K, 1, Q); returns
     (B, V, 1, Q).
     """
+    out = F.scaled_dot_product_attention(
+        *_by_head(query, key_by_position, value, heads), attn_mask=_by_query(mask), scale=1.0
+    )
+    return out.transpose(2, 3).reshape(query.shape[0], -1, 1, query.shape[3])
+
+
+@op("fused.rounded_split_attention", fresh=True)
+def rounded_split_attention(
+    query: Tensor, key_by_position: Tensor, value: Tensor, mask: Tensor | None = None, *, heads: int
+) -> Tensor:
+    """`fused.split_attention` with every operation's result but the last rounded to float16, as op by op."""
+    out = attend_rounded(*_by_head(query, key_by_position, value, heads), _by_query(mask), 1.0)
+    return out.transpose(2, 3).reshape(query.shape[0], -1, 1, query.shape[3])
+
+
+def _by_head(query: Tensor, key_by_position: Tensor, value: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value as (B, heads, S, E)."""
     batch, _, _, queries = query.shape
     keys = value.shape[3]
-    out = F.scaled_dot_product_attention(
+    return (
         query.reshape(batch, heads, -1, queries).transpose(2, 3),
         key_by_position.reshape(batch, keys, heads, -1).transpose(1, 2),
         value.reshape(batch, heads, -1, keys).transpose(2, 3),
-        attn_mask=None if mask is None else mask[:, :, 0].transpose(1, 2).unsqueeze(1),
-        scale=1.0,
     )
-    return out.transpose(2, 3).reshape(batch, -1, 1, queries)
+
+
+def _by_query(mask: Tensor | None) -> Tensor | None:
+    """A mask (1, K, 1, Q) as (1, 1, Q, K)."""
+    return None if mask is None else mask[:, :, 0].transpose(1, 2).unsqueeze(1)
 
 
 @dataclass(frozen=True)
@@ -116,8 +136,11 @@ def _product(graph: Graph, name: str) -> _Product | None:
         if not isinstance(found, np.ndarray) or shape is None or found.shape != (1, *shape[1:]):
             return None
         item, mask = graph.operand(masked, "x"), found.astype(np.float32)
-    scores = _einsum(graph, graph.made_by(item, "einsum"))
-    if scores is None:
+    product = graph.made_by(item, "einsum")
+    scores = _einsum(graph, product)
+    if scores is None or product is None:
+        return None
+    if not graph.one_type([graph.producers[name], weights, product, *([] if masked is None else [masked])]):
         return None
     shapes = [graph.shape(part) for part in (scores[1], scores[0], values[0])]
     if any(shape is None or len(shape) != 4 or shape[2] != 1 for shape in shapes):
