@@ -16,7 +16,6 @@ import json
 import os
 import platform
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from full_checkpoint import CACHE, full_checkpoint
 from torch import nn
 
 from sfmobile.checkpoint.directory import Checkpoint
@@ -57,8 +57,10 @@ def _narrowed(factor: int) -> UNetLayout:
     )
 
 
-# Layout and latent size: a quarter of the parameters and of the pixels, and the real thing.
-SIZES: dict[str, tuple[UNetLayout, int]] = {"half": (_narrowed(2), 32), "full": (SD15_UNET, 64)}
+# A quarter of SD-1.5's parameters on a quarter of its pixels.
+HALF_UNET = _narrowed(2)
+HALF_LATENT_SIDE = 32
+SIZES = ("half", "full")
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def main() -> int:
     parser.add_argument("--attention", nargs="+", choices=ATTENTION_FORMS, default=["original", "split-einsum"])
     parser.add_argument("--calls", type=int, default=5, help="calls of each, after one that isn't counted")
     parser.add_argument("--gate", type=float, default=1.1, help="largest ratio to the torch module")
-    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "sfmobile-benchmarks")
+    parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--json", action="store_true", help="JSON instead of a table")
     options = parser.parse_args()
     rows: list[Row] = []
@@ -100,10 +102,12 @@ def main() -> int:
 
 
 def checkpoint_of(size: str, cache: Path) -> Checkpoint:
-    """The random checkpoint of a size, made once. Only the UNet is as large as its name says."""
-    root = cache / size / "checkpoint"
+    """The random checkpoint of a size, made once; of the smaller one only the UNet is as large as its name says."""
+    if size == "full":
+        return Checkpoint.open(full_checkpoint(cache))
+    root = cache / "runtime" / size
     if not root.exists():
-        layout, side = SIZES[size]
+        layout, side = HALF_UNET, HALF_LATENT_SIDE
         log(f"{size}: making the checkpoint")
         root.parent.mkdir(parents=True, exist_ok=True)
         write_synthetic_checkpoint(
@@ -118,11 +122,12 @@ def checkpoint_of(size: str, cache: Path) -> Checkpoint:
     return Checkpoint.open(root)
 
 
-def package_of(checkpoint: Checkpoint, attention: AttentionForm) -> Path:
+def package_of(checkpoint: Checkpoint, size: str, attention: AttentionForm, cache: Path) -> Path:
     """The exported UNet in one attention form, made once."""
-    root = checkpoint.root.parent / attention
+    root = cache / "runtime" / f"{size}-{attention}"
     if not root.exists():
-        log(f"{checkpoint.root.parent.name}: exporting {attention}")
+        log(f"{size}: exporting {attention}")
+        root.parent.mkdir(parents=True, exist_ok=True)
         options = ExportOptions(target="ios17", attention=attention, components=("unet",))
         export_bundle(checkpoint, root, options)
     return root / "UNet.mlpackage"
@@ -131,7 +136,7 @@ def package_of(checkpoint: Checkpoint, attention: AttentionForm) -> Path:
 def measure(size: str, forms: list[AttentionForm], calls: int, cache: Path) -> list[Row]:
     """Rows of one size."""
     checkpoint = checkpoint_of(size, cache)
-    packages = {form: package_of(checkpoint, form) for form in forms}
+    packages = {form: package_of(checkpoint, size, form, cache) for form in forms}
     net = checkpoint.load("unet")
     return [measure_package(size, net, form, package, calls) for form, package in packages.items()]
 
