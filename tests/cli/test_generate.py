@@ -124,7 +124,6 @@ def test_any_text_is_a_prompt(prompt: str, tiny_bundle: Bundle, tmp_path: Path, 
         (["a", "--compute-unit", "CPU_AND_NE", "--runtime", "mil"], 2, "--compute-unit is for the coreml runtime"),
         (["a", "--precision", "fp16", "--runtime", "torch"], 2, "--precision fp16"),
         (["a", "--runtime", "torch", "--source", "nowhere"], 4, "nowhere"),
-        (["a", "--runtime", "onnx"], 2, "onnx"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_written(
