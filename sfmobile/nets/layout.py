@@ -282,8 +282,29 @@ GLYPH_64_AUTOENCODER = AutoencoderLayout(
     scaling_factor=1.0,
 )
 
+# SnapFusion's moves on it: no attention at the highest resolution, more ResNets and attention below on the way up.
+GLYPH_64_EFFICIENT_UNET = _unet(
+    "glyph-64-efficient",
+    (96, 160),
+    down=((1, 0), (1, 1)),
+    mid=(1, 1),
+    up=((2, 2), (2, 0)),
+    cross_attention_dim=192,
+    heads=(3, 5),
+    norm_groups=16,
+)
+GLYPH_64_HALF_AUTOENCODER = GLYPH_64_AUTOENCODER.halved_decoder()
+
 UNET_LAYOUTS = {
-    layout.name: layout for layout in (SD15_UNET, SNAPFUSION_UNET, GLYPH_TEACHER_UNET, GLYPH_UNET, GLYPH_64_UNET)
+    layout.name: layout
+    for layout in (
+        SD15_UNET,
+        SNAPFUSION_UNET,
+        GLYPH_TEACHER_UNET,
+        GLYPH_UNET,
+        GLYPH_64_UNET,
+        GLYPH_64_EFFICIENT_UNET,
+    )
 }
 AUTOENCODER_LAYOUTS = {
     layout.name: layout
@@ -293,6 +314,7 @@ AUTOENCODER_LAYOUTS = {
         GLYPH_TEACHER_AUTOENCODER,
         GLYPH_AUTOENCODER,
         GLYPH_64_AUTOENCODER,
+        GLYPH_64_HALF_AUTOENCODER,
     )
 }
 TEXT_ENCODER_LAYOUTS = {
