@@ -95,11 +95,14 @@ def summary(run: Measured) -> dict[str, float]:
 
 def run_stage(stage: str, checkpoint: Path, work: Path) -> dict[str, float]:
     """One stage, in a process of its own."""
-    if stage == "convert":
-        return convert_baseline(checkpoint, work)
-    if stage == "palettize":
-        return palettize_baseline(work)
-    return signal(checkpoint, work, ours=stage == "signal-ours")
+    from sfmobile.export.lowering import quiet
+
+    with quiet():
+        if stage == "convert":
+            return convert_baseline(checkpoint, work)
+        if stage == "palettize":
+            return palettize_baseline(work)
+        return signal(checkpoint, work, ours=stage == "signal-ours")
 
 
 def convert_baseline(checkpoint: Path, work: Path) -> dict[str, float]:

@@ -10,7 +10,7 @@ from sfmobile.checkpoint.synthetic import write_synthetic_checkpoint
 from sfmobile.nets.layout import SD15_AUTOENCODER, SD15_TEXT_ENCODER, SD15_UNET
 
 CACHE = Path(tempfile.gettempdir()) / "sfmobile-benchmarks"
-TOKENIZER = Path(__file__).parents[1] / "models" / "glyph-128" / "tokenizer"
+TOKENIZER = Path(__file__).parents[1] / "models" / "glyph" / "tokenizer"
 
 
 def full_checkpoint(cache: Path = CACHE) -> Path:
