@@ -106,11 +106,14 @@ def _steps(count: int) -> str:
 
 
 def evaluate_run(
-    recipe: Annotated[Path, typer.Argument(help="Directory with recipe.json, pictures.json and evaluation.json.")],
+    recipe: Annotated[Path, typer.Argument(help="Directory with recipe.json and evaluation.json.")],
     run: Annotated[Path, typer.Option("--run", help="The run whose stages are measured.")],
     output: Out,
     pictures: Annotated[
         int | None, typer.Option("--pictures", min=2, help="Pictures for distances, in place of the plan's number.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="Name of a variant of the plan; repeatable [all].")
     ] = None,
     cache: Cache = None,
     judge: Judge = None,
@@ -130,6 +133,7 @@ def evaluate_run(
             output,
             judge=judge or DUAL_ENCODER,
             pictures=pictures,
+            only=only or (),
             cpu=cpu,
             say=console.note,
         )

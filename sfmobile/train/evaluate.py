@@ -17,20 +17,24 @@ import torch
 from torch import Tensor, nn
 
 from sfmobile.bundle.manifest import SchedulerRecord
+from sfmobile.errors import UsageError
 from sfmobile.train.data.split import HELD_OUT, TRAIN
 from sfmobile.train.diffusion import NoiseSchedule
 from sfmobile.train.metrics.compositions import ColourReferences, check_compositions
 from sfmobile.train.metrics.contrastive import Encode, concept_texts, embed_pictures, own_retrieval, recognised
 from sfmobile.train.metrics.dual_encoder import DualEncoder
-from sfmobile.train.metrics.efficientnet_lite import EfficientNetLite0
+from sfmobile.train.metrics.efficientnet_lite import INPUT_SIZE, EfficientNetLite0
 from sfmobile.train.metrics.frechet import DistanceMeter
 from sfmobile.train.metrics.lpips import LPIPS, Trunk
 from sfmobile.train.metrics.memorisation import as_bytes, as_float, nearest_training
 from sfmobile.train.metrics.prompt_sets import (
     COMPOSED_KINDS,
+    COMPOSED_SPLITS,
     PromptSet,
     composed_prompts,
     distribution_prompts,
+    held_out_prompts,
+    kind_shares,
     portraits,
     recognition_prompts,
 )
@@ -55,15 +59,30 @@ DUAL_ENCODER = Path(__file__).resolve().parents[2] / "models" / "dual-encoder" /
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """How much is measured. pictures: for distances and agreement; composed: for each exact check; batch: pictures
-    sampled at once; memorised: pictures compared with the training set, which is cut to `training` drawings."""
+    """How much is measured.
+
+    pictures: for distances and agreement; recognised: pictures of each held-out concept × style, of different seeds;
+    composed: prompts of each list in `checks` (of COMPOSED_SPLITS: those that the samplers were trained for);
+    memorised: pictures compared with the training set, which is cut to `training` drawings; batch: pictures sampled at
+    once; feature_size: side in pixels that the feature network sees pictures at, and part of the distances' meaning;
+    new_to_judge: splits of the sprites that the dual encoder wasn't trained on.
+    """
 
     pictures: int = 2048
+    recognised: int = 1
     composed: int = 100
+    checks: tuple[str, ...] = COMPOSED_SPLITS
     memorised: int = 200
     training: int = 4000
     batch: int = 256
+    feature_size: int = INPUT_SIZE
+    new_to_judge: tuple[str, ...] = (HELD_OUT,)
     seed: int = 2024
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.checks) - set(COMPOSED_SPLITS))
+        if unknown:
+            raise UsageError(f"checks: there is no '{unknown[0]}'; expected some of {', '.join(COMPOSED_SPLITS)}.")
 
 
 @dataclass(frozen=True)
@@ -82,15 +101,23 @@ class Judges:
 
 
 def load_judges(
-    cache: Path, dual_encoder: Path, device: torch.device, *, memorisation: bool = True, trunk: Trunk = "vgg16"
+    cache: Path,
+    dual_encoder: Path,
+    device: torch.device,
+    *,
+    memorisation: bool = True,
+    trunk: Trunk = "vgg16",
+    feature_size: int = INPUT_SIZE,
 ) -> Judges:
     """The judges on `device`: feature network and LPIPS from the cache (fetched if missing), the dual encoder from its
     file; without LPIPS where memorisation isn't asked for."""
     from sfmobile.train.data.tokens import CaptionTokenizer
 
     tokenizer = CaptionTokenizer()
+    features = EfficientNetLite0.load(cache)
+    features.input_size = feature_size
     return Judges(
-        EfficientNetLite0.load(cache).to(device),
+        features.to(device, memory_format=torch.channels_last),  # type: ignore[call-overload]
         DualEncoder.load(dual_encoder).to(device),
         lambda captions: torch.as_tensor(tokenizer.encode_batch(captions)),
         LPIPS.load(cache, trunk).to(device) if memorisation else None,
@@ -116,15 +143,18 @@ class Evaluation:
         self.config = config
         rows = [row for row, sprite in enumerate(pool.sprites) if sprite.split in splits]
         self.references = ColourReferences(pool.pixels.cpu().numpy(), [sprite.base for sprite in pool.sprites])
-        self.distribution = distribution_prompts(pool, config.pictures, (HELD_OUT,), config.seed, side=side)
-        self.recognition = recognition_prompts(pool, side)
-        self.composed = composed_prompts(pool, config.composed)
+        self.distribution = held_out_prompts(pool, config.pictures, splits, config.seed, side)
+        self.recognition = recognition_prompts(pool, side, repeats=config.recognised)
+        self.composed = composed_prompts(pool, config.composed, config.checks)
         # Real compositions, on which the checks themselves are checked.
+        kinds = dict.fromkeys((COMPOSED_KINDS[check] for check in config.checks), 1.0)
         self.compositions = distribution_prompts(
-            pool, 4 * config.composed, (*splits, HELD_OUT), config.seed, COMPOSED_KINDS, side
+            pool, 4 * config.composed, (*splits, HELD_OUT), config.seed, kinds, side
         )
         self.concepts = concept_texts(pool)
-        training = distribution_prompts(pool, config.pictures, splits, config.seed + 1, side=side)
+        # The floor differs from the held-out set by what is held out, not by its mixture of kinds.
+        shares = kind_shares(self.distribution)
+        training = distribution_prompts(pool, config.pictures, splits, config.seed + 1, shares, side, judge=False)
         self._distance = DistanceMeter(
             self._features(self.distribution.pictures), self._features(training.pictures), NETWORK
         )
@@ -134,12 +164,16 @@ class Evaluation:
     @torch.no_grad()
     def _features(self, pictures: Tensor) -> Tensor:
         judges = self.judges
-        return torch.cat([judges.features(as_float(part.to(judges.device))) for part in torch.split(pictures, 128)])
+        return torch.cat([judges.features(as_float(part.to(judges.device))) for part in torch.split(pictures, 32)])
 
     def sample(
-        self, sampler: Sampler, prompts: PromptSet, observer: Callable[[int], None] = lambda done: None
+        self,
+        sampler: Sampler,
+        prompts: PromptSet,
+        observer: Callable[[int], None] = lambda done: None,
+        first_seed: int = 0,
     ) -> tuple[Tensor, float]:
-        """Pictures of every prompt, uint8 (N, 3, H, W) on the CPU, seeds from 0 on; and the seconds sampling took.
+        """Pictures of every prompt, uint8 (N, 3, H, W) on the CPU, seeds counted up; and the seconds sampling took.
 
         `observer` is told how many pictures are there after each batch.
         """
@@ -147,7 +181,7 @@ class Evaluation:
         for start in range(0, len(prompts), self.config.batch):
             captions = prompts.captions[start : start + self.config.batch]
             began = time.perf_counter()
-            pictures = sampler(captions, range(start, start + len(captions)))
+            pictures = sampler(captions, range(first_seed + start, first_seed + start + len(captions)))
             parts.append(as_bytes(pictures).cpu())
             seconds += time.perf_counter() - began
             observer(start + len(captions))
@@ -161,15 +195,17 @@ class Evaluation:
         parts: Sequence[Part] = PARTS,
         series: str = "",
         observer: Callable[[int], None] = lambda done: None,
+        first_seed: int = 0,
     ) -> Measurement:
-        """Figures of `sampler` in the chosen parts; `series` names the sweep that it is a point of.
+        """Figures of `sampler` in the chosen parts; `series` names the sweep that it is a point of; each part's
+        prompts get the seeds from `first_seed` on.
 
         `observer` is told the pictures made so far, of `picture_count`.
         """
         figures: dict[str, float] = {}
         pictures, seconds = 0, 0.0
         if "distribution" in parts or "memorisation" in parts:
-            made, took = self.sample(sampler, self.distribution, observer)
+            made, took = self.sample(sampler, self.distribution, observer, first_seed)
             pictures, seconds = pictures + len(made), seconds + took
             if "distribution" in parts:
                 figures |= self.distribution_figures(made)
@@ -181,7 +217,12 @@ class Evaluation:
         ):
             if part in parts:
                 before = pictures
-                made, took = self.sample(sampler, prompts, lambda done, before=before: observer(before + done))  # type: ignore[misc]
+                made, took = self.sample(
+                    sampler,
+                    prompts,
+                    lambda done, before=before: observer(before + done),  # type: ignore[misc]
+                    first_seed,
+                )
                 pictures, seconds = pictures + len(made), seconds + took
                 figures |= figures_of(made)
         if seconds > 0:
@@ -196,7 +237,9 @@ class Evaluation:
 
     def judge_figures(self, compositions: int = 1024) -> dict[str, dict[str, float]]:
         """The dual encoder's own retrieval on real held-out pictures, the first thing a report says."""
-        own = own_retrieval(self.judges.dual_encoder, self.pool, self.judges.encode, compositions)
+        own = own_retrieval(
+            self.judges.dual_encoder, self.pool, self.judges.encode, compositions, self.config.new_to_judge
+        )
         return {name: asdict(figures) for name, figures in own.items()}
 
     def real(self, parts: Sequence[Part] = PARTS) -> Measurement:
@@ -229,8 +272,10 @@ class Evaluation:
         own = self._recognised(made, self.recognition.texts)
         every = self._recognised(made, self.recognition.texts, self.concepts)
         return {
+            "agreement with held-out concept × style": own.agreement,
             f"recognised R@1 of {own.candidates}": own.recall_at_1,
             f"recognised R@5 of {own.candidates}": own.recall_at_5,
+            f"recognised R@1 of {every.candidates}": every.recall_at_1,
             f"recognised R@5 of {every.candidates}": every.recall_at_5,
         }
 
@@ -258,7 +303,9 @@ class Evaluation:
     def describe(self) -> dict[str, object]:
         """What was measured on, for the report."""
         return {
-            "config": asdict(self.config),
+            # Lists as JSON has them, so that a record read back is equal to the one written.
+            "config": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.config).items()},
+            "side": self.side,
             "prompts": {
                 "distribution": len(self.distribution),
                 "recognition": len(self.recognition),

@@ -30,8 +30,8 @@ from sfmobile.train.glyph import SCHEDULES
 from sfmobile.train.metrics.contrastive import Encode
 from sfmobile.train.metrics.decoder_pair import compare_decoders
 from sfmobile.train.metrics.memorisation import as_float
-from sfmobile.train.metrics.plots import write_grid
-from sfmobile.train.metrics.report import Record, machine, markdown
+from sfmobile.train.metrics.plots import AGREEMENT, write_grid
+from sfmobile.train.metrics.report import DISTANCES, GROUPS, Measurement, Record, machine, markdown
 from sfmobile.train.pictures import Pictures, PicturesConfig
 from sfmobile.train.recipe import RecipeRun
 from sfmobile.train.sampler import sample_latents, seeded_noise
@@ -43,7 +43,8 @@ RECORD = "evaluation.json"
 @dataclass(frozen=True)
 class Variant:
     """One point to measure. stage: whose UNet; decoder: the stage whose decoder; series: the sweep it belongs to,
-    named with the axis that varies, e.g. "steps: student"; grid: whether it has a row in the grid."""
+    named with the axis that varies, e.g. "steps: student"; grid: whether it has a row in the grid; first_seed: other
+    noise, to see how much a figure owes to chance."""
 
     name: str
     stage: str
@@ -53,17 +54,19 @@ class Variant:
     parts: tuple[Part, ...] = ("distribution",)
     series: str = ""
     grid: bool = False
+    first_seed: int = 0
 
 
 @dataclass(frozen=True)
 class Plan:
     """What to measure on a run. Variants whose stage wasn't trained are left out and said so.
 
-    decoder_pair: stages of the full and the half-width decoder; own_latents: how many of the first grid variant's
-    latents they are compared on.
+    pictures: settings file of the pictures that the run was trained on; decoder_pair: stages of the full and the
+    half-width decoder; own_latents: how many of the first grid variant's latents they are compared on.
     """
 
     variants: tuple[Variant, ...]
+    pictures: str = "pictures"
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     grid_captions: tuple[str, ...] = ()
     grid_seed: int = 0
@@ -148,37 +151,48 @@ class RunSamplers:
 
 
 def run_plan(
-    plan: Plan, run: Run, evaluation: Evaluation, out: Path, say: Callable[[str], None] = lambda line: None
+    plan: Plan,
+    run: Run,
+    evaluation: Evaluation,
+    out: Path,
+    say: Callable[[str], None] = lambda line: None,
+    only: Sequence[str] = (),
 ) -> Record:
-    """Measure every variant of the plan whose stage exists, keeping what `out` already has; write record and grid."""
+    """Measure every variant of the plan whose stages exist, keeping what `out` already has; write record and grid.
+
+    only: names of the variants to measure, all by default. Raises UsageError if the plan has no such variant, or if
+    `out` holds figures of other settings.
+    """
     path = out / RECORD
     judges = evaluation.judges
-    if path.exists():
-        record = Record.read(path)
-    else:
-        record = Record({**evaluation.describe(), "machine": machine(run.device)}, {})
+    record = _record(path, {**evaluation.describe(), "machine": machine(run.device)})
     samplers = RunSamplers(run, judges.encode, evaluation.side)
-    known = [variant for variant in plan.variants if (run.root / variant.stage / "weights.safetensors").exists()]
-    for variant in plan.variants:
-        if variant not in known:
-            say(f"{variant.name}: left out, stage '{variant.stage}' has no weights")
+    known = []
+    for variant in _chosen(plan, only):
+        missing = [stage for stage in (variant.stage, variant.decoder) if not _has_weights(run, stage)]
+        if missing:
+            say(f"{variant.name}: left out, stage '{missing[0]}' has no weights")
+        else:
+            known.append(variant)
     if record.find("real held-out pictures") is None:
         record.judge = evaluation.judge_figures()
         record.measurements.append(evaluation.real())
         record.write(path)
+    # In the plan's order, whichever was measured first.
+    order = {variant.name: place for place, variant in enumerate(plan.variants)}
     for variant in known:
         if record.find(variant.name) is not None:
             continue
-        settings: dict[str, float | int | str] = {
-            "stage": variant.stage,
-            "steps": variant.steps,
-            "guidance": variant.guidance,
-            "decoder": variant.decoder,
-        }
-        measured = evaluation.measure(
-            variant.name, samplers.sampler(variant), settings, variant.parts, series=variant.series
+        measured = _again(record, variant) or evaluation.measure(
+            variant.name,
+            samplers.sampler(variant),
+            _settings(variant),
+            variant.parts,
+            series=variant.series,
+            first_seed=variant.first_seed,
         )
         record.measurements.append(measured)
+        record.measurements.sort(key=lambda item: order.get(item.name, -1))
         record.write(path)
         say(f"{variant.name}: " + ", ".join(f"{key} {value:.4g}" for key, value in measured.figures.items()))
     _write_grid(plan, [variant for variant in known if variant.grid], samplers, out)
@@ -186,6 +200,54 @@ def run_plan(
     record.write(path)
     (out / "evaluation.md").write_text(markdown(record), encoding="utf-8")
     return record
+
+
+def _record(path: Path, made: dict[str, object]) -> Record:
+    """The record at `path`, or a new one; figures of other prompts or sizes don't belong in one table."""
+    if not path.exists():
+        return Record(made, {})
+    record = Record.read(path)
+    for key, value in made.items():
+        if key != "machine" and record.made.get(key) != value:
+            raise UsageError(
+                f"{path}: its figures were measured with {key}={record.made.get(key)}, found {value}; measure into "
+                "another directory or delete it."
+            )
+    return record
+
+
+def _chosen(plan: Plan, only: Sequence[str]) -> list[Variant]:
+    unknown = [name for name in only if name not in {variant.name for variant in plan.variants}]
+    if unknown:
+        raise UsageError(f"The evaluation plan has no variant '{unknown[0]}'; see its evaluation.json.")
+    return [variant for variant in plan.variants if not only or variant.name in only]
+
+
+def _has_weights(run: Run, stage: str) -> bool:
+    return (run.root / stage / "weights.safetensors").exists()
+
+
+def _settings(variant: Variant) -> dict[str, float | int | str]:
+    """All that a variant's pictures depend on."""
+    return {
+        "stage": variant.stage,
+        "steps": variant.steps,
+        "guidance": variant.guidance,
+        "decoder": variant.decoder,
+        "first_seed": variant.first_seed,
+    }
+
+
+def _again(record: Record, variant: Variant) -> Measurement | None:
+    """A sweep's point that was measured under another name: the same pictures, so the same distances."""
+    if variant.parts != ("distribution",):
+        return None
+    same = (item for item in record.measurements if item.settings == _settings(variant) and AGREEMENT in item.figures)
+    found = next(same, None)
+    if found is None:
+        return None
+    figures = {name: value for name, value in found.figures.items() if name in GROUPS[DISTANCES]}
+    return Measurement(variant.name, found.settings, figures, variant.series)
 
 
 def _write_grid(plan: Plan, variants: Sequence[Variant], samplers: RunSamplers, out: Path) -> None:
@@ -205,7 +267,7 @@ def _compare_decoders(
         return
     full, half = plan.decoder_pair
     run = samplers.run
-    if not (run.root / half / "weights.safetensors").exists():
+    if not _has_weights(run, half):
         return
     layout = samplers.decoder(full).layout
     encoder, _ = run.autoencoder(layout.name, full)
@@ -230,33 +292,38 @@ def evaluate_recipe(
     *,
     judge: Path = DUAL_ENCODER,
     pictures: int | None = None,
+    only: Sequence[str] = (),
     cpu: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Record:
     """Measure the run at `root` of the recipe in directory `recipe` by its evaluation.json.
 
-    `cache` holds the sprites and the metric networks, which are fetched if missing; `pictures` overrides the plan's.
+    `cache` holds the sprites and the metric networks, which are fetched if missing; `pictures` overrides the plan's;
+    LPIPS is on the trunk that the recipe trains with; `only`: as in `run_plan`.
     """
     plan = read_config(Plan, recipe / "evaluation.json")
     if pictures is not None:
         plan = replace(plan, evaluation=replace(plan.evaluation, pictures=pictures))
-    run = RecipeRun(recipe, root, cache, cpu).run
-    selection = read_config(PicturesConfig, recipe / "pictures.json")
-    judges = load_judges(cache, judge, run.device)
+    opened = RecipeRun(recipe, root, cache, cpu)
+    run = opened.run
+    selection = read_config(PicturesConfig, recipe / f"{plan.pictures}.json")
+    trunk = opened.recipe.perceptual
+    judges = load_judges(cache, judge, run.device, trunk=trunk, feature_size=plan.evaluation.feature_size)
     pool = Pictures.open(cache, selection, run.device).pool
     evaluation = Evaluation(pool, judges, plan.evaluation, selection.side, selection.splits)
-    return run_plan(plan, run, evaluation, out, say)
+    return run_plan(plan, run, evaluation, out, say, only)
 
 
 def main() -> None:
     """Command-line entry without third-party packages."""
     parser = argparse.ArgumentParser(description="Measure a training run by its recipe's plan.")
-    parser.add_argument("--recipe", type=Path, required=True, help="directory with evaluation.json and pictures.json")
+    parser.add_argument("--recipe", type=Path, required=True, help="directory with recipe.json and evaluation.json")
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--cache", type=Path, required=True, help="sprites, and metrics/*.safetensors")
     parser.add_argument("--judge", type=Path, default=DUAL_ENCODER, help="dual_encoder.safetensors")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pictures", type=int, help="in place of the plan's number")
+    parser.add_argument("--only", action="append", default=[], help="a variant's name; may be given several times")
     parser.add_argument("--cpu", action="store_true")
     options = parser.parse_args()
     record = evaluate_recipe(
@@ -266,6 +333,7 @@ def main() -> None:
         options.out,
         judge=options.judge,
         pictures=options.pictures,
+        only=options.only,
         cpu=options.cpu,
         say=lambda line: print(line, flush=True),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,24 +13,48 @@ from torch.nn import functional as F
 from sfmobile.errors import UsageError
 from sfmobile.train.data.compose import SpritePool, compose_batch, load_pool
 from sfmobile.train.data.scenes import Planner
-from sfmobile.train.data.sprites import find_cache
+from sfmobile.train.data.sprites import Sprite, find_cache
 
 
 @dataclass(frozen=True)
-class PicturesConfig:
-    """A selection of the sprites and the picture size.
+class Selection:
+    """Which sprites.
 
-    side: pixels; splits: parts of the data (train, judge, held_out); styles, groups: None = all; phrases: single
-    concepts outside `groups` to include too; tones: whether skin-tone variants are included; kinds: shares of the
-    kinds of composition, None = the data's own.
+    splits: parts of the data that are composed (train, judge, held_out); styles, groups: None = all; phrases: single
+    concepts outside `groups` to include too; tones: whether skin-tone variants are included.
     """
 
-    side: int = 128
     splits: tuple[str, ...] = ("train",)
     styles: tuple[str, ...] | None = None
     groups: tuple[str, ...] | None = None
     phrases: tuple[str, ...] = ()
     tones: bool = True
+
+    def rows(self, sprites: Sequence[Sprite]) -> list[int]:
+        """Rows of the chosen sprites, of every split. `UsageError` if a phrase is unknown or nothing is chosen."""
+        unknown = sorted(set(self.phrases) - {sprite.phrase for sprite in sprites})
+        if unknown:
+            raise UsageError(f"phrases: no sprite is called '{unknown[0]}'; see the index of the sprite cache.")
+        chosen = [
+            number
+            for number, sprite in enumerate(sprites)
+            if (self.styles is None or sprite.style in self.styles)
+            and (self.groups is None or sprite.group in self.groups or sprite.phrase in self.phrases)
+            and (self.tones or sprite.tone is None)
+        ]
+        if not chosen:
+            raise UsageError(f"styles, groups and phrases select none of the {len(sprites)} sprites; widen them.")
+        return chosen
+
+
+@dataclass(frozen=True)
+class PicturesConfig(Selection):
+    """A selection of the sprites and the picture size.
+
+    side: pixels; kinds: shares of the kinds of composition, None = the data's own.
+    """
+
+    side: int = 128
     kinds: dict[str, float] | None = None
 
 
@@ -44,18 +69,7 @@ class Pictures:
     def open(cls, cache: Path, config: PicturesConfig, device: torch.device) -> Pictures:
         """Load the sprite cache in directory `cache` and keep what `config` selects."""
         pool = load_pool(find_cache(cache), "cpu", splits=config.splits)
-        unknown = sorted(set(config.phrases) - {sprite.phrase for sprite in pool.sprites})
-        if unknown:
-            raise UsageError(f"phrases: no sprite is called '{unknown[0]}'; see the index in {cache}.")
-        kept = [
-            number
-            for number, sprite in enumerate(pool.sprites)
-            if (config.styles is None or sprite.style in config.styles)
-            and (config.groups is None or sprite.group in config.groups or sprite.phrase in config.phrases)
-            and (config.tones or sprite.tone is None)
-        ]
-        if not kept:
-            raise UsageError(f"styles, groups and phrases select none of the {len(pool.sprites)} sprites; widen them.")
+        kept = config.rows(pool.sprites)
         sprites = [pool.sprites[number] for number in kept]
         pixels = pool.pixels[torch.tensor(kept)].to(device)
         return cls(SpritePool(sprites, pixels, Planner(sprites, config.splits, config.kinds)), config.side)

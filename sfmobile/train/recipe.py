@@ -44,12 +44,14 @@ class CheckpointEntry:
 
 @dataclass(frozen=True)
 class Recipe:
-    """recipe.json. token_initialisation: start the token embedding from a sentence encoder; perceptual: LPIPS trunk."""
+    """recipe.json. token_initialisation: start the token embedding from a sentence encoder; perceptual: LPIPS trunk;
+    ablations: stages that the checkpoint doesn't need, run one by one or by name, for comparison."""
 
     name: str
     text_encoder: str
     stages: tuple[StageEntry, ...]
     checkpoint: CheckpointEntry
+    ablations: tuple[StageEntry, ...] = ()
     token_initialisation: bool = True
     perceptual: Literal["vgg16", "alexnet"] = "vgg16"
 
@@ -59,11 +61,12 @@ class Recipe:
         return read_config(cls, directory / "recipe.json")
 
     def stage(self, name: str) -> StageEntry:
-        """The stage called `name`."""
-        for entry in self.stages:
+        """The stage or ablation called `name`."""
+        known = (*self.stages, *self.ablations)
+        for entry in known:
             if entry.name == name:
                 return entry
-        names = ", ".join(entry.name for entry in self.stages)
+        names = ", ".join(entry.name for entry in known)
         raise UsageError(f"Recipe '{self.name}' has no stage '{name}'; it has {names}.")
 
     def text_encoder_layout(self) -> TextEncoderLayout:

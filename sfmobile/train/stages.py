@@ -280,18 +280,27 @@ class Run:
         return latents
 
     def denoiser(self, stage: str, text_encoder_from: str = "teacher") -> tuple[UNet, TextEncoder, NoiseSchedule]:
-        """A stage's UNet, its text encoder and schedule, on the device, for sampling."""
+        """A stage's UNet, its text encoder and schedule, on the device, for sampling.
+
+        The text encoder is the stage's own where it trained one, else that of `text_encoder_from`.
+        """
         weights = self.weights(stage, "unet.", "student.")
         shapes = {k: v.shape for k, v in weights.items()}
         for layout in self.networks.unets:
-            with torch.device("meta"):
-                fits = {k: v.shape for k, v in UNet(layout).state_dict().items()} == shapes
-            if fits:
-                unet = self.unet(layout.name, stage)
-                schedule = self.schedule("zero-terminal", layout)
-                text_encoder = self.text_encoder(text_encoder_from)
-                return unet.to(self.device).eval(), text_encoder.to(self.device).eval(), schedule.to(self.device)
+            for conditioned in (False, True):
+                chosen = replace(layout, guidance_embedding_dim=GUIDANCE_CHANNELS) if conditioned else layout
+                with torch.device("meta"):
+                    fits = {k: v.shape for k, v in UNet(chosen).state_dict().items()} == shapes
+                if fits:
+                    unet = self.unet(layout.name, stage, conditioned)
+                    schedule = self.schedule("zero-terminal", layout)
+                    text_encoder = self.text_encoder(stage if self._has_text_encoder(stage) else text_encoder_from)
+                    return unet.to(self.device).eval(), text_encoder.to(self.device).eval(), schedule.to(self.device)
         raise UsageError(f"{self.root / stage}: its UNet fits none of the known layouts.")
+
+    def _has_text_encoder(self, stage: str) -> bool:
+        tensors, _ = load_tensors(self.root / stage / "weights.safetensors")
+        return any(name.startswith("text_encoder.") for name in tensors)
 
     def run_steps(self, name: str, config: StepConfig) -> None:
         """Distil two teacher steps into one student step."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sfmobile.checkpoint.directory import Checkpoint
+from sfmobile.errors import UsageError
 from sfmobile.nets.autoencoder import Decoder
 from sfmobile.nets.text_encoder import TextEncoder
 from sfmobile.nets.unet import UNet
@@ -27,7 +28,7 @@ from sfmobile.train.metrics.memorisation import as_float
 from tests.tiny import TINY_AUTOENCODER, TINY_TEXT_ENCODER, TINY_UNET
 from tests.train.metrics.tiny_sprites import SIDE, PixelDistance, PixelFeatures, encode, sprite_pool
 
-CONFIG = EvaluationConfig(pictures=60, composed=12, memorised=10, training=30, batch=25)
+CONFIG = EvaluationConfig(pictures=60, recognised=2, composed=12, memorised=10, training=30, batch=25)
 
 
 def judges() -> Judges:
@@ -106,7 +107,7 @@ def test_prompts_are_of_pairs_that_training_never_sees(evaluation: Evaluation) -
     from sfmobile.train.data.split import holds_out_background, holds_out_colour, holds_out_pair
 
     held_out = {(s.phrase, s.style) for s in evaluation.pool.sprites if s.split == "held_out"}
-    assert len(evaluation.recognition) == len(held_out)
+    assert len(evaluation.recognition) == CONFIG.recognised * len(held_out)
     for caption, text in zip(evaluation.recognition.captions, evaluation.recognition.texts, strict=True):
         assert (text.split()[-1], caption.split()[-2]) in held_out
     for says in evaluation.composed.attributes:
@@ -116,6 +117,21 @@ def test_prompts_are_of_pairs_that_training_never_sees(evaluation: Evaluation) -
         unseen |= says["recolour"] is not None and holds_out_colour(bases[0], says["recolour"])
         unseen |= says["relation"] is not None and holds_out_pair(*bases)
         assert unseen, says
+
+
+def test_other_noise_is_other_seeds_of_the_same_prompts(evaluation: Evaluation) -> None:
+    one, other = Memory(evaluation), Memory(evaluation)
+    evaluation.measure("one", one, parts=("recognition",))
+    evaluation.measure("other", other, parts=("recognition",), first_seed=1000)
+    assert other.asked == [(caption, seed + 1000) for caption, seed in one.asked]
+
+
+def test_only_what_was_trained_is_checked() -> None:
+    part = Evaluation(sprite_pool(), judges(), replace(CONFIG, checks=("background", "colour")), side=SIDE)
+    right = {name for name in part.real(("composed",)).figures if name.endswith("right")}
+    assert right == {"background right", "object colour right"}
+    with pytest.raises(UsageError, match="there is no 'size'; expected some of background, colour"):
+        EvaluationConfig(checks=("size",))
 
 
 def networks(**changes: object) -> tuple[TextEncoder, UNet, Decoder, NoiseSchedule]:

@@ -14,9 +14,11 @@ from sfmobile.nets.text_encoder import TextEncoder
 from sfmobile.nets.unet import UNet
 from sfmobile.train.config import read_config
 from sfmobile.train.evaluate import Evaluation, EvaluationConfig
-from sfmobile.train.evaluation_plan import RECORD, Plan, Variant, run_plan
+from sfmobile.train.evaluation_plan import RECORD, Plan, RunSamplers, Variant, run_plan
 from sfmobile.train.metrics.report import Record
+from sfmobile.train.recipe import Recipe
 from sfmobile.train.stages import Networks, Run
+from sfmobile.train.steps import GUIDANCE_CHANNELS
 from tests.tiny import REPOSITORY, TINY_AUTOENCODER, TINY_TEXT_ENCODER, TINY_UNET
 from tests.train.metrics.tiny_sprites import encode, sprite_pool
 from tests.train.test_evaluate import judges
@@ -29,6 +31,8 @@ PLAN = Plan(
         Variant("teacher, 2 steps", "teacher", 2, 2.0, grid=True),
         Variant("student", "steps-1", 1, 2.0, decoder="decoder", parts=("distribution", "recognition"), grid=True),
         Variant("absent", "steps-vanilla", 1, 2.0),
+        Variant("w as an input", "steps-conditioned", 1, 2.0),
+        Variant("guidance 2, student", "steps-1", 1, 2.0, decoder="decoder", series="guidance: student"),
     ),
     evaluation=EvaluationConfig(pictures=12, composed=2, memorised=4, training=6, batch=8),
     grid_captions=("a fox", "a red boat"),
@@ -48,6 +52,7 @@ def run(tmp_path: Path) -> Run:
         "teacher": state(unet=UNet(TINY_UNET), text_encoder=TextEncoder(TINY_TEXT_ENCODER)),
         "steps-1": state(student=UNet(TINY_UNET)),
         "decoder": state(student=Decoder(HALF)),
+        "steps-conditioned": state(student=UNet(replace(TINY_UNET, guidance_embedding_dim=GUIDANCE_CHANNELS))),
     }
     for name, tensors in stages.items():
         (tmp_path / "run" / name).mkdir(parents=True)
@@ -68,10 +73,21 @@ def test_a_plan_is_measured_resumed_and_reported(run: Run, evaluation: Evaluatio
         "real held-out pictures",
         "teacher, 2 steps",
         "student",
+        "w as an input",
+        "guidance 2, student",
     ]
     assert any("absent: left out, stage 'steps-vanilla' has no weights" in line for line in said)
-    teacher, student = record.measurements[1:]
-    assert teacher.settings == {"stage": "teacher", "steps": 2, "guidance": 2.0, "decoder": "autoencoder"}
+    teacher, student, _, again = record.measurements[1:]
+    assert teacher.settings == {
+        "stage": "teacher",
+        "steps": 2,
+        "guidance": 2.0,
+        "decoder": "autoencoder",
+        "first_seed": 0,
+    }
+    # The sweep's point is the student's own figure, not a second measurement of it.
+    assert again.figures["agreement"] == student.figures["agreement"]
+    assert not any(name.startswith("recognised") for name in again.figures)
     assert "agreement" in teacher.figures
     assert any(name.startswith("recognised") for name in student.figures)
     assert record.extra["Decoder pair"]["macs_ratio"] > 2
@@ -85,14 +101,81 @@ def test_a_plan_is_measured_resumed_and_reported(run: Run, evaluation: Evaluatio
     assert sum("teacher, 2 steps:" in line for line in said) == 1
 
 
+def test_variants_are_measured_one_by_one_in_the_plans_order(run: Run, evaluation: Evaluation, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run_plan(PLAN, run, evaluation, out, only=("student",))
+    record = run_plan(PLAN, run, evaluation, out, only=("teacher, 2 steps",))
+    assert [item.name for item in record.measurements][1:] == ["teacher, 2 steps", "student"]
+    with pytest.raises(UsageError, match="no variant 'nobody'"):
+        run_plan(PLAN, run, evaluation, out, only=("nobody",))
+
+
+def test_figures_of_other_prompts_are_not_put_into_one_table(run: Run, evaluation: Evaluation, tmp_path: Path) -> None:
+    run_plan(PLAN, run, evaluation, tmp_path / "out", only=("student",))
+    path = tmp_path / "out" / RECORD
+    path.write_text(path.read_text().replace('"composed": 2', '"composed": 3'))
+    with pytest.raises(UsageError, match="its figures were measured with config="):
+        run_plan(PLAN, run, evaluation, tmp_path / "out")
+
+
+def test_a_conditioned_student_gets_w_as_an_input_in_one_evaluation_a_step(run: Run, evaluation: Evaluation) -> None:
+    unet, _, _ = run.denoiser("steps-conditioned")
+    assert unet.layout.guidance_embedding_dim == GUIDANCE_CHANNELS
+    with torch.no_grad():
+        unet.time_embedding.cond_proj.weight.normal_(std=0.3)
+    save_file(
+        {f"student.{key}": value for key, value in unet.state_dict().items()},
+        run.root / "steps-conditioned" / "weights.safetensors",
+    )
+    samplers = RunSamplers(run, evaluation.judges.encode, SIDE)
+    batches = []
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(
+        lambda module, inputs: batches.append(len(inputs[0])) if isinstance(module, UNet) else None
+    )
+    try:
+        low, high = (
+            samplers.sampler(Variant("w", "steps-conditioned", 3, scale))(["a fox"], [1]) for scale in (2.0, 9.0)
+        )
+    finally:
+        handle.remove()
+    assert batches == [1] * 6
+    assert (low - high).abs().max() > 1e-4
+
+
+def test_a_stage_is_sampled_with_the_text_encoder_that_it_trained(run: Run) -> None:
+    torch.manual_seed(7)
+    own = TextEncoder(TINY_TEXT_ENCODER)
+    tensors = {f"unet.{key}": value for key, value in UNet(TINY_UNET).state_dict().items()}
+    (run.root / "early").mkdir()
+    save_file(
+        tensors | {f"text_encoder.{key}": value for key, value in own.state_dict().items()},
+        run.root / "early" / "weights.safetensors",
+    )
+
+    def embedding(stage: str) -> torch.Tensor:
+        return run.denoiser(stage)[1].token_embedding.weight
+
+    assert torch.equal(embedding("early"), own.token_embedding.weight)
+    assert torch.equal(embedding("steps-1"), embedding("teacher"))
+    assert not torch.equal(embedding("early"), embedding("teacher"))
+
+
 def test_a_decoder_of_no_known_layout_is_named(run: Run, evaluation: Evaluation, tmp_path: Path) -> None:
     run.networks = replace(NETWORKS, autoencoders=(TINY_AUTOENCODER,))
     with pytest.raises(UsageError, match="its decoder fits none of the known layouts"):
         run_plan(PLAN, run, evaluation, tmp_path / "out")
 
 
-def test_the_recipes_plan_is_read() -> None:
-    plan = read_config(Plan, REPOSITORY / "models" / "recipes" / "glyph-128" / "evaluation.json")
+@pytest.mark.parametrize("recipe", ["glyph-128", "glyph-64"])
+def test_the_recipes_plan_names_its_stages_and_pictures(recipe: str) -> None:
+    directory = REPOSITORY / "models" / "recipes" / recipe
+    plan = read_config(Plan, directory / "evaluation.json")
+    stages = Recipe.read(directory)
+    if recipe == "glyph-64":
+        for variant in plan.variants:
+            assert stages.stage(variant.stage).kind in ("denoiser", "steps")
+            assert stages.stage(variant.decoder).kind in ("autoencoder", "decoder")
+    assert (directory / f"{plan.pictures}.json").exists()
     assert {"guidance", "steps"} == {variant.series.split(":")[0] for variant in plan.variants if variant.series}
 
 

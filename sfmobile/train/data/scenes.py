@@ -86,6 +86,21 @@ class Plan:
     captions: list[str]
     attributes: list[Attributes]
 
+    def only(self, pictures: Sequence[int]) -> Plan:
+        """The plan of some of its pictures, numbered anew in the given order; none twice."""
+        number = np.full(len(self.captions), -1, np.int64)
+        number[list(pictures)] = np.arange(len(pictures))
+        placed = number[self.picture] >= 0
+        return Plan(
+            self.background[list(pictures)],
+            number[self.picture][placed],
+            self.sprite[placed],
+            self.place[placed],
+            self.recolour[placed],
+            [self.captions[picture] for picture in pictures],
+            [self.attributes[picture] for picture in pictures],
+        )
+
 
 class _Choice:
     """Weighted choice among some of the sprites by one uniform number."""
@@ -138,7 +153,8 @@ class Planner:
             style: _Choice([n for n in members if self.sprites[n].group in COUNTED_GROUPS], weights)
             for style, members in by_style.items()
         }
-        shares = dict(KINDS if kinds is None else kinds)
+        self.kinds = dict(KINDS if kinds is None else kinds)
+        shares = dict(self.kinds)
         for kind, choice in self._kinds.items():
             if not len(choice):
                 shares.pop(kind, None)

@@ -19,10 +19,12 @@ from torch.nn import functional
 
 from sfmobile.errors import UsageError
 from sfmobile.train.config import LoopConfig, read_config
+from sfmobile.train.data.split import HELD_OUT, SPLITS
 from sfmobile.train.metrics.dual_encoder import DualEncoder, DualEncoderLayout
 from sfmobile.train.metrics.efficientnet_lite import BLOCKS, FEATURES_FILE, EfficientNetLite0
 from sfmobile.train.metrics.memorisation import as_float
 from sfmobile.train.metrics.retrieval import Retrieval, distinct_texts, retrieval
+from sfmobile.train.pictures import Pictures, PicturesConfig, Selection
 from sfmobile.train.randomness import generator_for
 from sfmobile.train.state import load_tensors, write_json
 
@@ -40,7 +42,10 @@ class DualEncoderConfig:
     """The dual encoder's stage.
 
     image_size: side its pictures are resized to; trunk_blocks: blocks of EfficientNet-Lite0 (of 16); embedding: width
-    of the shared space; compositions: on how many real pictures its own retrieval is measured.
+    of the shared space; sprites: what it learns from, the union of these selections, none = the judge's part of all;
+    kinds: shares of the kinds of composition, None = the data's own.
+    Its own retrieval is measured on `compositions` real pictures of `measured_on`, the generator's pictures (a
+    settings file beside this one, None = all sprites), as far as they belong to the splits `unseen`.
     """
 
     loop: LoopConfig
@@ -49,6 +54,10 @@ class DualEncoderConfig:
     compositions: int = 1024
     text_layers: int = 2
     embedding: int = 192
+    sprites: tuple[Selection, ...] = ()
+    kinds: dict[str, float] | None = None
+    measured_on: str | None = None
+    unseen: tuple[str, ...] = (HELD_OUT,)
 
 
 def contrastive_loss(images: Tensor, texts: Tensor, same_text: Tensor, scale: Tensor) -> Tensor:
@@ -103,7 +112,8 @@ class ContrastiveStage:
         seed = self.config.loop.seed
         images, captions, _ = compose_batch(self.pool, index, batch_size, seed)
         generator = generator_for(device, self.name, seed, index)
-        return distorted(images.to(device), generator), self.encode(captions).long().to(device)
+        changed = distorted(images.to(device), generator).contiguous(memory_format=torch.channels_last)
+        return changed, self.encode(captions).long().to(device)
 
 
 def distorted(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -137,7 +147,6 @@ def caption_vocabulary(pool: SpritePool, encode: Encode, batches: int = 64) -> T
     around them as they occur in `batches` planned batches."""
     from sfmobile.train.data.english import plural
     from sfmobile.train.data.scenes import Planner
-    from sfmobile.train.data.split import SPLITS
 
     texts = {text for sprite in pool.sprites for text in (sprite.phrase, plural(sprite.phrase), *sprite.tags) if text}
     planner = Planner(pool.sprites, SPLITS, judge=True)
@@ -182,49 +191,64 @@ def train_dual_encoder(
     *,
     features: Path | None = None,
     token_init: Path | None = None,
+    measured: SpritePool | None = None,
     observer: Observer | None = None,
     cpu: bool = False,
 ) -> DualEncoder:
     """Train to the last step, from the last checkpoint in `directory` if there is one.
 
-    pool: the judge's sprites, on the device. Writes `dual_encoder.safetensors` (fp16) and `retrieval.json` beside the
+    pool: the judge's sprites, on the device; measured: what its own retrieval is measured on, by default the held-out
+    sprites of `pool`. Writes `dual_encoder.safetensors` (fp16) and `retrieval.json` beside the
     checkpoint; returns the encoder as read back from that file, on the pool's device.
     """
     from sfmobile.train.loop import TrainingLoop
 
     encoder = new_dual_encoder(config, caption_vocabulary(pool, encode), features, token_init)
+    # Depthwise convolutions are a third faster this way round on a CPU, too.
+    encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     stage = ContrastiveStage(config, encoder, pool, encode)
     averaged = TrainingLoop(stage, config.loop, directory, observer, cpu=cpu).run()
     encoder.load_state_dict({name.removeprefix("encoder."): value for name, value in averaged.items()}, strict=False)
     path = directory / "dual_encoder.safetensors"
     encoder.save(path)
     trained = DualEncoder.load(path).to(pool.pixels.device)
-    figures = {name: asdict(value) for name, value in own_retrieval(trained, pool, encode, config.compositions).items()}
-    write_json(directory / "retrieval.json", figures)
+    figures = own_retrieval(trained, measured or pool, encode, config.compositions, config.unseen)
+    write_json(directory / "retrieval.json", {name: asdict(value) for name, value in figures.items()})
     return trained
 
 
 @torch.no_grad()
 def own_retrieval(
-    encoder: DualEncoder, pool: SpritePool, encode: Encode, compositions: int = 1024
+    encoder: DualEncoder,
+    pool: SpritePool,
+    encode: Encode,
+    compositions: int = 1024,
+    unseen: Sequence[str] = (HELD_OUT,),
 ) -> dict[str, Retrieval]:
-    """The encoder's own R@1 and R@5 on real pictures that neither it nor the generator was trained on.
+    """The encoder's own R@1 and R@5 on real pictures of `pool` that it wasn't trained on.
 
     "drawings among held-out": each held-out concept × style drawing among the captions of all of them;
     "drawings among all": among the captions of every concept there is; "compositions": composed pictures of held-out
-    drawings among their own captions.
+    drawings among their own captions. Held-out drawings are new to the generator, too. Where the encoder saw none of
+    the sprites of further splits either (`unseen`), "... new to it" are of all of those.
     """
-    from sfmobile.train.data.split import HELD_OUT
     from sfmobile.train.metrics.prompt_sets import distribution_prompts, recognition_prompts
 
+    def of(splits: Sequence[str], suffix: str) -> dict[str, Retrieval]:
+        drawings = recognition_prompts(pool, splits=splits)
+        composed = distribution_prompts(pool, compositions, splits, seed=17)
+        shown = embed_pictures(encoder, drawings.pictures)
+        return {
+            f"drawings{suffix} among all": recognised(encoder, encode, shown, drawings.texts, concept_texts(pool)),
+            f"compositions{suffix}": recognised(
+                encoder, encode, embed_pictures(encoder, composed.pictures), composed.texts
+            ),
+        }
+
     drawings = recognition_prompts(pool)
-    composed = distribution_prompts(pool, compositions, (HELD_OUT,), seed=17)
-    of_drawings = embed_pictures(encoder, drawings.pictures)
-    return {
-        "drawings among held-out": recognised(encoder, encode, of_drawings, drawings.texts),
-        "drawings among all": recognised(encoder, encode, of_drawings, drawings.texts, concept_texts(pool)),
-        "compositions": recognised(encoder, encode, embed_pictures(encoder, composed.pictures), composed.texts),
-    }
+    shown = embed_pictures(encoder, drawings.pictures)
+    figures = {"drawings among held-out": recognised(encoder, encode, shown, drawings.texts), **of((HELD_OUT,), "")}
+    return figures if tuple(unseen) == (HELD_OUT,) else figures | of(unseen, " new to it")
 
 
 def concept_texts(pool: SpritePool) -> list[str]:
@@ -258,15 +282,16 @@ def train_from_cache(
 
     The feature network is fetched and the token embedding computed if the cache lacks them.
     """
-    from sfmobile.train.data.compose import load_pool
-    from sfmobile.train.data.split import JUDGE
-    from sfmobile.train.data.sprites import find_cache
     from sfmobile.train.data.tokens import TOKENIZER_DIR, CaptionTokenizer
     from sfmobile.train.token_init import write_token_embedding
 
     settings = read_config(DualEncoderConfig, config)
-    device = "cuda" if torch.cuda.is_available() and not cpu else "cpu"
-    pool = load_pool(find_cache(cache), device, splits=(JUDGE,), judge=True)
+    device = torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
+    pool = _judges_sprites(cache, settings, device)
+    measured = None
+    if settings.measured_on is not None:
+        pictures = read_config(PicturesConfig, config.with_name(f"{settings.measured_on}.json"))
+        measured = Pictures.open(cache, pictures, device).pool
     EfficientNetLite0.load(cache)
     tokens = cache / "metrics" / f"token_init_{TEXT_WIDTH}.safetensors"
     if not tokens.exists():
@@ -279,9 +304,41 @@ def train_from_cache(
         directory,
         features=cache / "metrics" / FEATURES_FILE,
         token_init=tokens,
+        measured=measured,
         observer=observer,
         cpu=cpu,
     )
+
+
+def _judges_sprites(cache: Path, settings: DualEncoderConfig, device: torch.device) -> SpritePool:
+    """What the encoder learns from, at its own picture size; it may see pairs that are held out of the generator."""
+    from sfmobile.train.data.compose import load_pool
+    from sfmobile.train.data.scenes import Planner
+    from sfmobile.train.data.split import JUDGE
+    from sfmobile.train.data.sprites import find_cache
+
+    pool = load_pool(find_cache(cache), "cpu")
+    rows = {
+        row
+        for chosen in settings.sprites or (Selection(splits=(JUDGE,)),)
+        for row in chosen.rows(pool.sprites)
+        if pool.sprites[row].split in chosen.splits
+    }
+    kept = sorted(rows)
+    sprites = [pool.sprites[row] for row in kept]
+    pixels = shrunk(pool.pixels[torch.tensor(kept)], settings.image_size).to(device)
+    return type(pool)(sprites, pixels, Planner(sprites, SPLITS, settings.kinds, judge=True))
+
+
+def shrunk(pixels: Tensor, side: int) -> Tensor:
+    """Sprites uint8 (N, 4, S, S) at a smaller side, by areas; unchanged if they aren't larger."""
+    if pixels.shape[-1] <= side:
+        return pixels
+    parts = [
+        functional.interpolate(part.float(), (side, side), mode="area").round().to(torch.uint8)
+        for part in torch.split(pixels, 256)
+    ]
+    return torch.cat(parts)
 
 
 def main() -> None:

@@ -114,10 +114,14 @@ class Trunk(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """Images (B, 3, H, W) in [-1, 1], any size -> features (B, 1280) float32; frozen."""
+    """Images (B, 3, H, W) in [-1, 1], any size -> features (B, 1280) float32; frozen.
+
+    `input_size` is the side in pixels that images are resized to, ImageNet's own unless set.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.input_size = INPUT_SIZE
         self.trunk = Trunk()
         self.head = nn.Conv2d(self.trunk.channels, FEATURES, 1)
         self.requires_grad_(False)
@@ -150,7 +154,7 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Pooled features of a batch, (B, 1280) float32."""
-        x = functional.interpolate(images, (INPUT_SIZE, INPUT_SIZE), mode="bicubic", antialias=True)
+        x = functional.interpolate(images, (self.input_size, self.input_size), mode="bicubic", antialias=True)
         return functional.relu6(self.head(self.trunk(x))).mean(dim=(2, 3)).float()
 
 

@@ -82,8 +82,9 @@ def _figure(name: str, value: float) -> str:
     return f"{value:.3f}"
 
 
+DISTANCES = "Distance and agreement"
 GROUPS: dict[str, tuple[str, ...]] = {
-    "Distance and agreement": (
+    DISTANCES: (
         "samples",
         "FD-EffNetLite0",
         "FD-EffNetLite0 floor",

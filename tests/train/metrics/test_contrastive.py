@@ -13,13 +13,16 @@ from sfmobile.train.config import LoopConfig, read_config
 from sfmobile.train.data.scenes import Planner
 from sfmobile.train.metrics.contrastive import (
     DualEncoderConfig,
+    _judges_sprites,
     caption_vocabulary,
     contrastive_loss,
     distorted,
     new_dual_encoder,
+    own_retrieval,
     train_dual_encoder,
 )
 from sfmobile.train.metrics.dual_encoder import DualEncoder
+from sfmobile.train.pictures import PicturesConfig, Selection
 from tests.tiny import REPOSITORY
 from tests.train.metrics.tiny_sprites import encode, sprite_pool
 
@@ -132,6 +135,59 @@ def test_a_killed_run_goes_on_with_the_same_data_and_ends_with_the_same_weights(
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
-def test_the_recipes_config_is_read() -> None:
-    config = read_config(DualEncoderConfig, REPOSITORY / "models" / "recipes" / "glyph-128" / "dual-encoder.json")
+def test_retrieval_on_further_sprites_that_it_never_saw_stands_beside_the_held_out_ones() -> None:
+    pool = sprite_pool()
+    torch.manual_seed(0)
+    encoder = new_dual_encoder(CONFIG, caption_vocabulary(pool, encode, batches=1), None, None).eval()
+    figures = own_retrieval(encoder, pool, encode, 32, ("train", "judge", "held_out"))
+    assert figures["drawings new to it among all"].pairs == len(pool.sprites)
+    assert figures["drawings among held-out"].pairs == sum(s.split == "held_out" for s in pool.sprites)
+    assert set(figures) - set(own_retrieval(encoder, pool, encode, 32)) == {
+        "drawings new to it among all",
+        "compositions new to it",
+    }
+
+
+def test_it_learns_from_the_union_of_its_selections_at_its_own_size(tmp_path: Path, monkeypatch) -> None:
+    pool = sprite_pool()
+    monkeypatch.setattr("sfmobile.train.data.sprites.find_cache", lambda cache: cache / "index.json")
+    monkeypatch.setattr("sfmobile.train.data.compose.load_pool", lambda index, device: pool)
+    styles = sorted({sprite.style for sprite in pool.sprites})
+    chosen = (
+        Selection(splits=("train",), styles=tuple(styles[:2])),
+        Selection(splits=("train", "judge"), styles=tuple(styles[1:3]), groups=(), phrases=("fox", "hat")),
+    )
+    config = replace(CONFIG, sprites=chosen, image_size=16, kinds={"plain": 1.0})
+    own = _judges_sprites(tmp_path, config, torch.device("cpu"))
+    found = {(s.phrase, s.style) for s in own.sprites}
+    assert found == {
+        (s.phrase, s.style)
+        for s in pool.sprites
+        if (s.style in styles[:2] and s.split == "train")
+        or (s.style in styles[1:3] and s.split in ("train", "judge") and s.phrase in ("fox", "hat"))
+    }
+    assert own.pixels.shape == (len(found), 4, 16, 16)
+    assert own.planner.kinds == {"plain": 1.0}
+    assert own.planner.judge
+    default = _judges_sprites(tmp_path, CONFIG, torch.device("cpu"))
+    assert {s.split for s in default.sprites} == {"judge"}
+    assert torch.equal(default.pixels[0], pool.pixels[pool.sprites.index(default.sprites[0])])
+
+
+@pytest.mark.parametrize("recipe", ["glyph-128", "glyph-64"])
+def test_the_recipes_config_is_read(recipe: str) -> None:
+    config = read_config(DualEncoderConfig, REPOSITORY / "models" / "recipes" / recipe / "dual-encoder.json")
     assert config.loop.steps > 0
+
+
+def test_the_small_recipes_dual_encoder_sees_no_drawing_that_its_generator_sees() -> None:
+    directory = REPOSITORY / "models" / "recipes" / "glyph-64"
+    config = read_config(DualEncoderConfig, directory / "dual-encoder.json")
+    for settings in ("pictures", "pictures-chosen", "pictures-styles"):
+        generator = read_config(PicturesConfig, directory / f"{settings}.json")
+        assert generator.styles is not None
+        assert generator.groups is not None
+        for chosen in config.sprites:
+            assert chosen.groups == ()
+            shared_styles = chosen.styles is None or set(chosen.styles) & set(generator.styles)
+            assert not (shared_styles and set(chosen.phrases) & set(generator.phrases)), settings
