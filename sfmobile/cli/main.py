@@ -27,6 +27,7 @@ from sfmobile.cli import (
     profile_blocks,
     report,
     train_data,
+    train_evolve,
     train_stages,
     verify,
 )
@@ -84,6 +85,7 @@ train.command("stage")(train_stages.stage)
 train.command("all")(train_stages.all_stages)
 train.command("assemble")(train_stages.assemble)
 train.command("plot")(train_stages.plot)
+train.command("evolve")(train_evolve.evolve)
 train.command("evaluate")(evaluate.evaluate_run)
 train.command("dual-encoder")(evaluate.dual_encoder)
 app.add_typer(train, name="train")

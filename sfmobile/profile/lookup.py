@@ -189,6 +189,33 @@ def _whole(layout: UNetLayout, options: BlockOptions, timer: Timer) -> float:
         return timer.time(package, random_inputs(records)).milliseconds
 
 
+class GrowingTable:
+    """A table that times what it lacks when a layout asks for it, and is written behind each such time.
+
+    Without a timer it holds what it holds: `latency` then raises `UsageError` naming the blocks to measure.
+    """
+
+    def __init__(
+        self, path: Path, table: LookupTable | None, options: BlockOptions, timer: Timer | None, cache: Path
+    ) -> None:
+        """table: what `path` holds, or None for a new one, which needs a timer."""
+        if table is None and timer is None:
+            raise UsageError(
+                f"There is no lookup table '{path}'; make it with `sfmobile profile-blocks`, or name what times blocks."
+            )
+        self.path, self.table, self.options, self.timer, self.cache = path, table, options, timer, cache
+
+    def latency(self, layout: UNetLayout) -> float:
+        """Predicted milliseconds of one call of a layout's UNet."""
+        if self.timer is not None and (self.table is None or self.table.missing(layout)):
+            checks = () if self.table is None else self.table.checks
+            grown = build_table([layout], self.options, self.timer, self.cache, previous=self.table)
+            self.table = grown.model_copy(update={"checks": checks})
+            self.table.write(self.path)
+        assert self.table is not None
+        return self.table.latency(layout)
+
+
 def count_blocks(layouts: Iterable[UNetLayout], options: BlockOptions) -> int:
     """How often `build_table` advances."""
     return len({key for layout in layouts for _, key in layout_blocks(layout, options)})

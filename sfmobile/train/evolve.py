@@ -1,8 +1,9 @@
 """Architecture evolving (SnapFusion, Algorithm 1): what each block is worth per millisecond decides what stays.
 
-Every round: fine-tune with blocks dropped at random, weigh each removal by closing its gates, then either remove the
+Every round: fine-tune with blocks dropped at random, weigh each removal by carrying it out, then either remove the
 blocks that cost the least agreement per millisecond saved (while latency is above the target), or copy the ones whose
-loss would cost the most (below it). The paper gives neither the number of actions a round nor of rounds.
+loss would cost the most per millisecond (below it). The paper gives neither the number of actions a round nor of
+rounds.
 """
 
 from __future__ import annotations
@@ -11,25 +12,27 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from sfmobile.errors import GateError, UsageError
 from sfmobile.nets.layout import UNetLayout
 from sfmobile.nets.unet import UNet
 from sfmobile.train.config import parse_config
-from sfmobile.train.mutation import Action, actions, apply, gates_without, mutate
+from sfmobile.train.mutation import Action, actions, apply, mutate
 from sfmobile.train.state import load_tensors, save_tensors, write_json
 
-# Agreement of a network's pictures with their prompts, its gates (blocks,) closed or not; higher is better.
-Score = Callable[[UNet, Tensor], float]
+# Agreement of a network's pictures with their prompts; higher is better.
+Score = Callable[[UNet], float]
 # Milliseconds of one UNet call of a layout, from the lookup table.
 Latency = Callable[[UNetLayout], float]
 # Fine-tunes a network in place for round `number`.
 FineTune = Callable[[UNet, int], None]
 # Told of each decision as it is made.
 Told = Callable[[str], None]
+# Told how many removals of a round's are weighed, by this process, of how many.
+Counted = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,8 @@ class Weighed:
 class Evolution:
     """An evolution in a directory: `decisions.jsonl` says why, `round-N/` holds each round's layout and weights.
 
-    A killed evolution goes on with the round it was in; weighings already made are kept.
+    A killed evolution goes on with the round it was in; weighings already made are kept. In an accelerate launch every
+    process runs it: removals are weighed by all, files are written by the first.
     """
 
     def __init__(
@@ -72,23 +76,25 @@ class Evolution:
         latency: Latency,
         fine_tune: FineTune,
         told: Told = lambda sentence: None,
+        counted: Counted = lambda done, total: None,
     ) -> None:
         self.root = root
         self.config = config
-        self.score, self.latency, self.fine_tune, self.told = score, latency, fine_tune, told
+        self.score, self.latency, self.fine_tune = score, latency, fine_tune
+        self.told, self.counted = told, counted
 
     def run(self, supernet: UNet) -> UNet:
         """Evolve from `supernet`; returns the network of the last round.
 
-        Raises `GateError` with the lowest latency found if the target can't be reached.
+        Raises `UsageError` with the lowest latency found if the target is below that, `GateError` if the rounds end
+        above it.
         """
         self._check_target(supernet.layout)
         unet, number = self._resume(supernet)
-        while number < self.config.rounds:
+        settled = any(decision["chosen"] == [] for decision in read_decisions(self.root))
+        while number < self.config.rounds and not settled:
             unet, settled = self._round(unet, number)
             number += 1
-            if settled:
-                break
         reached = self.latency(unet.layout)
         if reached > self.config.target_ms:
             raise GateError(
@@ -118,16 +124,17 @@ class Evolution:
     def _round(self, unet: UNet, number: int) -> tuple[UNet, bool]:
         """Fine-tune, weigh, act; returns the new network and whether nothing is left to do."""
         directory = self.root / f"round-{number}"
+        layout = unet.layout
         self.fine_tune(unet, number)
-        before = self.latency(unet.layout)
-        weighed = self._weigh(unet, directory)
-        chosen = self._choose(unet.layout, before, weighed)
+        before = self.latency(layout)
+        whole, weighed = self._weigh(unet, directory)
+        chosen = self._choose(layout, before, weighed)
         for action in chosen:
             unet = mutate(unet, action, name=f"evolved-{number + 1}")
         after = self.latency(unet.layout)
-        self._write_round(number + 1, unet)
         decision = {
             "round": number,
+            "score": whole,
             "latency_ms": before,
             "latency_after_ms": after,
             "target_ms": self.config.target_ms,
@@ -136,35 +143,48 @@ class Evolution:
                 for w in weighed
             ],
             "chosen": [str(action) for action in chosen],
+            "layout_before": asdict(layout),
             "layout": asdict(unet.layout),
         }
-        with (self.root / "decisions.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps(decision) + "\n")
+        if _rank() == 0:
+            # First the reason, then the network: a kill in between repeats the round and its entry.
+            _append(self.root / "decisions.jsonl", decision)
+            self._write_round(number + 1, unet)
+        _wait()
         names = "; ".join(map(str, chosen)) or "nothing"
-        self.told(f"round {number}: {before:.4g} ms -> {after:.4g} ms (target {self.config.target_ms:.4g}): {names}")
+        self.told(
+            f"round {number}: score {whole:.4f}, {before:.4g} ms -> {after:.4g} ms "
+            f"(target {self.config.target_ms:.4g}): {names}"
+        )
         return unet, not chosen
 
-    def _weigh(self, unet: UNet, directory: Path) -> list[Weighed]:
-        """Score lost by each removal, spread over the processes of an accelerate launch."""
+    def _weigh(self, unet: UNet, directory: Path) -> tuple[float, list[Weighed]]:
+        """The network's own score, and what each removal loses of it, by value."""
         layout = unet.layout
         candidates = [action for action in actions(layout) if action.kind == "remove"]
-        whole = self.score(unet, torch.ones(len(layout.block_names())))
-        base = self.latency(layout)
-        known = _read_weighings(directory / "weighed.jsonl")
-        mine = [action for action in candidates[_rank() :: _world()] if str(action) not in known]
         directory.mkdir(parents=True, exist_ok=True)
-        for action in mine:
-            lost = whole - self.score(unet, gates_without(layout, action.blocks))
-            known[str(action)] = lost
-            with (directory / "weighed.jsonl").open("a", encoding="utf-8") as log:
-                log.write(json.dumps({"action": str(action), "score_lost": lost}) + "\n")
+        known = _read_weighings(directory / "weighed.jsonl")
+        _wait()
+        mine = [action for action in candidates[_rank() :: _world()] if str(action) not in known]
+        if "nothing" not in known and _rank() == 0:
+            known["nothing"] = self.score(unet)
+            _append(directory / "weighed.jsonl", {"action": "nothing", "score": known["nothing"]})
+        for done, action in enumerate(mine):
+            self.counted(done, len(mine))
+            known[str(action)] = self.score(mutate(unet, action))
+            _append(directory / "weighed.jsonl", {"action": str(action), "score": known[str(action)]})
+        self.counted(len(mine), len(mine))
         known = _gathered(known)
-        saved = {str(action): base - self.latency(apply(layout, action)) for action in candidates}
-        weighed = [Weighed(action, known[str(action)], saved[str(action)]) for action in candidates]
-        return sorted(weighed, key=lambda w: w.value)
+        whole, base = known["nothing"], self.latency(layout)
+        weighed = [
+            Weighed(action, whole - known[str(action)], base - self.latency(apply(layout, action)))
+            for action in candidates
+        ]
+        return whole, sorted(weighed, key=lambda w: w.value)
 
     def _choose(self, layout: UNetLayout, latency: float, weighed: Sequence[Weighed]) -> list[Action]:
-        """Algorithm 1: remove the cheapest while above the target, copy the most valuable while well below it."""
+        """Algorithm 1: remove what is worth least per millisecond while above the target, copy what is worth most
+        while well below it. `weighed` is in the order of value."""
         config = self.config
         if latency > config.target_ms:
             removals = _independent([w.action for w in weighed], config.removals)
@@ -204,10 +224,9 @@ def read_round(directory: Path) -> UNet:
     return unet
 
 
-def read_decisions(root: Path) -> list[dict[str, object]]:
-    """Every round's decision, in order."""
-    path = root / "decisions.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+def read_decisions(root: Path) -> list[dict[str, Any]]:
+    """Every round's decision, in order; a round decided twice (after a kill) counts with its last entry."""
+    return list({int(entry["round"]): entry for entry in _read_lines(root / "decisions.jsonl")}.values())
 
 
 def _independent(ordered: Sequence[Action], count: int) -> list[Action]:
@@ -229,16 +248,21 @@ def _after(layout: UNetLayout, chosen: Sequence[Action]) -> UNetLayout:
 
 
 def _read_weighings(path: Path) -> dict[str, float]:
-    if not path.exists():
-        return {}
-    known: dict[str, float] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            break  # a line cut by a kill
-        known[entry["action"]] = float(entry["score_lost"])
-    return known
+    """Scores by the action they were measured behind; "nothing" is the network as it is."""
+    return {entry["action"]: float(entry["score"]) for entry in _read_lines(path)}
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """JSON lines but for those that a kill cut short."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def _append(path: Path, entry: dict[str, Any]) -> None:
+    """Add a line; a line that a kill cut short is ended first, so that it spoils none but itself."""
+    cut = path.exists() and not path.read_bytes().endswith(b"\n")
+    with path.open("a", encoding="utf-8") as log:
+        log.write(("\n" if cut else "") + json.dumps(entry) + "\n")
 
 
 def _rank() -> int:
@@ -260,3 +284,9 @@ def _gathered(known: dict[str, float]) -> dict[str, float]:
     parts: list[dict[str, float] | None] = [None] * _world()
     torch.distributed.all_gather_object(parts, known)
     return {name: lost for part in parts if part is not None for name, lost in part.items()}
+
+
+def _wait() -> None:
+    """Until all processes are here."""
+    if _distributed():
+        torch.distributed.barrier()

@@ -112,6 +112,7 @@ def mutate(unet: UNet, action: Action, name: str | None = None) -> UNet:
     """The network after `action`. A copied block keeps its weights, but its last layer is halved in both copies.
 
     Two equal residual blocks in a row would add their residual about twice; halved, they start near where one was.
+    The copy of a ResNet that takes a skip connection starts with a shortcut that passes its other input on.
     """
     target = UNet(apply(unet.layout, action, name))
     sources = block_sources(unet.layout, action)
@@ -123,15 +124,21 @@ def mutate(unet: UNet, action: Action, name: str | None = None) -> UNet:
             if block is None:
                 parameter.copy_(weights[key])
                 continue
-            origin, _ = sources[block]
-            source = weights[origin + key.removeprefix(block)]
+            origin, added = sources[block]
+            part = key.removeprefix(block)
+            source = weights[origin + part]
             if source.shape != parameter.shape:
                 raise UsageError(f"{action} leaves {key} without weights of its shape; that block can't go.")
-            last = key.removeprefix(block).startswith((".conv2.", ".proj_out."))
+            if added and part.startswith(".conv_shortcut."):
+                pass_on(parameter)
+                continue
+            last = part.startswith((".conv2.", ".proj_out."))
             parameter.copy_(source / 2 if origin in doubled and last else source)
-    return target
+    return target.to(next(unet.parameters()).device)
 
 
-def gates_without(layout: UNetLayout, blocks: tuple[str, ...]) -> torch.Tensor:
-    """Gates (blocks,) that turn `blocks` into identities, for weighing a removal without carrying it out."""
-    return torch.tensor([0.0 if name in blocks else 1.0 for name in layout.block_names()])
+def pass_on(shortcut: torch.Tensor) -> None:
+    """Make a shortcut's weight (C, C + skip, 1, 1) or bias (C,) pass its first C channels on as they are."""
+    shortcut.zero_()
+    if shortcut.ndim > 1:
+        shortcut[:, : shortcut.shape[0], 0, 0].fill_diagonal_(1.0)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import re
+
 import torch
 
 from sfmobile.errors import UsageError
 from sfmobile.nets.layout import Stage, UNetLayout
+from sfmobile.nets.unet import UNet
 from sfmobile.train.evolve import Latency
 from sfmobile.train.mutation import actions, apply
+
+# Parameters that meet a state and its skip connection joined.
+_TAKES_BOTH = re.compile(r"(up_blocks\.\d+\.resnets\.\d+)\.(?:norm1\.(?:weight|bias)|(?:conv1|conv_shortcut)\.weight)")
 
 
 def random_removal(layout: UNetLayout, latency: Latency, target_ms: float, seed: int) -> UNetLayout:
@@ -23,15 +30,21 @@ def random_removal(layout: UNetLayout, latency: Latency, target_ms: float, seed:
 
 
 def uniform_shrinking(layout: UNetLayout, latency: Latency, target_ms: float) -> UNetLayout:
-    """The widest uniformly narrowed layout that meets the target, with attention heads of their old width."""
+    """The widest uniformly narrowed layout that meets the target, with attention heads of their old width.
+
+    Widths are the nearest multiples of a head (and of the normalisation groups) to one share of the old widths.
+    """
     head_widths = [stage.channels // layout.heads_at(level) for level, stage in enumerate(layout.down)]
-    unit = layout.norm_groups
+    tried: set[tuple[int, ...]] = set()
     for share in range(99, 0, -1):
         widths = []
-        for level, stage in enumerate(layout.down):
-            step = max(unit, head_widths[level])
-            widths.append(max(step, stage.channels * share // 100 // step * step))
-        narrowed = UNetLayout(
+        for stage, head in zip(layout.down, head_widths, strict=True):
+            step = math.lcm(layout.norm_groups, head)
+            widths.append(max(step, round(stage.channels * share / 100 / step) * step))
+        if tuple(widths) in tried:
+            continue
+        tried.add(tuple(widths))
+        narrower = UNetLayout(
             name=f"uniform-{share}",
             down=tuple(Stage(width, s.resnets, s.attentions) for width, s in zip(widths, layout.down, strict=True)),
             mid=Stage(widths[-1], layout.mid.resnets, layout.mid.attentions),
@@ -44,6 +57,49 @@ def uniform_shrinking(layout: UNetLayout, latency: Latency, target_ms: float) ->
             out_channels=layout.out_channels,
             norm_groups=layout.norm_groups,
         )
-        if latency(narrowed) <= target_ms:
-            return narrowed
+        if latency(narrower) <= target_ms:
+            return narrower
     raise UsageError(f"A target of {target_ms:.4g} ms can't be reached by narrowing '{layout.name}'.")
+
+
+def narrow(unet: UNet, layout: UNetLayout) -> UNet:
+    """`unet`'s leading channels (and attention heads) in a narrower layout of the same blocks."""
+    target = UNet(layout)
+    source = unet.state_dict()
+    before, after = _joined_inputs(unet.layout), _joined_inputs(layout)
+    with torch.no_grad():
+        for key, parameter in target.state_dict().items():
+            weight = source[key]
+            for axis, size in enumerate(parameter.shape):
+                if weight.shape[axis] != size:
+                    old, new = _parts(key, axis, weight.shape[axis], size, before, after)
+                    pieces = torch.split(weight, old, dim=axis)
+                    weight = torch.cat([p.narrow(axis, 0, n) for p, n in zip(pieces, new, strict=True)], dim=axis)
+            parameter.copy_(weight)
+    return target.to(next(unet.parameters()).device)
+
+
+def _parts(
+    key: str, axis: int, old: int, new: int, before: dict[str, list[int]], after: dict[str, list[int]]
+) -> tuple[list[int], list[int]]:
+    """What an axis joins, before and after: a state and its skip connection, values and gates, or one thing."""
+    takes_both = _TAKES_BOTH.fullmatch(key)
+    if takes_both and axis == (0 if "norm1" in key else 1):
+        return before[takes_both[1]], after[takes_both[1]]
+    if ".ff.net.0.proj." in key and axis == 0:
+        return [old // 2] * 2, [new // 2] * 2
+    return [old], [new]
+
+
+def _joined_inputs(layout: UNetLayout) -> dict[str, list[int]]:
+    """Widths of the state and the skip connection that each ResNet of an up stage takes."""
+    skips = [layout.down[0].channels]
+    for level, stage in enumerate(layout.down):
+        skips += [stage.channels] * (stage.resnets + (level + 1 < len(layout.down)))
+    current = layout.mid.channels
+    joined: dict[str, list[int]] = {}
+    for level, stage in enumerate(layout.up):
+        for index in range(stage.resnets):
+            joined[f"up_blocks.{level}.resnets.{index}"] = [current, skips.pop()]
+            current = stage.channels
+    return joined

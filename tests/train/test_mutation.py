@@ -10,7 +10,7 @@ import torch
 from sfmobile.errors import UsageError
 from sfmobile.nets.layout import GLYPH_TEACHER_UNET, Stage
 from sfmobile.nets.unet import UNet
-from sfmobile.train.mutation import Action, actions, apply, gates_without, mutate, with_stages
+from sfmobile.train.mutation import Action, actions, apply, mutate, with_stages
 from tests.tiny import TINY_UNET
 
 LAYOUT = replace(
@@ -19,6 +19,10 @@ LAYOUT = replace(
     mid=Stage(64, 2, 1),
     up=(Stage(64, 3, 2), Stage(32, 3, 1)),
 )
+
+
+def gates_without(layout, blocks):
+    return torch.tensor([0.0 if name in blocks else 1.0 for name in layout.block_names()])
 
 
 def run(unet: UNet, gates: torch.Tensor | None = None) -> torch.Tensor:
@@ -65,12 +69,16 @@ def test_removing_a_mid_resnet_equals_closing_its_gate():
     )
 
 
-def test_a_copy_starts_close_to_the_network_it_came_from():
+PAIR = ("down_blocks.1.resnets.1", "up_blocks.0.resnets.1")
+
+
+@pytest.mark.parametrize("blocks", [("mid_block.attentions.0",), ("mid_block.resnets.1",), PAIR], ids=" + ".join)
+def test_a_copy_starts_close_to_the_network_it_came_from(blocks):
     torch.manual_seed(0)
     unet = UNet(LAYOUT)
     before = run(unet)
-    copied = run(mutate(unet, Action("copy", ("mid_block.attentions.0",))))
-    removed = run(mutate(unet, Action("remove", ("mid_block.attentions.0",))))
+    copied = run(mutate(unet, Action("copy", blocks)))
+    removed = run(mutate(unet, Action("remove", blocks)))
     assert (copied - before).norm() < (removed - before).norm()
 
 
