@@ -83,13 +83,10 @@ def search(
     latent_size: Annotated[
         str | None, typer.Option(metavar="HxW", help="Latent height and width; the checkpoint's own without it.")
     ] = None,
-    calibration_steps: Annotated[
-        int | None, typer.Option(metavar="N", help="Steps of each run to take sensitivities from; all without it.")
-    ] = None,
     calibration_prompts: Annotated[
         int | None, typer.Option(metavar="N", help="Prompts to take sensitivities from; all without it.")
     ] = None,
-    probes: Annotated[int, typer.Option(metavar="N", help="Backward passes through each of those runs.")] = 3,
+    probes: Annotated[int, typer.Option(metavar="N", help="Backward passes through each of those runs.")] = 6,
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE.png", help="Plot sizes and signals (more runs).")
     ] = None,
@@ -107,7 +104,6 @@ def search(
         goal=choose_goal(signal, same_signal_as, same_size_as),
         target=target.value,
         group_sizes=check_group_sizes(group_size, target),
-        steps=at_least_one("--calibration-steps", calibration_steps),
         prompts=at_least_one("--calibration-prompts", calibration_prompts),
         probes=at_least_one("--probes", probes) or 1,
         seed=seed,
@@ -120,7 +116,7 @@ def search(
     with console.status(f"Opening {source}"):
         checkpoint = open_checkpoint(source)
     prompts = tuple(prompt or DEFAULT_PROMPTS)
-    size = None if latent_size is None else export.parse_size(latent_size)
+    size = None if latent_size is None else engine.parse_size(latent_size)
     runs = make_runs(checkpoint, prompts, negative, seed, steps, guidance, size)
     names: list[ComponentName] = [choice.value for choice in component or [export.ComponentChoice.unet]]
     results = run_search(checkpoint, names, runs, options)

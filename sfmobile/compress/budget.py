@@ -71,9 +71,11 @@ def allocate(costs: Sequence[ArrayLike], usages: Sequence[ArrayLike], limit: flo
     if least > limit:
         raise UsageError(f"The limit {limit:.6g} can't be kept: the least possible is {least:.6g}.")
     dual = climb_dual(layers, limit)
-    kept = [_worthwhile(cost, usage, dual) for cost, usage in layers]
+    worthwhile = [_worthwhile(cost, usage, dual) for cost, usage in layers]
     lowered = limit
     for _ in range(MOST_ATTEMPTS):
+        room = max(lowered - least, 0.0)
+        kept = [_possible(keep, usage, room) for keep, (_, usage) in zip(worthwhile, layers, strict=True)]
         options = [(cost[keep], usage[keep]) for (cost, usage), keep in zip(layers, kept, strict=True)]
         positions, proven = _solve(options, lowered, dual.upper)
         choices = tuple(int(keep[position]) for keep, position in zip(kept, positions, strict=True))
@@ -148,6 +150,15 @@ def _worthwhile(cost: Float, usage: Float, dual: Dual) -> NDArray[np.intp]:
     return np.flatnonzero(reduced - reduced.min() <= slack)
 
 
+def _possible(keep: NDArray[np.intp], usage: Float, room: float) -> NDArray[np.intp]:
+    """Of the options `keep` of one layer, those that don't alone exceed `room` above its least usage.
+
+    Beside little room the others would be coefficients larger than the solver takes.
+    """
+    fitting = keep[usage[keep] - usage.min() <= room * (1 + FEASIBILITY)]
+    return fitting if fitting.size else np.flatnonzero(usage == usage.min())[:1]
+
+
 def _totals(layers: Sequence[tuple[Float, Float]], choices: Sequence[int]) -> tuple[float, float]:
     """Cost and usage of `choices`."""
     cost = sum(float(costs[choice]) for (costs, _), choice in zip(layers, choices, strict=True))
@@ -167,7 +178,7 @@ def _solve(layers: list[tuple[Float, Float]], limit: float, upper: float) -> tup
     costs = np.concatenate([cost - cost.min() for cost, _ in layers])
     usages = np.concatenate([usage - usage.min() for _, usage in layers])
     certain = sum(float(cost.min()) for cost, _ in layers)
-    room = limit - sum(float(usage.min()) for _, usage in layers)
+    room = max(limit - sum(float(usage.min()) for _, usage in layers), 0.0)
     rows = np.repeat(np.arange(len(layers)), sizes)
     one_each = csr_array((np.ones(len(costs)), (rows, np.arange(len(costs)))), shape=(len(layers), len(costs)))
     scale = (upper - certain) or 1.0

@@ -1,10 +1,10 @@
 """Mixed-bit recipes: which storage each layer gets, so that the whole is smallest at a wanted signal.
 
-1. `tabulate`: for each layer and storage the bytes, and the expected squared change of the signal: the exact error of
-   its palettization, weighted by the measured sensitivities.
-2. `budget.allocate`: the choice with the least bytes for a total error, or the least error for a total of bytes.
-3. `search_signal`: errors of layers add up only to first order, so the choice is measured by a real run, and the
-   total error asked for is corrected until the measured signal is the wanted one.
+1. `palettize_layers`: every layer in every storage, with its bytes; `sensitivity.measure_changes`: the squared change
+   of the signal that each of them causes. Together an `OptionTable`.
+2. `budget.allocate`: the choice with the least bytes for a total change, or the least change for a total of bytes.
+3. `search_signal`: changes of layers add up only to first order, so the choice is measured by a real run, and the
+   total asked for is corrected until the measured signal is the wanted one.
 """
 
 from __future__ import annotations
@@ -13,18 +13,15 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from sfmobile.compress.budget import Allocation, allocate
-from sfmobile.compress.kmeans import TABLE
-from sfmobile.compress.palettize import PalettizedWeight, palettize_weight, worker_count
+from sfmobile.compress.palettize import palettize_weight, worker_count
 from sfmobile.compress.recipe import BITS, FULL_BITS, IOS18_BITS, LayerRecipe, stored_bytes
-from sfmobile.compress.sensitivity import LayerSensitivity
-from sfmobile.errors import GateError, UsageError
+from sfmobile.compress.sensitivity import Palettes
+from sfmobile.errors import ArtifactError, GateError, UsageError
 
 # Output channels per lookup table that are tried where the system knows such tables (iOS 18).
 GROUP_SIZES: tuple[int, ...] = (32, 8)
@@ -120,98 +117,55 @@ class Trial:
     measured_db: float
 
 
-def tabulate(
+def palettize_layers(
     weights: Mapping[str, NDArray[np.float16]],
-    sensitivities: Mapping[str, LayerSensitivity],
     candidates: Sequence[LayerRecipe],
-    peak: float,
     advance: Callable[[int], None] | None = None,
-) -> OptionTable:
+) -> dict[str, StoredLayer]:
     """Palettize every layer of `weights` (fp16, output channels first) in every way of `candidates`.
 
     Group sizes that don't divide a layer's channels, or that put all of them into one group, are left out for it.
-    `advance` is told the number of weights done.
+    `advance` is told the number of weights done. Raises `ArtifactError` naming a weight that is not finite.
     """
 
-    def work(name: str) -> LayerOptions:
+    def work(name: str) -> StoredLayer:
         weight = weights[name]
         fitting = tuple(storage for storage in candidates if fits(storage, weight.shape))
-        errors = []
+        tables = []
         for storage in fitting:
-            errors.append(expected_change(weight, storage, sensitivities[name]))
+            if storage.bits != FULL_BITS:
+                try:
+                    stored = palettize_weight(weight, storage)
+                except ValueError as error:
+                    raise ArtifactError(f"Weight '{name}' can't be palettized: {error}.") from error
+                tables.append(np.sort(stored.luts.astype(np.float32), axis=1))
             if advance is not None:
                 advance(weight.size)
-        sizes = [stored_bytes(weight.shape, storage) for storage in fitting]
-        return LayerOptions(fitting, np.array(sizes, np.int64), np.array(errors, np.float64))
+        return StoredLayer(fitting, Palettes(weight, tuple(tables)))
 
     with ThreadPoolExecutor(worker_count()) as pool:
-        return OptionTable(dict(zip(weights, pool.map(work, weights), strict=True)), peak)
+        return dict(zip(weights, pool.map(work, weights), strict=True))
+
+
+@dataclass(frozen=True)
+class StoredLayer:
+    """A layer in each of `storages`: a table in `palettes` for each but 16 bits, in this order."""
+
+    storages: tuple[LayerRecipe, ...]
+    palettes: Palettes
+
+    def options(self, changes: NDArray[np.float64]) -> LayerOptions:
+        """The options, given the squared change of the signal by each of the tables."""
+        sizes = [stored_bytes(self.palettes.weight.shape, storage) for storage in self.storages]
+        places = [place for place, storage in enumerate(self.storages) if storage.bits != FULL_BITS]
+        errors = np.zeros(len(self.storages))
+        errors[places] = changes
+        return LayerOptions(self.storages, np.array(sizes, np.int64), errors)
 
 
 def fits(storage: LayerRecipe, shape: Sequence[int]) -> bool:
     """Whether a weight of `shape` can be stored so, and the groups are more than one."""
     return storage.group_size is None or (storage.group_size < shape[0] and shape[0] % storage.group_size == 0)
-
-
-def expected_change(weight: NDArray[np.float16], storage: LayerRecipe, sensitivity: LayerSensitivity) -> float:
-    """Expected squared change of the signal if `weight` is stored as `storage`."""
-    if storage.bits == FULL_BITS:
-        return 0.0
-    stored = palettize_weight(weight, storage)
-    shrinkage, rest = channel_errors(weight, stored, sensitivity.columns)
-    coherent = np.square(sensitivity.slopes.astype(np.float64) @ shrinkage).mean()
-    return float(sensitivity.rows.astype(np.float64) @ rest + coherent)
-
-
-def channel_errors(
-    weight: NDArray[np.float16], stored: PalettizedWeight, columns: NDArray[np.float32]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The error of a palettized weight (O, I, ...) split for each output channel, float64 (O,) each.
-
-    The first is its part along the channel's weights, as a share of them; the second what is left, squared and summed,
-    input channels weighted by `columns`.
-    """
-    channels, inputs = weight.shape[:2]
-    codes = np.ascontiguousarray(weight).view(np.uint16).reshape(channels, inputs, -1)
-    along, rest = np.zeros(channels), np.zeros(channels)
-    indices = stored.indices.reshape(codes.shape)
-    _channel_errors(codes, indices, stored.luts.astype(np.float32), TABLE, columns, along, rest)
-    return along, rest
-
-
-def _channel_errors_loop(
-    codes: NDArray[np.uint16],
-    indices: NDArray[np.uint8],
-    luts: NDArray[np.float32],
-    table: NDArray[np.float32],
-    columns: NDArray[np.float32],
-    along: NDArray[np.float64],
-    rest: NDArray[np.float64],
-) -> None:
-    group = codes.shape[0] // luts.shape[0]
-    for row in range(codes.shape[0]):
-        lut = luts[row // group]
-        # Plain and column-weighted sums of w w, d w and d d, where d is the error of w.
-        ww = dw = weighted_ww = weighted_dw = weighted_dd = 0.0
-        for column in range(codes.shape[1]):
-            column_ww = column_dw = column_dd = 0.0
-            for tap in range(codes.shape[2]):
-                value = table[codes[row, column, tap]]
-                difference = lut[indices[row, column, tap]] - value
-                column_ww += value * value
-                column_dw += difference * value
-                column_dd += difference * difference
-            ww += column_ww
-            dw += column_dw
-            weighted_ww += columns[column] * column_ww
-            weighted_dw += columns[column] * column_dw
-            weighted_dd += columns[column] * column_dd
-        share = dw / ww if ww > 0.0 else 0.0
-        along[row] = share
-        rest[row] = max(weighted_dd - 2.0 * share * weighted_dw + share * share * weighted_ww, 0.0)
-
-
-_channel_errors = cast("Callable[..., None]", njit(cache=True, nogil=True)(_channel_errors_loop))
 
 
 def search_signal(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -18,12 +18,12 @@ from sfmobile.compress.search import (
     GROUP_SIZES,
     Choice,
     OptionTable,
+    palettize_layers,
     search_signal,
     smallest,
     storages,
-    tabulate,
 )
-from sfmobile.compress.sensitivity import measure_sensitivities
+from sfmobile.compress.sensitivity import measure_changes
 from sfmobile.profile.recipe_signal import (
     LatentSignal,
     Measurement,
@@ -34,7 +34,7 @@ from sfmobile.profile.recipe_signal import (
 
 Phase = Literal["reference", "sensitivities", "palettizing", "uniform bits", "recipe", "curve"]
 # Backward passes through each prompt's run, each with signs of its own.
-PROBES = 3
+PROBES = 6
 # Sizes of a size-signal curve, as bits per weight that can be compressed.
 CURVE_BITS = (2.0, 3.0, 4.0, 5.0, 6.0)
 
@@ -49,15 +49,15 @@ class Goal:
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """How to search. steps, prompts: how much of the runs sensitivities are taken from, None for all of it.
+    """How to search. prompts: how many of the runs sensitivities are taken from, None for all.
 
-    curve: also measure uniform bits and recipes over a range of sizes, for a plot.
+    probes: backward passes through each of them. curve: also measure uniform bits and recipes over a range of sizes,
+    for a plot.
     """
 
     goal: Goal = Goal()
     target: str = "ios17"
     group_sizes: tuple[int, ...] = GROUP_SIZES
-    steps: int | None = None
     prompts: int | None = None
     probes: int = PROBES
     seed: int = 0
@@ -82,6 +82,7 @@ class Point:
     bytes: int
     expected_db: float
     measured: Measurement
+    storages: Mapping[str, LayerRecipe]
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,7 @@ class _Search:
     ) -> None:
         self.component, self.options, self.observer = component, options, observer
         self.seconds: dict[str, float] = {}
+        self._finals: dict[tuple[LayerRecipe, ...], float] = {}
         with self._phase("reference", len(runs.prompts) * runs.steps):
             self.signal = make_signal(checkpoint, component, runs, observer)
         self.network = self.signal.network
@@ -161,16 +163,16 @@ class _Search:
 
     def _table(self) -> OptionTable:
         options = self.options
-        samples = self.signal.samples(options.steps, options.prompts) * options.probes
-        with self._phase("sensitivities", sum(len(sample.calls) for sample in samples)):
-            sensitivities = measure_sensitivities(
-                self.network.net, self.network.shapes, samples, options.seed, self.observer.advance
-            )
         candidates = storages(options.target, options.group_sizes)
         weights = self.network.weights()
         total = sum(weight.size for weight in weights.values()) * len(candidates)
         with self._phase("palettizing", total):
-            return tabulate(weights, sensitivities, candidates, self.signal.peak, self.observer.advance)
+            layers = palettize_layers(weights, candidates, self.observer.advance)
+        samples = self.signal.samples(options.prompts) * options.probes
+        with self._phase("sensitivities", sum(len(sample.calls) for sample in samples)):
+            palettes = {name: layer.palettes for name, layer in layers.items()}
+            changes = measure_changes(self.network.net, palettes, samples, options.seed, self.observer.advance)
+        return OptionTable({name: layer.options(changes[name]) for name, layer in layers.items()}, self.signal.peak)
 
     def _uniform(self, bits: int) -> Choice:
         return self.table.uniform(LayerRecipe(bits=bits))
@@ -190,13 +192,17 @@ class _Search:
                 yield self._point(f"{bits:g} bits on average", self.table.best(size))
 
     def _measure_final(self, choice: Choice) -> float:
-        self.network.store(choice.storages)
-        return self.signal.final_db()
+        key = tuple(choice.storages.values())
+        if key not in self._finals:
+            self.network.store(choice.storages)
+            self._finals[key] = self.signal.final_db()
+        return self._finals[key]
 
     def _point(self, label: str, choice: Choice) -> Point:
+        final_db = self._measure_final(choice)
         self.network.store(choice.storages)
         size = choice.bytes + self.network.other_bytes
-        return Point(label, size, self.table.decibels(choice.error), self.signal.measure())
+        return Point(label, size, self.table.decibels(choice.error), self.signal.measure(final_db), choice.storages)
 
     @contextmanager
     def _phase(self, phase: Phase, total: int | None = None) -> Iterator[None]:

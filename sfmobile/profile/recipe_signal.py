@@ -8,7 +8,8 @@ Everything runs on the torch networks in fp32, so what is measured is the weight
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -20,7 +21,7 @@ from typing_extensions import Self
 
 from sfmobile.bundle.manifest import ComponentName, TensorRecord
 from sfmobile.checkpoint.directory import Checkpoint
-from sfmobile.compress.palettize import palettize_weight
+from sfmobile.compress.palettize import palettize_weight, worker_count
 from sfmobile.compress.recipe import FULL_BITS, LayerRecipe, compressible_layers
 from sfmobile.compress.sensitivity import CalibrationCall, CalibrationSample
 from sfmobile.profile.signal import psnr
@@ -33,6 +34,7 @@ from sfmobile.sampling.tokenizer import Tokenizer
 
 Float32 = NDArray[np.float32]
 Advance = Callable[[int], None]
+ORIGINAL = LayerRecipe(bits=FULL_BITS)
 OUTPUTS: dict[ComponentName, str] = {
     "text_encoder": "encoder_hidden_states",
     "unet": "model_output",
@@ -70,6 +72,7 @@ class StoredNetwork:
         self._originals = checkpoint.state_dict(component)
         shapes = {key: tuple(weight.shape) for key, weight in self._originals.items()}
         self.shapes = compressible_layers(shapes)
+        self._stored = dict.fromkeys(self.shapes, ORIGINAL)
         self.other_bytes = sum(2 * math.prod(shape) for key, shape in shapes.items()) - sum(
             2 * math.prod(shape) for shape in self.shapes.values()
         )
@@ -80,19 +83,24 @@ class StoredNetwork:
 
     def store(self, storages: Mapping[str, LayerRecipe]) -> None:
         """Give each layer the values it has when it is stored as `storages` says; 16 bits are the original ones."""
-        for name in self.shapes:
+        changed = [name for name in self.shapes if storages[name] != self._stored[name]]
+
+        def work(name: str) -> None:
             storage = storages[name]
             original = self._originals[f"{name}.weight"]
             if storage.bits == FULL_BITS:
                 self._set(name, original)
-                continue
-            stored = palettize_weight(original.half().numpy(), storage)
-            self._set(name, torch.from_numpy(stored.dense()))
+            else:
+                stored = palettize_weight(original.half().numpy(), storage)
+                self._set(name, torch.from_numpy(stored.dense()))
+
+        with ThreadPoolExecutor(worker_count()) as pool:
+            list(pool.map(work, changed))
+        self._stored.update({name: storages[name] for name in changed})
 
     def restore(self) -> None:
         """Put the original weights back."""
-        for name in self.shapes:
-            self._set(name, self._originals[f"{name}.weight"])
+        self.store(dict.fromkeys(self.shapes, ORIGINAL))
 
     def _set(self, layer: str, values: torch.Tensor) -> None:
         with torch.no_grad():
@@ -148,31 +156,29 @@ class LatentSignal:
         self.latents = self._run(self.calls)
         self.peak = float(np.abs(self.latents).max())
 
-    def measure(self) -> Measurement:
-        """Runs and single calls with the weights that the network has now."""
+    def measure(self, final_db: float | None = None) -> Measurement:
+        """Runs and single calls with the weights that the network has now; `final_db` if the runs are done already."""
         calls = [call for run in self.calls for call in run]
         outputs = [self.network.predict(call.inputs)["model_output"] for call in calls]
         single = psnr(np.concatenate([call.model_output for call in calls]), np.concatenate(outputs))
-        return Measurement(self.final_db(), single)
+        return Measurement(self.final_db() if final_db is None else final_db, single)
 
     def final_db(self) -> float:
         """Runs alone: the PSNR of the latents they end with."""
         return psnr(self.latents, self._run(None))
 
-    def samples(self, steps: int | None = None, prompts: int | None = None) -> list[CalibrationSample]:
-        """What the final latents of each run are made of, to first order: `steps` of its steps, evenly spaced.
-
-        The signal's square sums to the mean squared error of the latents.
-        """
-        count = len(self.timesteps)
-        used = np.unique(np.linspace(0, count - 1, min(steps or count, count)).round().astype(int))
-        gains = step_gains(self._ddim, self.timesteps, self.runs.steps) * (count / len(used))
+    def samples(self, prompts: int | None = None) -> list[CalibrationSample]:
+        """The first `prompts` runs as chains of calls; the signal's square sums to the latents' mean squared error."""
         scale = self.runs.guidance_scale
         rows = np.array([1 - scale, scale] if is_guided(scale) else [1.0])
-        share = rows / math.sqrt(self.latents[0].size)
+        factors = [step_factors(self._ddim, timestep, self.runs.steps) for timestep in self.timesteps]
         return [
             CalibrationSample(
-                tuple(CalibrationCall(run[step].inputs, (gains[step] * share).astype(np.float32)) for step in used)
+                tuple(
+                    CalibrationCall(call.inputs, (gain * rows).astype(np.float32), "latents", carry)
+                    for call, (carry, gain) in zip(run, factors, strict=True)
+                ),
+                scale=1 / math.sqrt(self.latents[0].size),
             )
             for run in self.calls[:prompts]
         ]
@@ -217,19 +223,19 @@ class OutputSignal:
         self.outputs = self._run()
         self.peak = float(np.abs(self.outputs).max())
 
-    def measure(self) -> Measurement:
+    def measure(self, final_db: float | None = None) -> Measurement:
         """The outputs with the weights that the network has now; here a single call is the final result."""
-        found = self.final_db()
+        found = self.final_db() if final_db is None else final_db
         return Measurement(found, found)
 
     def final_db(self) -> float:
         """PSNR of the outputs."""
         return psnr(self.outputs, self._run())
 
-    def samples(self, steps: int | None = None, prompts: int | None = None) -> list[CalibrationSample]:
+    def samples(self, prompts: int | None = None) -> list[CalibrationSample]:
         """One sample for each input; their square sums to the mean squared error of the output."""
-        weights = np.full(1, 1 / math.sqrt(self.outputs[0].size), np.float32)
-        return [CalibrationSample((CalibrationCall(inputs, weights),)) for inputs in self._inputs[:prompts]]
+        one, scale = np.ones(1, np.float32), 1 / math.sqrt(self.outputs[0].size)
+        return [CalibrationSample((CalibrationCall(inputs, one),), scale) for inputs in self._inputs[:prompts]]
 
     def _run(self) -> Float32:
         outputs = []
@@ -239,24 +245,13 @@ class OutputSignal:
         return np.concatenate(outputs)
 
 
-def step_gains(ddim: DDIM, timesteps: Iterable[int], steps: int) -> NDArray[np.float64]:
-    """How much the final latents change with the network's output at each step, later outputs held fixed as v.
+def step_factors(ddim: DDIM, timestep: int, steps: int) -> tuple[float, float]:
+    """A DDIM step is linear: factors of the latents and of the network's output in the next latents.
 
-    With the angle phi of x_t = cos(phi) x_0 + sin(phi) e and d the step in it, DDIM is x_s = cos(d) x_t - sin(d) v
-    (arXiv 2202.00512). Held fixed as v, and not as noise, because a trained network's v hardly answers to small errors
-    of x_t while its noise prediction follows them; a noise error is the v error times cos(phi).
+    Clipping of the denoised latents is left out: it changes what happens to errors in few places only.
     """
-    record = ddim.record
-    turns, signals = [], []
-    for timestep in timesteps:
-        earlier = timestep - record.num_train_timesteps // steps
-        power = float(ddim.alphas_cumprod[timestep])
-        target = float(ddim.alphas_cumprod[earlier] if earlier >= 0 else ddim.final_alpha_cumprod)
-        turns.append(math.acos(math.sqrt(power)) - math.acos(math.sqrt(target)))
-        signals.append(math.sqrt(power))
-    gains = np.empty(len(turns))
-    later = 1.0
-    for place in range(len(turns) - 1, -1, -1):
-        gains[place] = later * math.sin(turns[place])
-        later *= math.cos(turns[place])
-    return gains / np.array(signals) if record.prediction_type == "epsilon" else gains
+    ddim = DDIM(ddim.record.model_copy(update={"clip_sample": False}))
+    one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
+    carry = ddim.step(zero, timestep, one, steps).latents
+    gain = ddim.step(one, timestep, zero, steps).latents
+    return float(carry[0]), float(gain[0])

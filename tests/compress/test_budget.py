@@ -87,6 +87,13 @@ def test_a_limit_below_the_least_possible_is_refused_with_both_numbers() -> None
         allocate([np.array([1.0]), np.array([1.0])], [np.array([2.0]), np.array([3.0])], 3)
 
 
+@pytest.mark.parametrize("room", [0.0, 1e-38, 1e-9])
+def test_next_to_no_room_above_the_least_usage_leaves_only_that(room: float) -> None:
+    costs, usages = [np.array([0.0, 5.0]), np.array([3.0, 0.0])], [np.array([0.0, 1.0]), np.array([7.0, 8.0])]
+    assert allocate(costs, usages, 7.0 + room).choices == (0, 0)
+    assert allocate(costs[:1], usages[:1], room).choices == (0,)
+
+
 def test_the_solver_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     for seed in range(4):
         sizes, errors = layers_of_a_large_network(seed)

@@ -12,14 +12,12 @@ from sfmobile.compress.search import (
     Choice,
     LayerOptions,
     OptionTable,
-    channel_errors,
+    palettize_layers,
     search_signal,
     smallest,
     storages,
-    tabulate,
 )
-from sfmobile.compress.sensitivity import LayerSensitivity
-from sfmobile.errors import GateError, UsageError
+from sfmobile.errors import ArtifactError, GateError, UsageError
 
 FULL = LayerRecipe(bits=16)
 
@@ -28,25 +26,21 @@ def weight(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_t(5, shape).astype(np.float16)
 
 
-def sensitivity(shape: tuple[int, ...], scale: float = 1.0, seed: int = 0) -> LayerSensitivity:
-    rng = np.random.default_rng(seed)
-    columns = rng.uniform(0.5, 1.5, shape[1])
-    return LayerSensitivity(
-        rows=(scale * rng.uniform(0.5, 1.5, shape[0])).astype(np.float32),
-        columns=(columns / columns.mean()).astype(np.float32),
-        slopes=(0.1 * scale**0.5 * rng.standard_normal((4, shape[0]))).astype(np.float32),
-    )
-
-
 SHAPES = {"a": (32, 16, 3, 3), "b": (64, 32, 1, 1), "c": (16, 64, 1, 1), "d": (48, 16, 3, 3)}
 
 
+SCALES = {"a": 1.0, "b": 30.0, "c": 1000.0, "d": 3.0}
+
+
 def make_table(target: str = "ios18") -> OptionTable:
-    """Four layers whose sensitivities differ a thousandfold."""
+    """Four layers whose sensitivities differ a thousandfold: the change is so many times the error of the weights."""
     weights = {name: weight(shape, seed) for seed, (name, shape) in enumerate(SHAPES.items())}
-    scales = {"a": 1.0, "b": 30.0, "c": 1000.0, "d": 3.0}
-    sensitivities = {name: sensitivity(shape, scales[name], 7) for name, shape in SHAPES.items()}
-    return tabulate(weights, sensitivities, storages(target), peak=1000.0)
+    rows = {}
+    for name, layer in palettize_layers(weights, storages(target)).items():
+        coded = [storage for storage in layer.storages if storage != FULL]
+        changes = [SCALES[name] * palettize_weight(weights[name], storage).error for storage in coded]
+        rows[name] = layer.options(np.array(changes))
+    return OptionTable(rows, peak=1000.0)
 
 
 @pytest.fixture(scope="module")
@@ -64,24 +58,37 @@ def test_three_bits_and_groups_are_for_ios18_alone() -> None:
     }
 
 
-@pytest.mark.parametrize("storage", [LayerRecipe(bits=2), LayerRecipe(bits=3, group_size=8)])
-def test_the_error_of_a_channel_is_split_into_what_lies_along_it_and_the_rest(storage: LayerRecipe) -> None:
+def test_tables_rise_and_belong_to_their_storages() -> None:
     original = weight((32, 16, 3, 3))
-    columns = sensitivity(original.shape).columns
-    stored = palettize_weight(original, storage)
-    along, rest = channel_errors(original, stored, columns)
-    dense = original.astype(np.float64).reshape(32, -1)
-    difference = stored.dense().astype(np.float64).reshape(32, -1) - dense
-    share = (difference * dense).sum(1) / (dense * dense).sum(1)
-    spread = np.repeat(columns, 9)
-    assert np.allclose(along, share, rtol=1e-4)
-    assert np.allclose(rest, (spread * (difference - share[:, None] * dense) ** 2).sum(1), rtol=1e-4)
+    done: list[int] = []
+    layer = palettize_layers({"a": original}, storages("ios18", (8, 7)), done.append)["a"]
+    assert {storage.group_size for storage in layer.storages} == {None, 8}
+    assert layer.storages[-1] == FULL and len(layer.palettes.tables) == len(layer.storages) - 1
+    for storage, table in zip(layer.storages, layer.palettes.tables, strict=False):
+        assert table.shape == (32 // (storage.group_size or 32), 2**storage.bits)
+        assert (np.diff(table, axis=1) >= 0).all()
+        assert set(table.ravel()) == set(palettize_weight(original, storage).luts.astype(np.float32).ravel())
+    assert sum(done) == len(layer.storages) * original.size
 
 
-def test_clusters_means_shrink_every_channel() -> None:
-    original = weight((32, 16, 3, 3))
-    along, _ = channel_errors(original, palettize_weight(original, LayerRecipe(bits=2)), np.ones(16, np.float32))
-    assert (along < 0).all() and along.mean() == pytest.approx(-0.15, abs=0.1)
+def test_a_weight_that_is_not_finite_is_named() -> None:
+    broken = weight((32, 16, 3, 3))
+    broken[3, 2] = np.inf
+    with pytest.raises(ArtifactError, match="Weight 'mid' can't be palettized"):
+        palettize_layers({"mid": broken}, storages("ios17"))
+
+
+def test_changes_find_their_storages_and_sixteen_bits_change_nothing() -> None:
+    layer = palettize_layers({"a": weight((32, 16, 1, 1))}, storages("ios17"))["a"]
+    options = layer.options(np.array([5.0, 4.0, 3.0, 2.0, 1.0]))
+    assert {storage.bits: options.errors[place] for place, storage in enumerate(options.storages)} == {
+        1: 5.0,
+        2: 4.0,
+        4: 3.0,
+        6: 2.0,
+        8: 1.0,
+        16: 0.0,
+    }
 
 
 def test_more_bits_cost_more_bytes_and_less_error(table: OptionTable) -> None:
