@@ -44,23 +44,39 @@ class Agreement:
     """Mean cosine of each prompt's picture with the prompt, by the dual encoder; noise is the same in every call."""
 
     def __init__(
-        self, dual_encoder: DualEncoder, encode: Encode, prompts: Sequence[str], *, batch: int = 64, first_seed: int = 0
+        self,
+        dual_encoder: DualEncoder,
+        encode: Encode,
+        prompts: Sequence[str],
+        *,
+        ignored: Sequence[str] = (),
+        batch: int = 64,
+        first_seed: int = 0,
     ) -> None:
+        """ignored: prompts that pictures are made of but that don't count."""
         self.dual_encoder = dual_encoder
         self.prompts = list(prompts)
         self.batch = batch
         self.first_seed = first_seed
+        device = dual_encoder.log_scale.device
+        self._counts = torch.tensor([prompt not in set(ignored) for prompt in self.prompts], device=device)
         with torch.no_grad():
-            device = dual_encoder.log_scale.device
-            ids = encode(self.prompts).to(device)
-            self._texts = torch.cat([dual_encoder.encode_texts(part) for part in torch.split(ids, 512)])
+            parts = torch.split(encode(self.prompts).to(device), 512)
+            self._texts = torch.cat([dual_encoder.encode_texts(part) for part in parts])
 
     def __call__(self, sampler: Sampler) -> float:
         """The agreement of a sampler's pictures, one a prompt."""
-        pictures: list[Tensor] = []
+        return self.of(self.pictures(sampler))
+
+    def pictures(self, sampler: Sampler) -> Tensor:
+        """A picture a prompt, (N, 3, H, W) in [-1, 1]."""
+        parts: list[Tensor] = []
         for start in range(0, len(self.prompts), self.batch):
             captions = self.prompts[start : start + self.batch]
-            seeds = range(self.first_seed + start, self.first_seed + start + len(captions))
-            pictures.append(sampler(captions, seeds))
-        images = embed_pictures(self.dual_encoder, torch.cat(pictures))
-        return float((images * self._texts).sum(dim=1).mean())
+            parts.append(sampler(captions, range(self.first_seed + start, self.first_seed + start + len(captions))))
+        return torch.cat(parts)
+
+    def of(self, pictures: Tensor) -> float:
+        """The agreement of pictures, one a prompt."""
+        cosines = (embed_pictures(self.dual_encoder, pictures) * self._texts).sum(dim=1)
+        return float(cosines[self._counts].mean())

@@ -11,22 +11,23 @@ from sfmobile.errors import UsageError
 from sfmobile.nets.layout import Stage, UNetLayout
 from sfmobile.nets.unet import UNet
 from sfmobile.train.evolve import Latency
-from sfmobile.train.mutation import actions, apply
+from sfmobile.train.mutation import Action, actions, apply
 
 # Parameters that meet a state and its skip connection joined.
 _TAKES_BOTH = re.compile(r"(up_blocks\.\d+\.resnets\.\d+)\.(?:norm1\.(?:weight|bias)|(?:conv1|conv_shortcut)\.weight)")
 
 
-def random_removal(layout: UNetLayout, latency: Latency, target_ms: float, seed: int) -> UNetLayout:
-    """Remove blocks at random until the layout meets the target."""
+def random_removal(layout: UNetLayout, latency: Latency, target_ms: float, seed: int) -> list[Action]:
+    """Removals drawn at random, one after another, until the layout meets the target."""
     generator = torch.Generator().manual_seed(seed)
+    removed: list[Action] = []
     while latency(layout) > target_ms:
         removals = [action for action in actions(layout) if action.kind == "remove"]
         if not removals:
             raise UsageError(f"A target of {target_ms:.4g} ms can't be reached by removing blocks of '{layout.name}'.")
-        pick = int(torch.randint(len(removals), (), generator=generator))
-        layout = apply(layout, removals[pick], name=f"random-{seed}")
-    return layout
+        removed.append(removals[int(torch.randint(len(removals), (), generator=generator))])
+        layout = apply(layout, removed[-1])
+    return removed
 
 
 def uniform_shrinking(layout: UNetLayout, latency: Latency, target_ms: float) -> UNetLayout:

@@ -26,7 +26,7 @@ from sfmobile.nets.layout import (
 from sfmobile.nets.text_encoder import TextEncoder
 from sfmobile.nets.unet import UNet
 from sfmobile.train.autoencoder import AutoencoderConfig, AutoencoderObjective, AutoencoderStage, normalise_latents
-from sfmobile.train.config import LoopConfig
+from sfmobile.train.config import LoopConfig, read_config
 from sfmobile.train.decoder import DecoderConfig, DecoderObjective, DecoderStage
 from sfmobile.train.denoiser import DenoiserConfig, DenoiserObjective, DenoiserStage
 from sfmobile.train.diffusion import NoiseSchedule
@@ -82,6 +82,11 @@ def _named(layouts: Mapping[str, Layout], name: str) -> Layout:
     return layouts[name]
 
 
+def evolved_layouts(root: Path) -> tuple[UNetLayout, ...]:
+    """Layouts that evolutions in a run ended with, called as their directories."""
+    return tuple(read_config(UNetLayout, path) for path in sorted(root.glob("*/layout.json")))
+
+
 class Run:
     """A training run in a directory: builds networks from earlier stages' files and runs one stage at a time."""
 
@@ -89,7 +94,8 @@ class Run:
         self, root: Path, networks: Networks | None = None, observer: Observer | None = None, cpu: bool = False
     ) -> None:
         self.root = root
-        self.networks = networks or Networks()
+        known = networks or Networks()
+        self.networks = replace(known, unets=(*known.unets, *evolved_layouts(root)))
         self.observer = observer
         self.cpu = cpu
         self.device = torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")

@@ -12,7 +12,15 @@ from sfmobile.nets.layout import SD15_UNET, SNAPFUSION_UNET, Stage
 from sfmobile.nets.unet import UNet
 from sfmobile.profile.block_keys import BlockKey, BlockOptions, layout_blocks
 from sfmobile.profile.block_packages import block_inputs, block_output, block_package, build_block, default_cache
-from sfmobile.profile.lookup import EMPTY, LookupTable, build_table, count_blocks, random_inputs, read_table
+from sfmobile.profile.lookup import (
+    EMPTY,
+    GrowingTable,
+    LookupTable,
+    build_table,
+    count_blocks,
+    random_inputs,
+    read_table,
+)
 from sfmobile.profile.timers import BlockTiming, EstimateTimer, Timer
 from sfmobile.runtime.mil.evaluate import Evaluator
 from sfmobile.runtime.mil.program import load_program
@@ -193,3 +201,24 @@ def test_the_cache_lies_where_the_user_says(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.delenv("SFMOBILE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert default_cache() == tmp_path / "xdg" / "sfmobile" / "blocks"
+
+
+def test_a_growing_table_times_what_a_layout_asks_for_and_nothing_twice(cache: Path, tmp_path: Path) -> None:
+    path, clock = tmp_path / "table.json", Counting()
+    growing = GrowingTable(path, None, OPTIONS, clock, cache)
+    first = growing.latency(TINY_UNET)
+    timed = len(clock.timed)
+    assert first == read_table(path).latency(TINY_UNET) and timed > 0
+    assert growing.latency(TINY_UNET) == first and len(clock.timed) == timed
+    assert growing.latency(WIDER_UNET) > first
+    assert len(clock.timed) == timed + len(read_table(path).entries) - count_blocks([TINY_UNET], OPTIONS)
+
+
+def test_a_table_that_cannot_grow_names_what_it_lacks(cache: Path, tmp_path: Path) -> None:
+    held = build_table([TINY_UNET], OPTIONS, Counting(), cache)
+    growing = GrowingTable(tmp_path / "table.json", held, OPTIONS, None, cache)
+    assert growing.latency(TINY_UNET) > 0
+    with pytest.raises(UsageError, match=r"lacks .* blocks of layout 'wider'"):
+        growing.latency(WIDER_UNET)
+    with pytest.raises(UsageError, match="There is no lookup table"):
+        GrowingTable(tmp_path / "table.json", None, OPTIONS, None, cache)

@@ -10,7 +10,7 @@ import torch
 from sfmobile.errors import UsageError
 from sfmobile.nets.layout import GLYPH_UNET, SD15_UNET, Stage
 from sfmobile.nets.unet import UNet
-from sfmobile.train.mutation import stages
+from sfmobile.train.mutation import apply, stages
 from sfmobile.train.shrink import narrow, random_removal, uniform_shrinking
 from tests.tiny import TINY_UNET
 
@@ -33,7 +33,11 @@ def by_width(layout):
 def test_blocks_go_at_random_until_the_target_is_met():
     whole = by_blocks(LAYOUT)
     removed = random_removal(LAYOUT, by_blocks, whole - 6, seed=1)
-    assert by_blocks(removed) <= whole - 6
+    left = LAYOUT
+    for action in removed:
+        assert by_blocks(left) > whole - 6
+        left = apply(left, action)
+    assert by_blocks(left) <= whole - 6
     assert removed == random_removal(LAYOUT, by_blocks, whole - 6, seed=1)
     assert removed != random_removal(LAYOUT, by_blocks, whole - 6, seed=2)
     with pytest.raises(UsageError, match="can't be reached by removing blocks"):

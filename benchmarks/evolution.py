@@ -1,0 +1,245 @@
+"""An evolved layout against other ways to the same latency, each trained on as many pictures from the same supernet.
+
+    sfmobile train evolve models/recipes/glyph-64 --run RUN --device iphone-14-pro
+    python benchmarks/evolution.py models/recipes/glyph-64 --run RUN -o benchmarks/results/evolution
+
+The others: a hand-written layout (SnapFusion's moves), every stage narrower, blocks removed at random. All start from
+the weights that the supernet had behind its robust training. Pictures are judged on compositions that neither the
+training nor the evolution's choices saw.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sfmobile.cli import train_evolve
+from sfmobile.cli.console import note, print_table
+from sfmobile.nets.unet import UNet
+from sfmobile.profile.machine import describe_machine
+from sfmobile.train.agreement import Agreement
+from sfmobile.train.config import read_config
+from sfmobile.train.evaluate import DUAL_ENCODER, Sampler, network_sampler
+from sfmobile.train.evolution_plot import block_counts
+from sfmobile.train.evolution_run import EvolutionRun, EvolutionSettings, Observers
+from sfmobile.train.evolve import read_decisions, read_round
+from sfmobile.train.glyph import SCHEDULES
+from sfmobile.train.inherit import inherit_weights
+from sfmobile.train.metrics.efficientnet_lite import EfficientNetLite0
+from sfmobile.train.metrics.frechet import DistanceMeter
+from sfmobile.train.metrics.memorisation import as_float
+from sfmobile.train.metrics.prompt_sets import distribution_prompts, held_out_prompts, kind_shares
+from sfmobile.train.mutation import mutate
+from sfmobile.train.pictures import Pictures, PicturesConfig
+from sfmobile.train.recipe import RecipeRun
+from sfmobile.train.shrink import narrow, random_removal, uniform_shrinking
+
+EVOLVED = "evolved"
+FEATURE_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Test:
+    """Compositions that took no part in training or choosing, and what measures pictures of them."""
+
+    agreement: Agreement
+    distance: DistanceMeter
+    features: EfficientNetLite0
+
+    def measure(self, sampler: Sampler) -> dict[str, float]:
+        """Agreement and Fréchet distance of a sampler's pictures."""
+        pictures = self.agreement.pictures(sampler)
+        distance = self.distance.measure(of(self.features, pictures))
+        return {
+            "agreement": self.agreement.of(pictures),
+            "fd": distance.fd,
+            "fd_floor": distance.fd_floor,
+            "pictures": len(pictures),
+        }
+
+
+@torch.no_grad()
+def of(features: EfficientNetLite0, pictures: torch.Tensor) -> torch.Tensor:
+    """Feature vectors of pictures."""
+    return torch.cat([features(as_float(part)) for part in torch.split(pictures, 32)])
+
+
+def contenders(run: EvolutionRun, supernet: UNet, target_ms: float, hand_written: str, seeds: int) -> dict[str, UNet]:
+    """The other networks at the target's latency, with the supernet's weights as far as they go."""
+    layout = run.run.networks.unet(hand_written)
+    written = UNet(layout)
+    inherit_weights(supernet, written)
+    made = {f"hand-written ({layout.name})": written}
+    shrunk = uniform_shrinking(supernet.layout, run.latency, target_ms)
+    made["uniform shrinking"] = narrow(supernet, shrunk)
+    for seed in range(seeds):
+        network = supernet
+        for action in random_removal(supernet.layout, run.latency, target_ms, seed):
+            network = mutate(network, action, name=f"random-{seed}")
+        made[f"random removal {seed + 1}"] = network
+    return made
+
+
+def sampler(run: EvolutionRun, unet: UNet) -> Sampler:
+    """Pictures as the evolution scored them."""
+    settings = run.settings
+    shape = run.pool.latents.shape
+    return network_sampler(
+        run.text_encoder,
+        unet.eval(),
+        run.decoder,
+        run.run.schedule(settings.schedule, unet.layout),
+        SCHEDULES[settings.schedule],
+        run.judge.encode,
+        steps=settings.steps,
+        guidance_scale=settings.guidance_scale,
+        latent_shape=(shape[1], shape[2], shape[3]),
+    )
+
+
+def open_test(recipe: Path, run: EvolutionRun, cache: Path, count: int) -> Test:
+    """Held-out compositions, without the evolution's own prompts."""
+    selection = read_config(PicturesConfig, recipe / f"{run.settings.pictures}.json")
+    pool = Pictures.open(cache, selection, run.run.device).pool
+    prompts = held_out_prompts(pool, count, selection.splits, 4242, selection.side)
+    shares = kind_shares(prompts)
+    training = distribution_prompts(pool, count, selection.splits, 4243, shares, selection.side, judge=False)
+    features = EfficientNetLite0.load(cache)
+    features.input_size = FEATURE_SIZE
+    agreement = Agreement(
+        run.judge.agreement.dual_encoder,
+        run.judge.encode,
+        prompts.captions,
+        first_seed=1000,
+        ignored=run.judge.agreement.prompts,
+    )
+    meter = DistanceMeter(of(features, prompts.pictures), of(features, training.pictures), "EffNetLite0")
+    return Test(agreement, meter, features)
+
+
+def compare(run: EvolutionRun, test: Test, hand_written: str, seeds: int, out: Path) -> list[dict[str, Any]]:
+    """Train and measure each contender; what `out` already holds is kept."""
+    settings = run.settings
+    result = json.loads((run.root / "result.json").read_text(encoding="utf-8"))
+    supernet = run.supernet()
+    run.fine_tune(supernet, 0)
+    decisions = read_decisions(run.root)
+    # What the evolved network was trained for behind the robust training that all share.
+    steps = settings.round.steps * (len(decisions) - 1) + settings.finish.steps
+    loop = replace(settings.finish, steps=steps)
+    networks = {"supernet (not at the target)": supernet, EVOLVED: read_round(run.root / f"round-{len(decisions)}")}
+    networks |= contenders(run, supernet, result["target_ms"], hand_written, seeds)
+    path = out / "comparison.json"
+    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    for name, network in networks.items():
+        if any(row["name"] == name for row in rows):
+            continue
+        if name == EVOLVED:
+            run.train(network, settings.finish, "finish", block_dropout=0.0)
+        elif network is not supernet:
+            run.train(network, loop, f"compare-{name.replace(' ', '-')}", block_dropout=0.0)
+        row = {
+            "name": name,
+            "latency_ms": run.latency(network.layout),
+            "parameters": sum(parameter.numel() for parameter in network.parameters()),
+            "blocks": block_counts(network.layout),
+            "channels": [stage.channels for stage in network.layout.down],
+            "steps": 0 if network is supernet else steps,
+            "score on the evolution's prompts": run.score(network),
+            **test.measure(sampler(run, network)),
+        }
+        rows.append(row)
+        note(f"{name}: {row['latency_ms']:.4g} ms, agreement {row['agreement']:.4f}, FD {row['fd']:.1f}")
+        machine = describe_machine().model_dump(mode="json")
+        record = {"target_ms": result["target_ms"], "machine": machine, "rows": rows}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return rows
+
+
+def plot(rows: list[dict[str, Any]], target: float, picture: Path) -> None:
+    """Agreement over latency, a point a contender."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for row in rows:
+        evolved = row["name"] == EVOLVED
+        axes.scatter(row["latency_ms"], row["agreement"], s=60, color="#d9822b" if evolved else "#3b6ea5", zorder=3)
+        axes.annotate(
+            f"{row['name']}\n{row['parameters'] / 1e6:.1f} M",
+            (row["latency_ms"], row["agreement"]),
+            textcoords="offset points",
+            xytext=(7, -4),
+            fontsize=8,
+        )
+    axes.axvline(target, color="black", linestyle=":", linewidth=1)
+    axes.margins(x=0.25, y=0.15)
+    axes.grid(alpha=0.3)
+    axes.set_xlabel("estimated ms a UNet call")
+    axes.set_ylabel("agreement on held-out compositions (cosine)")
+    axes.set_title("Ways to the same latency, the same training each")
+    figure.savefig(picture, metadata={"Software": ""})
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """The table."""
+    print_table(
+        "Ways to the same latency",
+        ("", "latency", "parameters", "ResNets + attentions", "widths", "steps", "agreement", "FD-EffNetLite0"),
+        [
+            (
+                row["name"],
+                f"{row['latency_ms']:.3f} ms",
+                f"{row['parameters'] / 1e6:.2f} M",
+                " ".join(f"{resnets}+{attentions}" for _, resnets, attentions in row["blocks"]),
+                "/".join(map(str, row["channels"])),
+                str(row["steps"]),
+                f"{row['agreement']:.4f}",
+                f"{row['fd']:.1f}",
+            )
+            for row in rows
+        ],
+        text_columns=(0, 3, 4),
+        caption=f"{rows[0]['pictures']} pictures each. FD of real training pictures: {rows[0]['fd_floor']:.1f}.",
+    )
+
+
+def main() -> None:
+    """Train, measure, print, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--run", type=Path, required=True, help="where `sfmobile train evolve` ran")
+    parser.add_argument("--name", default="evolution", help="the settings file's name, as given to train evolve")
+    parser.add_argument("--table", type=Path, help="lookup table [lookup.json in the run]")
+    parser.add_argument("--device", help="device whose estimate fills the table")
+    parser.add_argument("--blocks", type=Path, help="block packages by content hash")
+    parser.add_argument("--cache", type=Path, required=True, help="sprites and metric weights")
+    parser.add_argument("--judge", type=Path, default=DUAL_ENCODER)
+    parser.add_argument("--hand-written", default="glyph-64-efficient", help="a layout by name")
+    parser.add_argument("--random", type=int, default=1, help="how many random removals")
+    parser.add_argument("--pictures", type=int, default=192)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    given = parser.parse_args()
+    settings = read_config(EvolutionSettings, given.recipe / f"{given.name}.json")
+    run = RecipeRun(given.recipe, given.run, given.cache, cpu=True).run
+    table = train_evolve.open_table(
+        run, settings, given.table or given.run / "lookup.json", None, given.device, given.blocks
+    )
+    judge = train_evolve.open_judge(run, settings, given.recipe, given.cache, given.judge)
+    evolution = EvolutionRun(run, given.name, settings, judge, table.latency, Observers(told=note))
+    test = open_test(given.recipe, evolution, given.cache, given.pictures)
+    rows = compare(evolution, test, given.hand_written, given.random, given.output)
+    show(rows)
+    plot(rows, float(read_decisions(evolution.root)[0]["target_ms"]), given.output / "comparison.png")
+
+
+if __name__ == "__main__":
+    main()
