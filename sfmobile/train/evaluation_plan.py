@@ -32,6 +32,7 @@ from sfmobile.train.metrics.decoder_pair import compare_decoders
 from sfmobile.train.metrics.memorisation import as_float
 from sfmobile.train.metrics.plots import AGREEMENT, write_grid
 from sfmobile.train.metrics.report import DISTANCES, GROUPS, Measurement, Record, machine, markdown
+from sfmobile.train.metrics.targets import Target, target_table
 from sfmobile.train.pictures import Pictures, PicturesConfig
 from sfmobile.train.recipe import RecipeRun
 from sfmobile.train.sampler import sample_latents, seeded_noise
@@ -62,7 +63,8 @@ class Plan:
     """What to measure on a run. Variants whose stage wasn't trained are left out and said so.
 
     pictures: settings file of the pictures that the run was trained on; decoder_pair: stages of the full and the
-    half-width decoder; own_latents: how many of the first grid variant's latents they are compared on.
+    half-width decoder; own_latents: how many of the first grid variant's latents they are compared on; targets: what
+    was to be reached.
     """
 
     variants: tuple[Variant, ...]
@@ -72,6 +74,7 @@ class Plan:
     grid_seed: int = 0
     decoder_pair: tuple[str, str] | None = ("autoencoder", "decoder")
     own_latents: int = 512
+    targets: tuple[Target, ...] = ()
 
     def __post_init__(self) -> None:
         names = [variant.name for variant in self.variants]
@@ -157,15 +160,16 @@ def run_plan(
     out: Path,
     say: Callable[[str], None] = lambda line: None,
     only: Sequence[str] = (),
+    command: str = "",
 ) -> Record:
     """Measure every variant of the plan whose stages exist, keeping what `out` already has; write record and grid.
 
-    only: names of the variants to measure, all by default. Raises UsageError if the plan has no such variant, or if
-    `out` holds figures of other settings.
+    only: names of the variants to measure, all by default; command: what does it again, for the report. Raises
+    UsageError if the plan has no such variant, or if `out` holds figures of other settings.
     """
     path = out / RECORD
     judges = evaluation.judges
-    record = _record(path, {**evaluation.describe(), "machine": machine(run.device)})
+    record = _record(path, {**evaluation.describe(), "machine": machine(run.device), "command": command})
     samplers = RunSamplers(run, judges.encode, evaluation.side)
     known = []
     for variant in _chosen(plan, only):
@@ -197,6 +201,7 @@ def run_plan(
         say(f"{variant.name}: " + ", ".join(f"{key} {value:.4g}" for key, value in measured.figures.items()))
     _write_grid(plan, [variant for variant in known if variant.grid], samplers, out)
     _compare_decoders(plan, known, samplers, evaluation, record)
+    record.targets = target_table(plan.targets, record)
     record.write(path)
     (out / "evaluation.md").write_text(markdown(record), encoding="utf-8")
     return record
@@ -208,7 +213,7 @@ def _record(path: Path, made: dict[str, object]) -> Record:
         return Record(made, {})
     record = Record.read(path)
     for key, value in made.items():
-        if key != "machine" and record.made.get(key) != value:
+        if key not in ("machine", "command") and record.made.get(key) != value:
             raise UsageError(
                 f"{path}: its figures were measured with {key}={record.made.get(key)}, found {value}; measure into "
                 "another directory or delete it."
@@ -281,7 +286,11 @@ def _compare_decoders(
         pictures,
         samplers.latents(source, evaluation.distribution.captions[:count]),
     )
-    record.extra["Decoder pair"] = {**asdict(pair), "macs_ratio": pair.macs_ratio}
+    record.extra["Decoder pair"] = {
+        **asdict(pair),
+        "psnr_lost": pair.full_psnr - pair.half_psnr,
+        "macs_ratio": pair.macs_ratio,
+    }
 
 
 def evaluate_recipe(
@@ -311,7 +320,8 @@ def evaluate_recipe(
     judges = load_judges(cache, judge, run.device, trunk=trunk, feature_size=plan.evaluation.feature_size)
     pool = Pictures.open(cache, selection, run.device).pool
     evaluation = Evaluation(pool, judges, plan.evaluation, selection.side, selection.splits)
-    return run_plan(plan, run, evaluation, out, say, only)
+    command = f"sfmobile train evaluate {recipe.as_posix()} --run RUN -o DIRECTORY"
+    return run_plan(plan, run, evaluation, out, say, only, command)
 
 
 def main() -> None:

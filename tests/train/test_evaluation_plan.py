@@ -16,6 +16,7 @@ from sfmobile.train.config import read_config
 from sfmobile.train.evaluate import Evaluation, EvaluationConfig
 from sfmobile.train.evaluation_plan import RECORD, Plan, RunSamplers, Variant, run_plan
 from sfmobile.train.metrics.report import Record
+from sfmobile.train.metrics.targets import Target
 from sfmobile.train.recipe import Recipe
 from sfmobile.train.stages import Networks, Run
 from sfmobile.train.steps import GUIDANCE_CHANNELS
@@ -37,6 +38,7 @@ PLAN = Plan(
     evaluation=EvaluationConfig(pictures=12, composed=2, memorised=4, training=6, batch=8),
     grid_captions=("a fox", "a red boat"),
     own_latents=6,
+    targets=(Target("told", "agreement", "student", at_least=-1.0),),
 )
 
 
@@ -92,7 +94,7 @@ def test_a_plan_is_measured_resumed_and_reported(run: Run, evaluation: Evaluatio
     assert any(name.startswith("recognised") for name in student.figures)
     assert record.extra["Decoder pair"]["macs_ratio"] > 2
     assert Record.read(out / RECORD) == record
-    assert "student" in (out / "evaluation.md").read_text()
+    assert "| told | agreement: student | ≥ -1 |" in (out / "evaluation.md").read_text()
     with Image.open(out / "grid.png") as grid:
         assert grid.height > 2 * SIDE
 
@@ -171,6 +173,8 @@ def test_the_recipes_plan_names_its_stages_and_pictures(recipe: str) -> None:
     directory = REPOSITORY / "models" / "recipes" / recipe
     plan = read_config(Plan, directory / "evaluation.json")
     stages = Recipe.read(directory)
+    names = {variant.name for variant in plan.variants} | {"Decoder pair"}
+    assert {name for target in plan.targets for name in (target.of, target.than) if name is not None} <= names
     if recipe == "glyph-64":
         for variant in plan.variants:
             assert stages.stage(variant.stage).kind in ("denoiser", "steps")

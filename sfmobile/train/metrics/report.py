@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,13 @@ class Measurement:
 @dataclass
 class Record:
     """All that an evaluation measured. `made` says on what: prompts, networks, machine; `judge`: the dual encoder's own
-    retrieval; `extra`: figures that belong to no sampler (decoder pairs)."""
+    retrieval; `extra`: figures that belong to no sampler (decoder pairs); `targets`: their table, in Markdown."""
 
     made: dict[str, Any]
     judge: dict[str, Any]
     measurements: list[Measurement] = field(default_factory=list)
     extra: dict[str, dict[str, float]] = field(default_factory=dict)
+    targets: str = ""
 
     def find(self, name: str) -> Measurement | None:
         """The measurement called `name`, if there is one."""
@@ -57,7 +58,7 @@ class Record:
                     f"{raw['schema_version']}; measure again."
                 )
             measurements = [Measurement(**item) for item in raw["measurements"]]
-            return cls(raw["made"], raw["judge"], measurements, raw["extra"])
+            return cls(raw["made"], raw["judge"], measurements, raw["extra"], raw["targets"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ArtifactError(f"{path}: expected an evaluation record, found: {error!r}.") from error
 
@@ -107,6 +108,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
 def markdown(record: Record) -> str:
     """The tables of a record, the judge's own figures first."""
     lines = [
+        *_heading(record.made),
+        record.targets,
         "## What measures",
         "",
         "| the dual encoder on real pictures | pairs | candidates | R@1 | R@5 | agreement |",
@@ -121,7 +124,12 @@ def markdown(record: Record) -> str:
         )
         lines.append(f"| {name} | " + " | ".join(map(str, cells)) + f" | {own['agreement']:.3f} |")
     recognised = sorted(
-        {name for item in record.measurements for name in item.figures if name.startswith("recognised")}
+        {
+            name
+            for item in record.measurements
+            for name in item.figures
+            if name.startswith(("recognised", "agreement with held-out"))
+        }
     )
     single = [item for item in record.measurements if not item.series]
     for title, figures in (*GROUPS.items(), ("Held-out concept × style recognised", tuple(recognised))):
@@ -140,7 +148,32 @@ def markdown(record: Record) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _heading(made: Mapping[str, Any]) -> list[str]:
+    """What was measured on, with what, and how to do it again."""
+    config, prompts, on = made["config"], made["prompts"], made["machine"]
+    lines = [
+        "# Evaluation",
+        "",
+        f"{prompts['distribution']} prompts for distances and agreement, each for a combination that training never "
+        f"shows; {prompts['recognition']} for held-out concept × style; {prompts['composed']} for the exact checks "
+        f"({', '.join(config['checks'])}). Pictures of {made['side']} px. Distances are in the 1,280 pooled features "
+        f"of EfficientNet-Lite0 on pictures resized to {config['feature_size']} px: they are not FID, and at this "
+        "number of pictures the Fréchet one is far above zero for real pictures, too: that is the floor, real training "
+        "pictures against the real held-out ones. The kernel one (× 1,000) is unbiased.",
+        "",
+        f"Machine: {on['device']}, torch {on['torch']}, {on.get('threads', '?')} thread(s).",
+    ]
+    if made.get("command"):
+        lines += ["", f"Each figure again: `{made['command']} --only NAME`."]
+    return lines
+
+
 def machine(device: torch.device) -> dict[str, str]:
     """What the figures were measured with."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {"device": name, "torch": torch.__version__, "python": platform.python_version()}
+    return {
+        "device": name,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "threads": str(torch.get_num_threads()),
+    }

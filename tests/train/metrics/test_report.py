@@ -22,9 +22,14 @@ def record() -> Record:
     ]
     figures = {"FD-EffNetLite0": 51.25, "FD-EffNetLite0 floor": 20.5, "agreement": 0.4321, "count right": 0.875}
     one = Measurement("student, 8 steps", {"steps": 8, "guidance": 3.0}, {**figures, "recognised R@5 of 9": 0.5})
-    return Record(
-        {"machine": {"device": "test"}}, OWN, [one, *sweep], {"Decoder pair": {"own_psnr": 31.5, "full_macs": 1200}}
-    )
+    made = {
+        "config": {"checks": ["background", "colour"], "feature_size": 112},
+        "prompts": {"distribution": 384, "recognition": 92, "composed": 64},
+        "machine": {"device": "test", "torch": "2.9", "threads": "1"},
+        "side": 64,
+        "command": "sfmobile train evaluate models/recipes/glyph-64 --run RUN -o DIRECTORY",
+    }
+    return Record(made, OWN, [one, *sweep], {"Decoder pair": {"own_psnr": 31.5, "full_macs": 1200}})
 
 
 def test_a_record_reads_back_and_finds_its_measurements(tmp_path: Path) -> None:
@@ -59,7 +64,21 @@ def test_the_judges_own_figures_come_first_and_every_distance_has_its_floor_besi
     assert "| FD-EffNetLite0 | FD-EffNetLite0 floor |" in header
     assert "87.5 %" in text
     assert "| full_macs | 1,200 |" in text
-    assert "FID" not in text
+    assert "FID" not in text.split("## ", 1)[1]
+
+
+def test_the_heading_says_on_what_and_how_it_was_measured() -> None:
+    heading = markdown(record()).split("## ")[0]
+    for words in (
+        "384 prompts",
+        "(background, colour)",
+        "64 px",
+        "112 px",
+        "not FID",
+        "Machine: test, torch 2.9, 1 thr",
+    ):
+        assert words in heading, words
+    assert "`sfmobile train evaluate models/recipes/glyph-64 --run RUN -o DIRECTORY --only NAME`" in heading
 
 
 def test_plots_and_grid_are_pictures(tmp_path: Path) -> None:
