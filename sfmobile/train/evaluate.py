@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 # (captions, seeds) to pictures (N, 3, H, W) in [-1, 1], on any device; one seed a caption.
 Sampler = Callable[[Sequence[str], Sequence[int]], Tensor]
+Precision = Literal["auto", "fp32", "bf16"]
 Part = Literal["distribution", "recognition", "composed", "memorisation"]
 PARTS: tuple[Part, ...] = ("distribution", "recognition", "composed", "memorisation")
 NETWORK = "EffNetLite0"
@@ -65,6 +66,7 @@ class EvaluationConfig:
     composed: prompts of each list in `checks` (of COMPOSED_SPLITS: those that the samplers were trained for);
     memorised: pictures compared with the training set, which is cut to `training` drawings; batch: pictures sampled at
     once; feature_size: side in pixels that the feature network sees pictures at, and part of the distances' meaning;
+    precision: what a run's networks sample in, "auto" = bfloat16 autocast on a GPU and float32 on a CPU;
     new_to_judge: splits of the sprites that the dual encoder wasn't trained on.
     """
 
@@ -76,6 +78,7 @@ class EvaluationConfig:
     training: int = 4000
     batch: int = 256
     feature_size: int = INPUT_SIZE
+    precision: Precision = "auto"
     new_to_judge: tuple[str, ...] = (HELD_OUT,)
     seed: int = 2024
 
@@ -327,12 +330,14 @@ def network_sampler(
     guidance_scale: float,
     latent_shape: tuple[int, int, int],
     scaling_factor: float = 1.0,
+    precision: Precision = "auto",
 ) -> Sampler:
-    """A sampler over torch networks that are on one device, in bfloat16 autocast on a GPU.
+    """A sampler over torch networks that are on one device.
 
     A UNet with a guidance input gets `guidance_scale` there and is evaluated once a step.
     """
     device = next(unet.parameters()).device
+    autocast = device.type == "cuda" if precision == "auto" else precision == "bf16"
     denoiser: Denoiser = unet
     outside_scale = guidance_scale
     if unet.layout.guidance_embedding_dim is not None:
@@ -340,7 +345,7 @@ def network_sampler(
 
     @torch.no_grad()
     def sample(captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
             latents = sample_latents(
                 denoiser,
                 schedule,

@@ -22,6 +22,7 @@ from sfmobile.train.evaluate import (
     Evaluation,
     EvaluationConfig,
     Part,
+    Precision,
     Sampler,
     load_judges,
     network_sampler,
@@ -86,8 +87,9 @@ class Plan:
 class RunSamplers:
     """Samplers of a run's stages; networks are loaded when first asked for and kept."""
 
-    def __init__(self, run: Run, encode: Encode, side: int) -> None:
+    def __init__(self, run: Run, encode: Encode, side: int, precision: Precision = "auto") -> None:
         self.run = run
+        self.precision = precision
         self.side = side
         self.encode = encode
         self._decoders: dict[str, Decoder] = {}
@@ -126,6 +128,7 @@ class RunSamplers:
             steps=variant.steps,
             guidance_scale=variant.guidance,
             latent_shape=self.latent_shape(decoder),
+            precision=self.precision,
         )
 
     @torch.no_grad()
@@ -170,7 +173,7 @@ def run_plan(
     path = out / RECORD
     judges = evaluation.judges
     record = _record(path, {**evaluation.describe(), "machine": machine(run.device), "command": command})
-    samplers = RunSamplers(run, judges.encode, evaluation.side)
+    samplers = RunSamplers(run, judges.encode, evaluation.side, evaluation.config.precision)
     known = []
     for variant in _chosen(plan, only):
         missing = [stage for stage in (variant.stage, variant.decoder) if not _has_weights(run, stage)]

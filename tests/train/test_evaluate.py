@@ -18,6 +18,7 @@ from sfmobile.train.evaluate import (
     Evaluation,
     EvaluationConfig,
     Judges,
+    Precision,
     checkpoint_sampler,
     network_sampler,
     picture_side,
@@ -145,7 +146,13 @@ def words(captions: Sequence[str]) -> Tensor:
     return encode(captions).remainder(TINY_TEXT_ENCODER.vocabulary)
 
 
-def sample(captions: Sequence[str], seeds: Sequence[int], guidance: float = 3.0, **changes: object) -> Tensor:
+def sample(
+    captions: Sequence[str],
+    seeds: Sequence[int],
+    guidance: float = 3.0,
+    precision: Precision = "auto",
+    **changes: object,
+) -> Tensor:
     text_encoder, unet, decoder, schedule = networks(**changes)
     sampler = network_sampler(
         text_encoder,
@@ -157,8 +164,15 @@ def sample(captions: Sequence[str], seeds: Sequence[int], guidance: float = 3.0,
         steps=2,
         guidance_scale=guidance,
         latent_shape=(4, 8, 8),
+        precision=precision,
     )
     return sampler(captions, seeds)
+
+
+def test_bfloat16_samples_nearly_what_float32_does() -> None:
+    exact, rounded = (sample(["a fox"], [5], precision=precision) for precision in ("fp32", "bf16"))
+    assert torch.equal(exact, sample(["a fox"], [5]))
+    assert 0 < (exact - rounded).abs().max() < 0.05
 
 
 def test_a_picture_depends_on_its_caption_and_seed_alone_not_on_the_batch() -> None:
