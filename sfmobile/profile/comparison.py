@@ -45,8 +45,13 @@ def compare_verify(before: VerifyReport, after: VerifyReport, decibels: float) -
 
 
 def differences(before: BenchReport, after: BenchReport) -> list[str]:
-    """Why the figures of two reports can't be compared: another machine, system, runtime, precision or unit."""
+    """Why the figures of two reports can't be compared: another model, machine, runtime, precision or unit.
+
+    A model is another one if it came from elsewhere and its weights differ; one trained further is still the same.
+    """
+    other = before.bundle.source_sha256 != after.bundle.source_sha256
     pairs = (
+        ("model", before.bundle.source_id if other else "", after.bundle.source_id if other else ""),
         ("machine", before.machine.model or before.machine.processor, after.machine.model or after.machine.processor),
         ("processor", before.machine.processor, after.machine.processor),
         ("cores", before.machine.cores, after.machine.cores),

@@ -29,12 +29,20 @@ def read_result(path: Path) -> BenchReport:
     if not path.is_dir():
         raise ArtifactError(f"'{path}' doesn't exist; `make ios-test` writes one.")
     with tempfile.TemporaryDirectory() as folder:
-        reports = [read_report(file, BenchReport) for file in exported_reports(path, Path(folder))]
+        reports = [read_attached(path, file) for file in exported_reports(path, Path(folder))]
     if not reports:
         raise ArtifactError(
             f"'{path}' has no attachment '{ATTACHMENT_PREFIX}.json'; run the Performance test plan, which attaches one."
         )
     return max(reports, key=lambda report: report.created_at)
+
+
+def read_attached(result: Path, file: Path) -> BenchReport:
+    """A report exported from `result`; errors name the result, since the exported file is gone when they are read."""
+    try:
+        return read_report(file, BenchReport)
+    except ArtifactError as error:
+        raise ArtifactError(f"The report '{file.name}' attached to '{result}' can't be read: {error}") from error
 
 
 def exported_reports(result: Path, folder: Path) -> Iterator[Path]:

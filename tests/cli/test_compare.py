@@ -7,7 +7,7 @@ import pytest
 
 from sfmobile.profile.report import write_report
 from tests.cli.run import run
-from tests.profile.sample import MACHINE, bench, close_by, verify
+from tests.profile.sample import BUNDLE, MACHINE, bench, close_by, verify
 
 
 @pytest.fixture
@@ -41,6 +41,25 @@ def test_other_machines_are_refused_unless_asked_for(reports: Path, capsys) -> N
     outcome = run(capsys, "compare", reports / "before.json", reports / "elsewhere.json")
     assert outcome.code == 2 and "machine Mac14,2 against Mac15,3" in outcome.sentence
     assert run(capsys, "compare", reports / "before.json", reports / "elsewhere.json", "--across").code == 0
+
+
+def test_reports_of_two_models_are_refused_unless_asked_for(reports: Path, capsys) -> None:
+    other = BUNDLE.model_copy(update={"source_id": "someone/other", "source_sha256": "2" * 64})
+    write_report(bench(10.0, bundle=other), reports / "other.json")
+    outcome = run(capsys, "compare", reports / "before.json", reports / "other.json")
+    assert outcome.code == 2 and "model tiny against someone/other" in outcome.sentence
+    assert run(capsys, "compare", reports / "before.json", reports / "other.json", "--across").code == 0
+    # The same weights from another place, and the same place's weights trained further, are the same model.
+    for same in ({"source_id": "elsewhere/tiny"}, {"source_sha256": "2" * 64}):
+        write_report(bench(10.0, bundle=BUNDLE.model_copy(update=same)), reports / "same.json")
+        assert run(capsys, "compare", reports / "before.json", reports / "same.json").code == 0
+
+
+def test_a_report_of_a_later_version_says_so(reports: Path, capsys) -> None:
+    later = json.loads((reports / "before.json").read_text()) | {"schema_version": 9}
+    (reports / "later.json").write_text(json.dumps(later))
+    outcome = run(capsys, "compare", reports / "before.json", reports / "later.json")
+    assert outcome.code == 4 and "report version 9" in outcome.sentence and "update sfmobile" in outcome.sentence
 
 
 def test_reports_of_two_kinds_have_nothing_in_common(reports: Path, capsys) -> None:

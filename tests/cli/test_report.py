@@ -9,6 +9,7 @@ import pytest
 from sfmobile.profile.report import BenchReport, ConditionsRecord, PlacementRecord, read_report, write_report
 from tests.cli.run import run
 from tests.profile.sample import bench, latency
+from tests.profile.test_xcresult import attach, stand_in
 
 
 def phone_report() -> BenchReport:
@@ -69,3 +70,30 @@ def test_a_file_that_is_no_report_is_refused(tmp_path: Path, capsys: pytest.Capt
     outcome = run(capsys, "report", "import", tmp_path / "x.json")
     assert outcome.code == 4
     assert "not a bench report" in outcome.sentence
+
+
+@pytest.fixture
+def result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A result bundle with an attached report, and a stand-in for the tool that exports attachments."""
+    stand_in(tmp_path, monkeypatch)
+    bundle = tmp_path / "run.xcresult"
+    (bundle / "exported").mkdir(parents=True)
+    write_report(phone_report(), bundle / "exported" / "1.json")
+    attach(bundle, ("bench_0_A.json", "1.json"))
+    return bundle
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "1.json"], ids=["the tool's description", "the report"])
+def test_json_cut_short_in_a_result_bundle_is_one_sentence(file: str, result: Path, capsys) -> None:
+    assert run(capsys, "report", "import", result).code == 0
+    path = result / "exported" / file
+    path.write_text(path.read_text()[:-20])
+    outcome = run(capsys, "report", "import", result)
+    assert outcome.code == 4 and "run.xcresult" in outcome.sentence and outcome.out == ""
+
+
+def test_a_bare_report_cut_short_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_report(phone_report(), tmp_path / "bench.json")
+    (tmp_path / "bench.json").write_text((tmp_path / "bench.json").read_text()[:-20])
+    outcome = run(capsys, "report", "import", tmp_path / "bench.json")
+    assert outcome.code == 4 and "bench.json" in outcome.sentence

@@ -80,6 +80,17 @@ def test_a_report_of_another_bundle_is_refused(tiny_palettized_bundle: Bundle, m
     assert outcome.code == 2 and "measured the bundle" in outcome.sentence
 
 
+def test_a_report_of_a_later_version_or_cut_short_is_refused(tiny_bundle: Bundle, measured: Path, capsys) -> None:
+    whole = measured.read_text()
+    phone = ("--device", "iphone-14-pro", "--measured", measured)
+    measured.write_text(json.dumps(json.loads(whole) | {"schema_version": 9}))
+    outcome = run(capsys, "inspect", tiny_bundle.root, *phone)
+    assert outcome.code == 4 and "report version 9" in outcome.sentence
+    measured.write_text(whole[: len(whole) // 2])
+    outcome = run(capsys, "inspect", tiny_bundle.root, *phone)
+    assert outcome.code == 4 and "bench.json" in outcome.sentence
+
+
 def test_a_plot_shows_where_the_time_goes(tiny_bundle: Bundle, tmp_path: Path, capsys) -> None:
     path = tmp_path / "times.png"
     assert run(capsys, "inspect", tiny_bundle.root, "--device", "iphone-14-pro", "--plot", path).code == 0

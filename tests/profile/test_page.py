@@ -24,6 +24,7 @@ from sfmobile.sampling.picture import to_pixels
 from tests.profile.sample import BUNDLE, MACHINE, bench
 
 # Elements of HTML that are never closed; those of SVG are closed where they are opened, or around a title.
+ADDRESSES = ("src", "href", "srcset", "action", "data", "poster", "background", "xlink:href")
 VOID = {"meta", "img", "br"}
 SECTIONS = (
     "Pictures",
@@ -51,7 +52,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = dict(attrs)
-        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "action", "data")]
+        self.addresses += [value or "" for name, value in attrs if name in ADDRESSES]
         if tag == "img":
             kind, data = (values["src"] or "").split(",", 1)
             assert kind == "data:image/png;base64"
@@ -84,7 +85,11 @@ def test_the_page_is_valid_and_has_every_section(content: PageContent) -> None:
 def test_the_page_needs_no_network(content: PageContent) -> None:
     text = render(content)
     assert all(address.startswith("data:") for address in Page(text).addresses)
-    assert not re.search(r"https?://|@import|url\(|<link|<iframe", text)
+    assert not re.search(r"https?://|@import|url\(|<link|<iframe|<object|<embed|fetch\(|XMLHttpRequest|import\(", text)
+    # A browser refuses what this would miss.
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', text)
+    assert policy.startswith("default-src 'none'; img-src data:; ")
+    assert not re.search(r"https?:|\*", policy)
 
 
 def test_it_fits_a_phone_and_paper(content: PageContent) -> None:

@@ -20,14 +20,19 @@ cp "$5"/exported/* "$7"/
 """
 
 
-@pytest.fixture
-def result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty result bundle, and an `xcrun` on PATH that exports what is put into its folder `exported`."""
-    tools = tmp_path / "bin"
+def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put an `xcrun` on PATH that exports what is put into a result bundle's folder `exported`."""
+    tools = folder / "bin"
     tools.mkdir()
     (tools / "xcrun").write_text(XCRUN)
     (tools / "xcrun").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+
+
+@pytest.fixture
+def result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty result bundle."""
+    stand_in(tmp_path, monkeypatch)
     (tmp_path / "run.xcresult/exported").mkdir(parents=True)
     return tmp_path / "run.xcresult"
 
