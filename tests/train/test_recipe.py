@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sfmobile.errors import UsageError
+from sfmobile.nets.layout import AUTOENCODER_LAYOUTS, UNET_LAYOUTS
+from sfmobile.train.autoencoder import AutoencoderConfig
+from sfmobile.train.config import read_config
+from sfmobile.train.decoder import DecoderConfig
+from sfmobile.train.denoiser import DenoiserConfig
+from sfmobile.train.pictures import PicturesConfig
+from sfmobile.train.recipe import Recipe
+from sfmobile.train.stages import LatentsConfig
+from sfmobile.train.steps import StepConfig
+from tests.tiny import REPOSITORY
+
+RECIPES = REPOSITORY / "models" / "recipes"
+KINDS = {
+    "autoencoder": AutoencoderConfig,
+    "latents": LatentsConfig,
+    "denoiser": DenoiserConfig,
+    "decoder": DecoderConfig,
+    "steps": StepConfig,
+}
+
+
+@pytest.mark.parametrize("name", ["glyph-128", "glyph-64"])
+def test_every_stage_starts_from_stages_before_it(name: str) -> None:
+    directory = RECIPES / name
+    recipe = Recipe.read(directory)
+    done: set[str] = set()
+    for entry in (*recipe.stages, *recipe.ablations):
+        config = read_config(KINDS[entry.kind], directory / f"{entry.name}.json")
+        sources = ("unet_from", "text_encoder_from", "teacher_from", "student_from", "latents_from", "pool")
+        named = [getattr(config, source) for source in sources if getattr(config, source, None) is not None]
+        assert set(named) <= done, (entry.name, named)
+        if isinstance(config, LatentsConfig):
+            read_config(PicturesConfig, directory / f"{config.pictures}.json")
+            assert config.layout in AUTOENCODER_LAYOUTS
+        if isinstance(config, StepConfig):
+            assert {config.teacher, config.student} <= set(UNET_LAYOUTS)
+        done.add(entry.name)
+
+
+def test_an_ablation_is_found_by_name_and_is_no_stage_of_the_recipe() -> None:
+    recipe = Recipe.read(RECIPES / "glyph-64")
+    assert recipe.stage("steps-8-vanilla").kind == "steps"
+    assert "steps-8-vanilla" not in {entry.name for entry in recipe.stages}
+    with pytest.raises(UsageError, match=r"no stage 'steps-9'; it has autoencoder, .*steps-8-progressive"):
+        recipe.stage("steps-9")
+
+
+def changes(one: Path, other: Path) -> set[str]:
+    first, second = json.loads(one.read_text()), json.loads(other.read_text())
+    return {key for key in first.keys() | second.keys() if first.get(key) != second.get(key)}
+
+
+def test_ablations_differ_in_what_they_are_named_for_and_in_nothing_else() -> None:
+    directory = RECIPES / "glyph-64"
+    expected = {
+        "vanilla": {"cfg_probability"},
+        "cfg": {"cfg_probability"},
+        "p03": {"cfg_probability"},
+        "range-6": {"guidance_range"},
+        "conditioned": {"cfg_probability", "guidance_conditioned"},
+        "progressive": {"teacher", "teacher_from", "student_from"},
+    }
+    mixed = directory / "steps-8-mixed.json"
+    for name, what in expected.items():
+        assert changes(mixed, directory / f"steps-8-{name}.json") == what, name
+    assert changes(mixed, directory / "steps-8.json") == {"loop"}
+
+
+def test_direct_and_progressive_students_are_trained_for_equally_many_steps() -> None:
+    def steps(*names: str) -> int:
+        configs = [read_config(StepConfig, RECIPES / "glyph-64" / f"{name}.json") for name in names]
+        return sum(config.loop.steps * config.loop.batch_size for config in configs)
+
+    direct = steps("steps-16", "steps-8-mixed")
+    assert direct == steps("steps-32-progressive", "steps-16-progressive", "steps-8-progressive")
