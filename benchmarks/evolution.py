@@ -172,7 +172,7 @@ def plot(rows: list[dict[str, Any]], target: float, picture: Path) -> None:
     axes = figure.add_subplot()
     for row in rows:
         evolved = row["name"] == EVOLVED
-        axes.scatter(row["latency_ms"], row["agreement"], s=60, color="#d9822b" if evolved else "#3b6ea5", zorder=3)
+        axes.scatter(row["latency_ms"], row["agreement"], s=60, color="#c44e52" if evolved else "#4878a8", zorder=3)
         axes.annotate(
             f"{row['name']}\n{row['parameters'] / 1e6:.1f} M",
             (row["latency_ms"], row["agreement"]),

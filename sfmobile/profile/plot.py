@@ -54,7 +54,7 @@ def plot_times(report: TimeReport, path: Path) -> None:
     budget = f"budget {report.budget_ms / 1e3:g} s"
     if report.budget_ms <= FARTHEST_BUDGET * longest:
         axes.axvline(report.budget_ms, color="black", linestyle="--", linewidth=1)
-        axes.text(report.budget_ms, -0.45, f"{budget} ", fontsize=8, va="bottom", ha="right")
+        axes.text(report.budget_ms, -0.42, f"{budget} ", fontsize=8, va="top", ha="right")
         axes.set_xlim(0, max(report.budget_ms, longest) * 1.08)
     else:
         axes.set_xlim(0, longest * 1.08)

@@ -14,7 +14,7 @@ from sfmobile.train.evolve import read_decisions
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-RESNET, ATTENTION, GONE = "#3b6ea5", "#d9822b", "#c8c8c8"
+RESNET, ATTENTION, GONE, AGREEMENT = "#4878a8", "#c44e52", "#c8c8c8", "#3d8b3d"
 
 
 def block_counts(layout: UNetLayout) -> list[tuple[str, int, int]]:
@@ -67,7 +67,7 @@ def plot_path(root: Path, picture: Path) -> None:
 
 
 def _draw_blocks(axes: Axes, layouts: list[UNetLayout]) -> None:
-    """A square a block: ResNets over attention blocks, in grey what the round before still had."""
+    """A square a block: ResNets over attention blocks; a black outline was added by the round, a grey one removed."""
     from matplotlib.patches import Patch, Rectangle
 
     counts = [block_counts(layout) for layout in layouts]
@@ -80,7 +80,7 @@ def _draw_blocks(axes: Axes, layouts: list[UNetLayout]) -> None:
                 for index in range(max(count, had)):
                     left = x - widest * side / 2 + index * side
                     face = colour if index < count else "none"
-                    edge = "white" if index < count else GONE
+                    edge = GONE if index >= count else "black" if index >= had else "white"
                     corner = (left, y - 0.32 + row * 0.33)
                     axes.add_patch(Rectangle(corner, side * 0.88, 0.28, facecolor=face, edgecolor=edge))
     axes.set_xlim(-0.6, len(layouts) - 0.4)
@@ -92,8 +92,9 @@ def _draw_blocks(axes: Axes, layouts: list[UNetLayout]) -> None:
         Patch(color=RESNET, label="ResNet"),
         Patch(color=ATTENTION, label="cross-attention"),
         Patch(facecolor="none", edgecolor=GONE, label="removed in this round"),
+        Patch(facecolor="none", edgecolor="black", label="added in this round"),
     ]
-    axes.legend(handles=handles, ncols=3, loc="lower center", bbox_to_anchor=(0.5, -0.12), frameon=False, fontsize=8)
+    axes.legend(handles=handles, ncols=4, loc="lower center", bbox_to_anchor=(0.5, -0.12), frameon=False, fontsize=8)
 
 
 def _draw_figures(axes: Axes, path: list[tuple[str, UNetLayout, float, float | None]], target: float) -> None:
@@ -101,15 +102,16 @@ def _draw_figures(axes: Axes, path: list[tuple[str, UNetLayout, float, float | N
     places = range(len(path))
     axes.plot(places, [latency for _, _, latency, _ in path], color="black", marker="o", label="latency")
     axes.axhline(target, color="black", linestyle=":", linewidth=1)
-    axes.annotate(f"target {target:.3g} ms", (0, target), textcoords="offset points", xytext=(-20, 4), fontsize=8)
+    axes.annotate(f"target {target:.3g} ms", (0, target), textcoords="offset points", xytext=(-20, -11), fontsize=8)
     axes.set_ylabel("ms a UNet call")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * max(latency for _, _, latency, _ in path))
     axes.set_xticks(list(places), [label for label, _, _, _ in path])
     scored = [(place, score) for place, (_, _, _, score) in enumerate(path) if score is not None]
     right = axes.twinx()
     right.plot(
-        [place for place, _ in scored], [score for _, score in scored], color="#4a8f4a", marker="s", label="agreement"
+        [place for place, _ in scored], [score for _, score in scored], color=AGREEMENT, marker="s", label="agreement"
     )
-    right.set_ylabel("agreement (cosine), fine-tuned", color="#4a8f4a")
+    right.set_ylabel("agreement (cosine), fine-tuned", color=AGREEMENT)
+    right.margins(y=0.25)
     axes.spines["top"].set_visible(False)
     right.spines["top"].set_visible(False)

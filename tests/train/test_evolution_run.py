@@ -127,6 +127,6 @@ def test_the_path_is_drawn(evolved, tmp_path):
         colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 24)}
         assert picture.width >= 700
     # ResNets and attention blocks have a colour each.
-    assert {(0x3B, 0x6E, 0xA5), (0xD9, 0x82, 0x2B)} <= colours
+    assert {(0x48, 0x78, 0xA8), (0xC4, 0x4E, 0x52)} <= colours
     with pytest.raises(ArtifactError, match="found no round in it; evolve first"):
         plot_path(tmp_path, tmp_path / "nothing.png")
