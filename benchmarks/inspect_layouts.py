@@ -1,4 +1,4 @@
-"""What the linter and the estimate say of full-size networks: `sfmobile inspect` on random checkpoints of their layouts.
+"""What linter and estimate say of full-size networks: `sfmobile inspect` on random checkpoints of their layouts.
 
     python benchmarks/inspect_layouts.py -o benchmarks/results/inspect                   sd15 and snapfusion
     python benchmarks/inspect_layouts.py -o DIR --layout snapfusion --device iphone-13   one of them, another device
