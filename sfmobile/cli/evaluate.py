@@ -115,6 +115,9 @@ def evaluate_run(
     only: Annotated[
         list[str] | None, typer.Option("--only", help="Name of a variant of the plan; repeatable [all].")
     ] = None,
+    throughput: Annotated[
+        int, typer.Option("--throughput", min=0, help="Only time the sampling of so many pictures; on an idle machine.")
+    ] = 0,
     cache: Cache = None,
     judge: Judge = None,
     cpu: Cpu = False,
@@ -134,6 +137,7 @@ def evaluate_run(
             judge=judge or DUAL_ENCODER,
             pictures=pictures,
             only=only or (),
+            throughput=throughput,
             cpu=cpu,
             say=console.note,
         )

@@ -54,6 +54,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 Part = Literal["distribution", "recognition", "composed", "memorisation"]
 PARTS: tuple[Part, ...] = ("distribution", "recognition", "composed", "memorisation")
 NETWORK = "EffNetLite0"
+THROUGHPUT = "pictures per second"
 # The dual encoder that comes with the sources.
 DUAL_ENCODER = Path(__file__).resolve().parents[2] / "models" / "dual-encoder" / "dual_encoder.safetensors"
 
@@ -229,7 +230,7 @@ class Evaluation:
                 pictures, seconds = pictures + len(made), seconds + took
                 figures |= figures_of(made)
         if seconds > 0:
-            figures["pictures per second"] = pictures / seconds
+            figures[THROUGHPUT] = pictures / seconds
         return Measurement(name, dict(settings or {}), figures, series)
 
     def picture_count(self, parts: Sequence[Part] = PARTS) -> int:

@@ -7,6 +7,7 @@ Runs without the command line: `python -m sfmobile.train.evaluation_plan --recip
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from sfmobile.nets.autoencoder import Decoder
 from sfmobile.train.config import read_config
 from sfmobile.train.evaluate import (
     DUAL_ENCODER,
+    THROUGHPUT,
     Evaluation,
     EvaluationConfig,
     Part,
@@ -31,6 +33,7 @@ from sfmobile.train.glyph import SCHEDULES
 from sfmobile.train.metrics.contrastive import Encode
 from sfmobile.train.metrics.decoder_pair import compare_decoders
 from sfmobile.train.metrics.memorisation import as_float
+from sfmobile.train.metrics.packages import file_sha256
 from sfmobile.train.metrics.plots import AGREEMENT, write_grid
 from sfmobile.train.metrics.report import DISTANCES, GROUPS, Measurement, Record, machine, markdown
 from sfmobile.train.metrics.targets import Target, target_table
@@ -40,6 +43,7 @@ from sfmobile.train.sampler import sample_latents, seeded_noise
 from sfmobile.train.stages import Run
 
 RECORD = "evaluation.json"
+WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,8 @@ def run_plan(
     only: Sequence[str] = (),
     command: str = "",
 ) -> Record:
-    """Measure every variant of the plan whose stages exist, keeping what `out` already has; write record and grid.
+    """Measure every variant of the plan whose stages exist, keeping what `out` has of the same weights; write record
+    and grid.
 
     only: names of the variants to measure, all by default; command: what does it again, for the report. Raises
     UsageError if the plan has no such variant, or if `out` holds figures of other settings.
@@ -176,9 +181,9 @@ def run_plan(
     samplers = RunSamplers(run, judges.encode, evaluation.side, evaluation.config.precision)
     known = []
     for variant in _chosen(plan, only):
-        missing = [stage for stage in (variant.stage, variant.decoder) if not _has_weights(run, stage)]
-        if missing:
-            say(f"{variant.name}: left out, stage '{missing[0]}' has no weights")
+        missing = _missing(run, variant)
+        if missing is not None:
+            say(f"{variant.name}: left out, stage '{missing}' has no weights")
         else:
             known.append(variant)
     if record.find("real held-out pictures") is None:
@@ -188,17 +193,21 @@ def run_plan(
     # In the plan's order, whichever was measured first.
     order = {variant.name: place for place, variant in enumerate(plan.variants)}
     for variant in known:
-        if record.find(variant.name) is not None:
+        settings = _settings(run, variant)
+        kept = record.find(variant.name)
+        if kept is not None and kept.settings == settings:
             continue
-        measured = _again(record, variant) or evaluation.measure(
+        measured = _again(record, variant, settings) or evaluation.measure(
             variant.name,
             samplers.sampler(variant),
-            _settings(variant),
+            settings,
             variant.parts,
             series=variant.series,
             first_seed=variant.first_seed,
         )
-        record.measurements.append(measured)
+        # Other figures don't mind what else the machine does at the time; this one is `measure_throughput`'s.
+        measured.figures.pop(THROUGHPUT, None)
+        record.measurements = [item for item in record.measurements if item is not kept] + [measured]
         record.measurements.sort(key=lambda item: order.get(item.name, -1))
         record.write(path)
         say(f"{variant.name}: " + ", ".join(f"{key} {value:.4g}" for key, value in measured.figures.items()))
@@ -231,26 +240,55 @@ def _chosen(plan: Plan, only: Sequence[str]) -> list[Variant]:
     return [variant for variant in plan.variants if not only or variant.name in only]
 
 
+def _missing(run: Run, variant: Variant) -> str | None:
+    """The first stage that a variant needs and that has no weights."""
+    return next((stage for stage in (variant.stage, variant.decoder) if not _has_weights(run, stage)), None)
+
+
 def _has_weights(run: Run, stage: str) -> bool:
-    return (run.root / stage / "weights.safetensors").exists()
+    return (run.root / stage / WEIGHTS).exists()
 
 
-def _settings(variant: Variant) -> dict[str, float | int | str]:
-    """All that a variant's pictures depend on."""
+def measure_throughput(
+    plan: Plan, run: Run, evaluation: Evaluation, out: Path, pictures: int, only: Sequence[str] = ()
+) -> Record:
+    """Pictures a second of the grid's variants (or of `only`), the better of two runs of `pictures`; for an idle
+    machine. The record in `out` keeps them."""
+    record = Record.read(out / RECORD)
+    samplers = RunSamplers(run, evaluation.judges.encode, evaluation.side, evaluation.config.precision)
+    captions = [evaluation.distribution.captions[n % len(evaluation.distribution)] for n in range(pictures)]
+    rates = record.extra.setdefault("Pictures per second", {})
+    for variant in _chosen(plan, only):
+        if _missing(run, variant) or not (variant.grid or only):
+            continue
+        sampler, seconds = samplers.sampler(variant), []
+        for _ in range(2):
+            began = time.perf_counter()
+            sampler(captions, range(pictures))
+            seconds.append(time.perf_counter() - began)
+        rates[variant.name] = pictures / min(seconds)
+    record.write(out / RECORD)
+    return record
+
+
+def _settings(run: Run, variant: Variant) -> dict[str, float | int | str]:
+    """All that a variant's pictures depend on; the weights by the start of their files' SHA-256."""
+    digests = [file_sha256(run.root / stage / WEIGHTS)[:12] for stage in (variant.stage, variant.decoder)]
     return {
         "stage": variant.stage,
         "steps": variant.steps,
         "guidance": variant.guidance,
         "decoder": variant.decoder,
         "first_seed": variant.first_seed,
+        "weights": " ".join(digests),
     }
 
 
-def _again(record: Record, variant: Variant) -> Measurement | None:
+def _again(record: Record, variant: Variant, settings: dict[str, float | int | str]) -> Measurement | None:
     """A sweep's point that was measured under another name: the same pictures, so the same distances."""
     if variant.parts != ("distribution",):
         return None
-    same = (item for item in record.measurements if item.settings == _settings(variant) and AGREEMENT in item.figures)
+    same = (item for item in record.measurements if item.settings == settings and AGREEMENT in item.figures)
     found = next(same, None)
     if found is None:
         return None
@@ -305,13 +343,15 @@ def evaluate_recipe(
     judge: Path = DUAL_ENCODER,
     pictures: int | None = None,
     only: Sequence[str] = (),
+    throughput: int = 0,
     cpu: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Record:
     """Measure the run at `root` of the recipe in directory `recipe` by its evaluation.json.
 
     `cache` holds the sprites and the metric networks, which are fetched if missing; `pictures` overrides the plan's;
-    LPIPS is on the trunk that the recipe trains with; `only`: as in `run_plan`.
+    LPIPS is on the trunk that the recipe trains with; `only`: as in `run_plan`; `throughput`: measure nothing but how
+    fast this many pictures are sampled.
     """
     plan = read_config(Plan, recipe / "evaluation.json")
     if pictures is not None:
@@ -323,6 +363,8 @@ def evaluate_recipe(
     judges = load_judges(cache, judge, run.device, trunk=trunk, feature_size=plan.evaluation.feature_size)
     pool = Pictures.open(cache, selection, run.device).pool
     evaluation = Evaluation(pool, judges, plan.evaluation, selection.side, selection.splits)
+    if throughput:
+        return measure_throughput(plan, run, evaluation, out, throughput, only)
     command = f"sfmobile train evaluate {recipe.as_posix()} --run RUN -o DIRECTORY"
     return run_plan(plan, run, evaluation, out, say, only, command)
 
@@ -337,6 +379,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pictures", type=int, help="in place of the plan's number")
     parser.add_argument("--only", action="append", default=[], help="a variant's name; may be given several times")
+    parser.add_argument("--throughput", type=int, default=0, help="only time the sampling of so many pictures")
     parser.add_argument("--cpu", action="store_true")
     options = parser.parse_args()
     record = evaluate_recipe(
@@ -347,6 +390,7 @@ def main() -> None:
         judge=options.judge,
         pictures=options.pictures,
         only=options.only,
+        throughput=options.throughput,
         cpu=options.cpu,
         say=lambda line: print(line, flush=True),
     )

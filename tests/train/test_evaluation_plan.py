@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from sfmobile.nets.text_encoder import TextEncoder
 from sfmobile.nets.unet import UNet
 from sfmobile.train.config import read_config
 from sfmobile.train.evaluate import Evaluation, EvaluationConfig
-from sfmobile.train.evaluation_plan import RECORD, Plan, RunSamplers, Variant, run_plan
+from sfmobile.train.evaluation_plan import RECORD, Plan, RunSamplers, Variant, measure_throughput, run_plan
 from sfmobile.train.metrics.report import Record
 from sfmobile.train.metrics.targets import Target
 from sfmobile.train.recipe import Recipe
@@ -80,7 +81,8 @@ def test_a_plan_is_measured_resumed_and_reported(run: Run, evaluation: Evaluatio
     ]
     assert any("absent: left out, stage 'steps-vanilla' has no weights" in line for line in said)
     teacher, student, _, again = record.measurements[1:]
-    assert teacher.settings == {
+    assert re.fullmatch(r"[0-9a-f]{12} [0-9a-f]{12}", str(teacher.settings["weights"]))
+    assert {key: value for key, value in teacher.settings.items() if key != "weights"} == {
         "stage": "teacher",
         "steps": 2,
         "guidance": 2.0,
@@ -110,6 +112,32 @@ def test_variants_are_measured_one_by_one_in_the_plans_order(run: Run, evaluatio
     assert [item.name for item in record.measurements][1:] == ["teacher, 2 steps", "student"]
     with pytest.raises(UsageError, match="no variant 'nobody'"):
         run_plan(PLAN, run, evaluation, out, only=("nobody",))
+
+
+def test_a_stage_that_was_trained_again_is_measured_again(run: Run, evaluation: Evaluation, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    before = run_plan(PLAN, run, evaluation, out)
+    save_file(
+        {f"student.{key}": value for key, value in UNet(TINY_UNET).state_dict().items()},
+        run.root / "steps-1" / "weights.safetensors",
+    )
+    said: list[str] = []
+    after = run_plan(PLAN, run, evaluation, out, said.append)
+    assert {line.split(":")[0] for line in said} == {"absent", "student", "guidance 2, student"}
+    assert [item.name for item in after.measurements] == [item.name for item in before.measurements]
+    assert after.find("student") != before.find("student")
+    assert after.find("teacher, 2 steps") == before.find("teacher, 2 steps")
+
+
+def test_throughput_is_timed_apart_and_kept(run: Run, evaluation: Evaluation, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    record = run_plan(PLAN, run, evaluation, out, only=("student",))
+    assert not any("pictures per second" in item.figures for item in record.measurements)
+    timed = measure_throughput(PLAN, run, evaluation, out, 3)
+    assert set(timed.extra["Pictures per second"]) == {"teacher, 2 steps", "student"}
+    assert min(timed.extra["Pictures per second"].values()) > 0
+    again = run_plan(PLAN, run, evaluation, out, only=("teacher, 2 steps",))
+    assert again.extra["Pictures per second"] == timed.extra["Pictures per second"]
 
 
 def test_figures_of_other_prompts_are_not_put_into_one_table(run: Run, evaluation: Evaluation, tmp_path: Path) -> None:
