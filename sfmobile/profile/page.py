@@ -51,15 +51,23 @@ def write_page(content: PageContent, path: Path) -> None:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "", text: Sequence[int] = ()) -> str:
-    """A table of cells that are HTML already; columns in `text` are left-aligned, like the first."""
-    kinds = ['class="text"' if index in text else "" for index in range(len(columns))]
-    head = "".join(f"<th {kind}>{escape(column)}</th>" for kind, column in zip(kinds, columns, strict=True))
+    """A table of cells that are HTML already; columns in `text` are left-aligned, like the first.
+
+    One with such columns is stacked on a phone: a row becomes a paragraph, each cell behind its column's name.
+    """
+    kinds = [' class="text"' if index in text else "" for index in range(len(columns))]
+    names = [f' data-name="{escape(column)}"' if text and column else "" for column in columns]
+    head = "".join(f"<th{kind}>{escape(column)}</th>" for kind, column in zip(kinds, columns, strict=True))
+    head = f"<thead><tr>{head}</tr></thead>" if any(columns) else ""
     body = "".join(
-        "<tr>" + "".join(f"<td {kind}>{cell}</td>" for kind, cell in zip(kinds, row, strict=True)) + "</tr>"
+        "<tr>"
+        + "".join(f"<td{kind}{name}>{cell}</td>" for kind, name, cell in zip(kinds, names, row, strict=True))
+        + "</tr>"
         for row in rows
     )
     note = f'<p class="faint">{escape(caption)}</p>' if caption else ""
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{note}'
+    classes = "scroll stack" if text else "scroll"
+    return f'<div class="{classes}"><table>{head}<tbody>{body}</tbody></table></div>{note}'
 
 
 def _head(content: PageContent) -> str:

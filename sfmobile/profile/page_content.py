@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
@@ -99,6 +99,8 @@ def gather(
         "decoder",
     }
     reports = stored_benches(bundle)
+    compared = (*beside, bundle) if run and has_golden else ()
+    runs = [golden_run(one, precision, advance) for one in compared]
     return PageContent(
         created_at=now(),
         manifest=bundle.manifest,
@@ -106,7 +108,7 @@ def gather(
         tools=tool_versions(),
         machine=f"{machine.processor}, {machine.cores} cores, {machine.os}",
         reference=Picture(to_pixels(bundle.golden("decoder.image"))).png() if has_golden else None,
-        runs=tuple(golden_run(one, precision, advance) for one in (*beside, bundle)) if run and has_golden else (),
+        runs=tuple(told_apart(runs, [one.root.name for one in compared])),
         times=None if device is None else _times(bundle, targets, device, budget_ms, reports),
         benches=tuple(reports),
         weights=tuple(_weights(targets)),
@@ -129,6 +131,15 @@ def label_of(bundle: Bundle) -> str:
         return "fp16"
     recipe = " by recipe" if compression.recipe_sha256 is not None else ""
     return f"{compression.bits} bits{recipe}"
+
+
+def told_apart(runs: Sequence[Run], names: Sequence[str]) -> list[Run]:
+    """The runs, those of bundles whose weights are stored alike labelled with the bundles' names too."""
+    labels = [run.label for run in runs]
+    return [
+        replace(run, label=f"{run.label} ({name})") if labels.count(run.label) > 1 else run
+        for run, name in zip(runs, names, strict=True)
+    ]
 
 
 def _check_same_source(bundle: Bundle, other: Bundle) -> None:

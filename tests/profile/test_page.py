@@ -17,7 +17,7 @@ from sfmobile.bundle.directory import MANIFEST_FILE, Bundle
 from sfmobile.errors import UsageError
 from sfmobile.profile.page import render, write_page
 from sfmobile.profile.page_charts import Bar, stacked_bars, step_lines
-from sfmobile.profile.page_content import PageContent, gather, label_of, work
+from sfmobile.profile.page_content import PageContent, gather, label_of, told_apart, work
 from sfmobile.profile.report import RuntimeRecord, write_report
 from sfmobile.profile.signal import agreement
 from sfmobile.sampling.picture import to_pixels
@@ -97,7 +97,10 @@ def test_it_fits_a_phone_and_paper(content: PageContent) -> None:
     assert 'name="viewport" content="width=device-width' in text
     assert "@media print" in text and "beforeprint" in text
     # Tables scroll inside the page instead of widening it.
-    assert text.count("<table>") == text.count('<div class="scroll"><table>')
+    assert text.count("<table>") == len(re.findall(r'<div class="scroll(?: stack)?"><table>', text))
+    # Prose in cells can't scroll: on a phone each row is a paragraph, a cell behind its column's name.
+    assert 'class="scroll stack"' in text and 'data-name="reason"' in text
+    assert re.search(r"@media \(max-width: 30rem\).*attr\(data-name\)", text, re.DOTALL)
 
 
 def test_pictures_are_the_references_and_each_bundles_own(content: PageContent, tiny_bundle: Bundle) -> None:
@@ -209,6 +212,12 @@ def test_progress_advances_as_often_as_announced(tiny_bundle: Bundle, tiny_palet
 
 def test_labels_say_how_weights_are_stored(tiny_bundle: Bundle, tiny_palettized_bundle: Bundle) -> None:
     assert (label_of(tiny_bundle), label_of(tiny_palettized_bundle)) == ("fp16", "6 bits")
+
+
+def test_bundles_that_store_weights_alike_are_told_apart_by_name(content: PageContent) -> None:
+    first, second = content.runs
+    assert [run.label for run in told_apart([first, second], ["a", "b"])] == ["fp16", "6 bits"]
+    assert [run.label for run in told_apart([second, second], ["a", "b"])] == ["6 bits (a)", "6 bits (b)"]
 
 
 def test_the_page_is_written_whole(content: PageContent, tmp_path: Path) -> None:
