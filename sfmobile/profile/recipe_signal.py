@@ -24,6 +24,7 @@ from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.compress.palettize import palettize_weight, worker_count
 from sfmobile.compress.recipe import FULL_BITS, LayerRecipe, compressible_layers
 from sfmobile.compress.sensitivity import CalibrationCall, CalibrationSample
+from sfmobile.errors import ArtifactError
 from sfmobile.profile.signal import psnr
 from sfmobile.runtime.protocol import Arrays
 from sfmobile.sampling.ddim import DDIM
@@ -66,10 +67,17 @@ class StoredNetwork:
     """One component of a checkpoint in fp32, whose weights can be stored in fewer bits and put back."""
 
     def __init__(self, checkpoint: Checkpoint, component: ComponentName) -> None:
+        """Raises `ArtifactError` naming a weight that is not finite."""
         self.name: ComponentName = component
         self.net: nn.Module = checkpoint.load(component)
         self.net.requires_grad_(False)
         self._originals = checkpoint.state_dict(component)
+        for key, value in self.net.named_parameters():
+            if not bool(value.isfinite().all()):
+                raise ArtifactError(
+                    f"Weight '{key}' of the {component} holds infinity or NaN, in checkpoint '{checkpoint.root}'; "
+                    "use one that is whole."
+                )
         shapes = {key: tuple(weight.shape) for key, weight in self._originals.items()}
         self.shapes = compressible_layers(shapes)
         self._stored = dict.fromkeys(self.shapes, ORIGINAL)
