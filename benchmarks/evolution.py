@@ -29,7 +29,6 @@ from sfmobile.train.evolution_plot import block_counts
 from sfmobile.train.evolution_run import EvolutionRun, EvolutionSettings, Observers
 from sfmobile.train.evolve import read_decisions, read_round
 from sfmobile.train.glyph import SCHEDULES
-from sfmobile.train.inherit import inherit_weights
 from sfmobile.train.metrics.efficientnet_lite import EfficientNetLite0
 from sfmobile.train.metrics.frechet import DistanceMeter
 from sfmobile.train.metrics.memorisation import as_float
@@ -37,7 +36,7 @@ from sfmobile.train.metrics.prompt_sets import distribution_prompts, held_out_pr
 from sfmobile.train.mutation import mutate
 from sfmobile.train.pictures import Pictures, PicturesConfig
 from sfmobile.train.recipe import RecipeRun
-from sfmobile.train.shrink import narrow, random_removal, uniform_shrinking
+from sfmobile.train.shrink import narrow, random_removal, removals_to, uniform_shrinking
 
 EVOLVED = "evolved"
 FEATURE_SIZE = 64
@@ -72,9 +71,10 @@ def of(features: EfficientNetLite0, pictures: torch.Tensor) -> torch.Tensor:
 def contenders(run: EvolutionRun, supernet: UNet, target_ms: float, hand_written: str, seeds: int) -> dict[str, UNet]:
     """The other networks at the target's latency, with the supernet's weights as far as they go."""
     layout = run.run.networks.unet(hand_written)
-    written = UNet(layout)
-    inherit_weights(supernet, written)
-    made = {f"hand-written ({layout.name})": written}
+    network = supernet
+    for action in removals_to(supernet.layout, layout):
+        network = mutate(network, action, name=layout.name)
+    made = {f"hand-written ({layout.name})": network}
     shrunk = uniform_shrinking(supernet.layout, run.latency, target_ms)
     made["uniform shrinking"] = narrow(supernet, shrunk)
     for seed in range(seeds):

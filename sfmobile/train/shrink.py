@@ -11,7 +11,7 @@ from sfmobile.errors import UsageError
 from sfmobile.nets.layout import Stage, UNetLayout
 from sfmobile.nets.unet import UNet
 from sfmobile.train.evolve import Latency
-from sfmobile.train.mutation import Action, actions, apply
+from sfmobile.train.mutation import Action, actions, apply, stages
 
 # Parameters that meet a state and its skip connection joined.
 _TAKES_BOTH = re.compile(r"(up_blocks\.\d+\.resnets\.\d+)\.(?:norm1\.(?:weight|bias)|(?:conv1|conv_shortcut)\.weight)")
@@ -28,6 +28,33 @@ def random_removal(layout: UNetLayout, latency: Latency, target_ms: float, seed:
         removed.append(removals[int(torch.randint(len(removals), (), generator=generator))])
         layout = apply(layout, removed[-1])
     return removed
+
+
+def removals_to(layout: UNetLayout, target: UNetLayout) -> list[Action]:
+    """Removals that turn `layout` into one with the blocks of `target`, the last of each stage first.
+
+    Raises `UsageError` naming a stage that removals don't bring there.
+    """
+    removed: list[Action] = []
+    while True:
+        wanted = stages(target)
+        counts = {prefix: (stage.resnets, stage.attentions) for prefix, stage in stages(layout).items()}
+        aims = {prefix: (stage.resnets, stage.attentions) for prefix, stage in wanted.items()}
+        if counts == aims:
+            return removed
+        for action in reversed(actions(layout)):
+            if action.kind == "remove":
+                left = stages(apply(layout, action))
+                if all(
+                    left[prefix].resnets >= stage.resnets and left[prefix].attentions >= stage.attentions
+                    for prefix, stage in wanted.items()
+                ):
+                    removed.append(action)
+                    layout = apply(layout, action)
+                    break
+        else:
+            stage = next(prefix for prefix in aims if counts.get(prefix) != aims[prefix])
+            raise UsageError(f"Removals don't lead from '{layout.name}' to '{target.name}': {stage} stays different.")
 
 
 def uniform_shrinking(layout: UNetLayout, latency: Latency, target_ms: float) -> UNetLayout:

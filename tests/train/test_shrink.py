@@ -11,7 +11,7 @@ from sfmobile.errors import UsageError
 from sfmobile.nets.layout import GLYPH_UNET, SD15_UNET, Stage
 from sfmobile.nets.unet import UNet
 from sfmobile.train.mutation import apply, stages
-from sfmobile.train.shrink import narrow, random_removal, uniform_shrinking
+from sfmobile.train.shrink import narrow, random_removal, removals_to, uniform_shrinking
 from tests.tiny import TINY_UNET
 
 LAYOUT = replace(
@@ -42,6 +42,23 @@ def test_blocks_go_at_random_until_the_target_is_met():
     assert removed != random_removal(LAYOUT, by_blocks, whole - 6, seed=2)
     with pytest.raises(UsageError, match="can't be reached by removing blocks"):
         random_removal(LAYOUT, by_blocks, 1.0, seed=1)
+
+
+def test_removals_lead_to_a_layout_with_fewer_blocks():
+    fewer = replace(
+        LAYOUT,
+        name="fewer",
+        down=(Stage(32, 1, 0), Stage(64, 2, 1)),
+        mid=Stage(64, 1, 1),
+        up=(Stage(64, 3, 2), Stage(32, 2, 0)),
+    )
+    left = LAYOUT
+    for action in removals_to(LAYOUT, fewer):
+        left = apply(left, action)
+    assert stages(left) == stages(fewer)
+    assert removals_to(LAYOUT, LAYOUT) == []
+    with pytest.raises(UsageError, match=r"down_blocks\.0 stays different"):
+        removals_to(fewer, LAYOUT)
 
 
 def test_shrinking_keeps_blocks_and_head_widths():
