@@ -12,55 +12,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from sfmobile.errors import UsageError
-from sfmobile.nets.autoencoder import Decoder
 from sfmobile.train.config import read_config
 from sfmobile.train.evaluate import (
     DUAL_ENCODER,
     THROUGHPUT,
     Evaluation,
     EvaluationConfig,
-    Part,
-    Precision,
-    Sampler,
     load_judges,
-    network_sampler,
 )
-from sfmobile.train.glyph import SCHEDULES
-from sfmobile.train.metrics.contrastive import Encode
 from sfmobile.train.metrics.decoder_pair import compare_decoders
-from sfmobile.train.metrics.memorisation import as_float
+from sfmobile.train.metrics.memorisation import as_bytes, as_float
 from sfmobile.train.metrics.packages import file_sha256
 from sfmobile.train.metrics.plots import AGREEMENT, write_grid
 from sfmobile.train.metrics.report import DISTANCES, GROUPS, Measurement, Record, machine, markdown
 from sfmobile.train.metrics.targets import Target, target_table
 from sfmobile.train.pictures import Pictures, PicturesConfig
 from sfmobile.train.recipe import RecipeRun
-from sfmobile.train.sampler import sample_latents, seeded_noise
+from sfmobile.train.run_samplers import RunSamplers, Variant
 from sfmobile.train.stages import Run
 
 RECORD = "evaluation.json"
 WEIGHTS = "weights.safetensors"
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One point to measure. stage: whose UNet; decoder: the stage whose decoder; series: the sweep it belongs to,
-    named with the axis that varies, e.g. "steps: student"; grid: whether it has a row in the grid; first_seed: other
-    noise, to see how much a figure owes to chance."""
-
-    name: str
-    stage: str
-    steps: int
-    guidance: float
-    decoder: str = "autoencoder"
-    parts: tuple[Part, ...] = ("distribution",)
-    series: str = ""
-    grid: bool = False
-    first_seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,78 +59,6 @@ class Plan:
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise UsageError(f"The evaluation plan has two variants called '{twice}'; measurements are kept by name.")
-
-
-class RunSamplers:
-    """Samplers of a run's stages; networks are loaded when first asked for and kept."""
-
-    def __init__(self, run: Run, encode: Encode, side: int, precision: Precision = "auto") -> None:
-        self.run = run
-        self.precision = precision
-        self.side = side
-        self.encode = encode
-        self._decoders: dict[str, Decoder] = {}
-
-    def decoder(self, stage: str) -> Decoder:
-        """The decoder that a stage trained, on the device."""
-        if stage not in self._decoders:
-            weights = self.run.weights(stage, "decoder.", "student.")
-            shapes = {key: value.shape for key, value in weights.items()}
-            for layout in self.run.networks.autoencoders:
-                decoder = Decoder(layout)
-                if {key: value.shape for key, value in decoder.state_dict().items()} == shapes:
-                    decoder.load_state_dict(weights)
-                    self._decoders[stage] = decoder.to(self.run.device).eval().requires_grad_(False)
-                    break
-            else:
-                raise UsageError(f"{self.run.root / stage}: its decoder fits none of the known layouts.")
-        return self._decoders[stage]
-
-    def latent_shape(self, decoder: Decoder) -> tuple[int, int, int]:
-        """Channels and sides of the latents of the pictures' size."""
-        side = self.side // decoder.layout.downsampling
-        return decoder.layout.latent_channels, side, side
-
-    def sampler(self, variant: Variant) -> Sampler:
-        """The sampler of a variant."""
-        unet, text_encoder, schedule = self.run.denoiser(variant.stage)
-        decoder = self.decoder(variant.decoder)
-        return network_sampler(
-            text_encoder,
-            unet,
-            decoder,
-            schedule,
-            SCHEDULES["zero-terminal"],
-            self.encode,
-            steps=variant.steps,
-            guidance_scale=variant.guidance,
-            latent_shape=self.latent_shape(decoder),
-            precision=self.precision,
-        )
-
-    @torch.no_grad()
-    def latents(self, variant: Variant, captions: Sequence[str]) -> Tensor:
-        """The variant's own latents for `captions`, one seed each from 0."""
-        unet, text_encoder, schedule = self.run.denoiser(variant.stage)
-        device = self.run.device
-        rows = []
-        for start in range(0, len(captions), 128):
-            part = list(captions[start : start + 128])
-            rows.append(
-                sample_latents(
-                    unet,
-                    schedule,
-                    SCHEDULES["zero-terminal"],
-                    text_encoder(self.encode(part).long().to(device)),
-                    text_encoder(self.encode([""]).long().to(device)),
-                    steps=variant.steps,
-                    guidance_scale=variant.guidance,
-                    noise=seeded_noise(
-                        list(range(start, start + len(part))), self.latent_shape(self.decoder(variant.decoder)), device
-                    ),
-                )
-            )
-        return torch.cat(rows)
 
 
 def run_plan(
@@ -190,6 +91,7 @@ def run_plan(
         record.judge = evaluation.judge_figures()
         record.measurements.append(evaluation.real())
         record.write(path)
+    _reconstruct(plan, samplers, evaluation, record)
     # In the plan's order, whichever was measured first.
     order = {variant.name: place for place, variant in enumerate(plan.variants)}
     for variant in known:
@@ -294,6 +196,19 @@ def _again(record: Record, variant: Variant, settings: dict[str, float | int | s
         return None
     figures = {name: value for name, value in found.figures.items() if name in GROUPS[DISTANCES]}
     return Measurement(variant.name, found.settings, figures, variant.series)
+
+
+def _reconstruct(plan: Plan, samplers: RunSamplers, evaluation: Evaluation, record: Record) -> None:
+    """The real held-out pictures through each of the decoders: what the autoencoder alone costs."""
+    if plan.decoder_pair is None:
+        return
+    full, _ = plan.decoder_pair
+    real = as_float(evaluation.distribution.pictures)
+    for stage in plan.decoder_pair:
+        name = f"real held-out pictures through '{stage}'"
+        if record.find(name) is None and _has_weights(samplers.run, stage):
+            made = as_bytes(samplers.reconstructed(real, full, stage)).cpu()
+            record.measurements.append(Measurement(name, {"decoder": stage}, evaluation.distribution_figures(made)))
 
 
 def _write_grid(plan: Plan, variants: Sequence[Variant], samplers: RunSamplers, out: Path) -> None:

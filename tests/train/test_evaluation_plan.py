@@ -15,10 +15,11 @@ from sfmobile.nets.text_encoder import TextEncoder
 from sfmobile.nets.unet import UNet
 from sfmobile.train.config import read_config
 from sfmobile.train.evaluate import Evaluation, EvaluationConfig
-from sfmobile.train.evaluation_plan import RECORD, Plan, RunSamplers, Variant, measure_throughput, run_plan
+from sfmobile.train.evaluation_plan import RECORD, Plan, measure_throughput, run_plan
 from sfmobile.train.metrics.report import Record
 from sfmobile.train.metrics.targets import Target
 from sfmobile.train.recipe import Recipe
+from sfmobile.train.run_samplers import RunSamplers, Variant
 from sfmobile.train.stages import Networks, Run
 from sfmobile.train.steps import GUIDANCE_CHANNELS
 from tests.tiny import REPOSITORY, TINY_AUTOENCODER, TINY_TEXT_ENCODER, TINY_UNET
@@ -74,13 +75,17 @@ def test_a_plan_is_measured_resumed_and_reported(run: Run, evaluation: Evaluatio
     record = run_plan(PLAN, run, evaluation, out, said.append)
     assert [item.name for item in record.measurements] == [
         "real held-out pictures",
+        "real held-out pictures through 'autoencoder'",
+        "real held-out pictures through 'decoder'",
         "teacher, 2 steps",
         "student",
         "w as an input",
         "guidance 2, student",
     ]
     assert any("absent: left out, stage 'steps-vanilla' has no weights" in line for line in said)
-    teacher, student, _, again = record.measurements[1:]
+    through, _, teacher, student, _, again = record.measurements[1:]
+    assert through.settings == {"decoder": "autoencoder"}
+    assert through.figures["FD-EffNetLite0"] > 0
     assert re.fullmatch(r"[0-9a-f]{12} [0-9a-f]{12}", str(teacher.settings["weights"]))
     assert {key: value for key, value in teacher.settings.items() if key != "weights"} == {
         "stage": "teacher",
@@ -109,7 +114,7 @@ def test_variants_are_measured_one_by_one_in_the_plans_order(run: Run, evaluatio
     out = tmp_path / "out"
     run_plan(PLAN, run, evaluation, out, only=("student",))
     record = run_plan(PLAN, run, evaluation, out, only=("teacher, 2 steps",))
-    assert [item.name for item in record.measurements][1:] == ["teacher, 2 steps", "student"]
+    assert [item.name for item in record.measurements][3:] == ["teacher, 2 steps", "student"]
     with pytest.raises(UsageError, match="no variant 'nobody'"):
         run_plan(PLAN, run, evaluation, out, only=("nobody",))
 

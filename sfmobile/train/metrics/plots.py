@@ -15,6 +15,8 @@ from sfmobile.train.metrics.report import Measurement, Record
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+# Pictures in a grid are at least about this wide.
+_GRID_SIDE = 128
 FD, AGREEMENT = "FD-EffNetLite0", "agreement"
 
 
@@ -89,7 +91,7 @@ def _sweep(axes: Axes, points: Sequence[Measurement], axis: str, quantity: str) 
 
 
 def write_grid(rows: Sequence[tuple[str, Tensor]], captions: Sequence[str], path: Path) -> Path:
-    """A PNG with one row a sampler and one column a caption.
+    """A PNG with one row a sampler and one column a caption; small pictures are enlarged, pixel by pixel.
 
     rows: label and pictures (len(captions), 3, H, W), uint8 or in [-1, 1].
     """
@@ -97,20 +99,24 @@ def write_grid(rows: Sequence[tuple[str, Tensor]], captions: Sequence[str], path
 
     from PIL import Image, ImageDraw
 
-    side = rows[0][1].shape[-1]
-    gap, head, label = 4, 44, 110
+    scale = max(1, _GRID_SIDE // rows[0][1].shape[-1])
+    side = scale * rows[0][1].shape[-1]
+    headings = [textwrap.wrap(caption, max(8, side // 6)) for caption in captions]
+    gap, line, label = 4, 13, 110
+    head = line * max(map(len, headings)) + gap
     width, height = label + len(captions) * (side + gap), head + len(rows) * (side + gap)
     sheet = Image.new("RGB", (width, height), (255, 255, 255))
     pen = ImageDraw.Draw(sheet)
-    for column, caption in enumerate(captions):
-        text = textwrap.fill(caption, max(8, side // 6))
-        pen.multiline_text((label + column * (side + gap), 2), text, fill=(0, 0, 0), font_size=10, spacing=1)
+    for column, heading in enumerate(headings):
+        for number, text in enumerate(heading):
+            pen.text((label + column * (side + gap), number * line), text, fill=(0, 0, 0), font_size=11)
     for row, (name, pictures) in enumerate(rows):
         y = head + row * (side + gap)
         pen.multiline_text((2, y + side // 3), textwrap.fill(name, 18), fill=(0, 0, 0), font_size=11)
         for column, picture in enumerate(as_bytes(pictures) if pictures.is_floating_point() else pictures):
-            pixels = picture.permute(1, 2, 0).cpu().numpy()
-            sheet.paste(Image.fromarray(pixels), (label + column * (side + gap), y))
+            shown = Image.fromarray(picture.permute(1, 2, 0).cpu().numpy())
+            enlarged = shown.resize((side, side), Image.Resampling.NEAREST)
+            sheet.paste(enlarged, (label + column * (side + gap), y))
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
     return path

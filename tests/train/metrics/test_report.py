@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -88,10 +89,16 @@ def test_plots_and_grid_are_pictures(tmp_path: Path) -> None:
         with Image.open(path) as picture:
             assert picture.width > 300
     red = torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1).expand(2, 3, 16, 16)
-    grid = write_grid(
-        [("red", red), ("grey", torch.full((2, 3, 16, 16), 128, dtype=torch.uint8))], ["a", "b"], tmp_path / "g.png"
-    )
+    grey = torch.full((2, 3, 16, 16), 128, dtype=torch.uint8)
+    long = "a yellow star on a blue background beside a very small green turtle"
+    grid = write_grid([("red", red), ("grey", grey)], [long, "b"], tmp_path / "g.png")
     with Image.open(grid) as picture:
-        width, height = picture.size
-        assert picture.getpixel((width - 10, height - 10 - 16 - 4)) == (255, 0, 0)
-        assert picture.getpixel((width - 10, height - 10)) == (128, 128, 128)
+        # Small pictures are shown large, below a heading of as many lines as the longest caption needs.
+        shown = np.asarray(picture)
+        height, width = shown.shape[:2]
+        assert (shown[height - 10, width - 10] == 128).all()
+        assert (shown[height - 10 - 132, width - 10] == (255, 0, 0)).all()
+        assert (shown[height - 128 - 4, width - 10] == 128).all()
+        heading = height - 2 * 132
+        assert heading >= 4 * 13
+        assert (shown[heading - 4 : heading] == 255).all()
