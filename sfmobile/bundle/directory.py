@@ -64,6 +64,10 @@ class Bundle:
             check_file(root, relative, record, check, advance)
         return bundle
 
+    def for_shapes(self, latent_size: tuple[int, int] | None = None, guidance_batch: int | None = None) -> Bundle:
+        """This bundle with the functions for another latent size and guidance batch selected; see `Manifest`."""
+        return Bundle(self.root, self.manifest.for_shapes(latent_size, guidance_batch))
+
     def files(self) -> dict[str, FileRecord]:
         """Every file the manifest names, by relative path."""
         manifest = self.manifest

@@ -30,6 +30,8 @@ def bench(
     precision: engine.PrecisionOption = engine.PrecisionChoice.fp32,
     compute_unit: engine.UnitOption = None,
     source: engine.SourceOption = None,
+    latent_size: engine.LatentSizeOption = None,
+    guidance_batch: engine.GuidanceBatchOption = None,
     loop: Annotated[bool, typer.Option("--loop/--no-loop", help="Also measure the whole loop.")] = True,
     output: Annotated[
         Path | None,
@@ -48,7 +50,7 @@ def bench(
     from sfmobile.sampling.guidance import check_scale
     from sfmobile.sampling.pipeline import Request
 
-    opened = engine.open_bundle(bundle)
+    opened = engine.open_bundle(bundle, latent_size, guidance_batch)
     chosen = engine.request_engine(opened, runtime, precision, compute_unit, source)
     count = opened.manifest.scheduler.default_steps if steps is None else steps
     DDIM(opened.manifest.scheduler).timesteps(count)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import platform
+import re
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -61,17 +62,46 @@ SourceOption = Annotated[
         "--source", metavar="CHECKPOINT", help="The checkpoint the bundle was exported from, if it isn't where it was."
     ),
 ]
+LatentSizeOption = Annotated[
+    str | None,
+    typer.Option("--latent-size", metavar="HxW", help="Another latent size that the bundle was exported for."),
+]
+GuidanceBatchOption = Annotated[
+    int | None,
+    typer.Option("--guidance-batch", metavar="1|2", help="The other guidance batch of a multifunction bundle."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON alone on stdout instead of a table.")]
 
 
-def open_bundle(path: Path) -> Bundle:
-    """Open a bundle, every file checked against its checksum."""
+def open_bundle(path: Path, latent_size: str | None = None, guidance_batch: int | None = None) -> Bundle:
+    """Open a bundle, every file checked against its checksum, and select the functions that were asked for."""
     from sfmobile.bundle.directory import Bundle
 
     total = sum(record.bytes for record in Bundle.open(path, check="sizes").files().values())
     with console.progress(in_bytes=True) as bars:
         task = bars.add_task(f"Checking {path.name}", total=total)
-        return Bundle.open(path, check="full", advance=lambda count: bars.advance(task, count))
+        bundle = Bundle.open(path, check="full", advance=lambda count: bars.advance(task, count))
+    size = None if latent_size is None else parse_size(latent_size)
+    batch = None if guidance_batch is None else parse_batch(guidance_batch)
+    return bundle.for_shapes(size, batch)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`--latent-size`: "64x64" or "64"."""
+    matched = re.fullmatch(r"(\d{1,5})(?:[xX](\d{1,5}))?", text)
+    if matched is None:
+        raise UsageError(f"--latent-size {text} is no size; expected height x width, such as 64x64.")
+    height = int(matched[1])
+    return height, int(matched[2]) if matched[2] is not None else height
+
+
+def parse_batch(number: int) -> Literal[1, 2]:
+    """`--guidance-batch`."""
+    if number == 1:
+        return 1
+    if number == 2:
+        return 2
+    raise UsageError(f"--guidance-batch {number} is impossible; expected 2 (both halves in one call) or 1.")
 
 
 def choose_engine(runtime: RuntimeChoice, bundle: Bundle) -> Engine:
@@ -110,6 +140,8 @@ def request_engine(
         precision=None if engine == "coreml" else precision.value,
         compute_unit=None if engine != "coreml" else unit.value if unit is not None else "ALL",
         source=find_source(bundle, source).root if engine == "torch" else None,
+        latent_size=(bundle.manifest.latents.height, bundle.manifest.latents.width),
+        guidance_batch=bundle.manifest.guidance.batch,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import time
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sfmobile.cli import console, footprint
+from sfmobile.cli import console, engine, footprint
 from sfmobile.errors import UsageError
 
 if TYPE_CHECKING:
@@ -147,7 +146,7 @@ def export(
     from sfmobile.checkpoint.hub import open_checkpoint
     from sfmobile.export.options import ExportOptions
 
-    sizes = [parse_size(size) for size in latent_size or []]
+    sizes = [engine.parse_size(size) for size in latent_size or []]
     wanted_bits = parse_bits(bits, compressed=recipe is None and file_format is FormatChoice.mlprogram)
     options = ExportOptions(
         target=target.value,
@@ -158,7 +157,7 @@ def export(
         recipe=read_recipe(recipe),
         components=tuple(choice.value for choice in component) if component else COMPONENTS,
         latent_size=sizes[0] if sizes else None,
-        guidance_batch=parse_batch(guidance_batch),
+        guidance_batch=engine.parse_batch(guidance_batch),
         chunks=chunks,
         multifunction=multifunction,
         more_latent_sizes=tuple(sizes[1:]),
@@ -378,22 +377,6 @@ def parse_bits(text: str | None, compressed: bool) -> int | None:
     if not text.isdecimal():
         raise UsageError(f"--bits {text} is no number of bits; expected 1, 2, 3, 4, 6, 8 or none.")
     return int(text)
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """`--latent-size`: "64x64" or "64"."""
-    matched = re.fullmatch(r"(\d{1,5})(?:[xX](\d{1,5}))?", text)
-    if matched is None:
-        raise UsageError(f"--latent-size {text} is no size; expected height x width, such as 64x64.")
-    height = int(matched[1])
-    return height, int(matched[2]) if matched[2] is not None else height
-
-
-def parse_batch(number: int) -> Any:
-    """`--guidance-batch`."""
-    if number not in (1, 2):
-        raise UsageError(f"--guidance-batch {number} is impossible; expected 2 (both halves in one call) or 1.")
-    return number
 
 
 def parse_metadata(items: list[str]) -> dict[str, str]:

@@ -48,6 +48,8 @@ def generate(
     precision: engine.PrecisionOption = engine.PrecisionChoice.fp32,
     compute_unit: engine.UnitOption = None,
     source: engine.SourceOption = None,
+    latent_size: engine.LatentSizeOption = None,
+    guidance_batch: engine.GuidanceBatchOption = None,
     preview: Annotated[
         bool, typer.Option("--preview", help="Also write the picture each step predicts (one decoder call a step).")
     ] = False,
@@ -60,7 +62,7 @@ def generate(
     from sfmobile.sampling.pipeline import Request, TextToImage
 
     check_output(output, sheet, prompts)
-    opened = engine.open_bundle(bundle)
+    opened = engine.open_bundle(bundle, latent_size, guidance_batch)
     chosen = engine.request_engine(opened, runtime, precision, compute_unit, source)
     requests = [Request(prompt, negative, seed, steps, guidance) for prompt in prompts]
     drawn: list[Drawn] = []

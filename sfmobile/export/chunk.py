@@ -116,6 +116,8 @@ def find_cut(graph: ProgramGraph, chunks: int) -> Cut:
     Raises `UsageError` if the program can't be cut into so many.
     """
     count = len(graph.operations)
+    if chunks > np.count_nonzero(graph.weight_bytes):
+        raise UsageError(f"The program can't be cut into {chunks} chunks, each with weights; ask for fewer.")
     crossing, possible = graph.crossing()
     before = np.concatenate([[0], np.cumsum(graph.weight_bytes)])
     share = before[-1] / chunks

@@ -27,19 +27,24 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True)
 class EngineRequest:
-    """Which runtime to open on which bundle; picklable, so that a fresh process can open it."""
+    """Which runtime to open on which bundle; picklable, so that a fresh process can open it.
+
+    latent_size (height, width), guidance_batch: which functions of packages that have several; None, the bundle's own.
+    """
 
     bundle: Path
     engine: Engine
     precision: Precision | None = None
     compute_unit: ComputeUnit | None = None
     source: Path | None = None
+    latent_size: tuple[int, int] | None = None
+    guidance_batch: int | None = None
 
     def open(self) -> tuple[Bundle, Runtime]:
         """Open the bundle (its checksums are the caller's business) and the runtime on it."""
         from sfmobile.bundle.directory import Bundle
 
-        bundle = Bundle.open(self.bundle, check="none")
+        bundle = Bundle.open(self.bundle, check="none").for_shapes(self.latent_size, self.guidance_batch)
         return bundle, self.open_on(bundle)
 
     def record(self, runtime: Runtime) -> RuntimeRecord:

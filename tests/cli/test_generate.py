@@ -139,3 +139,33 @@ def test_core_ml_is_refused_off_macos_in_one_sentence(tiny_bundle: Bundle, tmp_p
     monkeypatch.setattr("platform.system", lambda: "Linux")
     outcome = run(capsys, "generate", tiny_bundle.root, "a", "--runtime", "coreml", "-o", tmp_path / "a.png")
     assert outcome.code == 3 and "macOS" in outcome.sentence
+
+
+def test_another_guidance_batch_and_latent_size_of_a_multifunction_bundle(
+    tiny_checkpoint: Checkpoint, tmp_path: Path, capsys
+) -> None:
+    root = tmp_path / "functions"
+    exported = run(
+        capsys,
+        *("export", tiny_checkpoint.root, "-o", root, "--target", "ios18", "--multifunction", "--bits", "none"),
+        *("--latent-size", "8x8", "--latent-size", "8x16"),
+    )
+    assert exported.code == 0
+    for batch in (2, 1):
+        outcome = run(
+            capsys,
+            *("generate", root, "a", "--steps", 1, "-o", tmp_path / f"{batch}.png"),
+            *("--latent-size", "8x16", "--guidance-batch", batch),
+        )
+        assert outcome.code == 0
+    assert pixels(tmp_path / "1.png").shape == (16, 32, 3)
+    assert np.abs(pixels(tmp_path / "1.png").astype(int) - pixels(tmp_path / "2.png")).max() <= 1
+    report = tmp_path / "bench.json"
+    measured = run(
+        capsys, "bench", root, "-n", 1, "--steps", 1, "--latent-size", "8x16", "--guidance-batch", 1, "-o", report
+    )
+    assert measured.code == 0 and "Text to picture" in measured.out
+    refused = run(capsys, "generate", root, "a", "--latent-size", "16x16", "-o", tmp_path / "x.png")
+    assert refused.code == 2 and "it was exported for 8x8 and batch 2" in refused.sentence
+    assert run(capsys, "generate", root, "a", "--guidance-batch", 3, "-o", tmp_path / "x.png").code == 2
+    assert not (tmp_path / "x.png").exists()
