@@ -6,10 +6,12 @@ from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil._deployment_compatibility import AvailableTarget
 from coremltools.converters.mil.mil import Program, types
 
+from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.compress.kmeans import palettize
 from sfmobile.compress.palettize import palettize_program, palettize_weight
 from sfmobile.compress.recipe import LayerRecipe
 from sfmobile.errors import ArtifactError
+from tests.tiny import REPOSITORY
 
 TARGETS = {"ios16": AvailableTarget.iOS16, "ios18": AvailableTarget.iOS18}
 
@@ -47,6 +49,26 @@ def test_each_group_of_output_channels_gets_its_own_exact_table(group_size: int 
     np.testing.assert_array_equal(
         palettized.dense(), np.concatenate([palette.lut[palette.indices] for palette in expected])
     )
+
+
+@pytest.mark.parametrize(
+    ("bits", "group_size"), [(1, None), (2, None), (3, None), (4, None), (6, None), (8, None), (4, 16), (6, 16)]
+)
+def test_error_on_the_built_in_model_s_weights_is_never_above_that_of_coremltools(
+    bits: int, group_size: int | None
+) -> None:
+    from coremltools.optimize.coreml._quantization_passes import palettize_weights
+
+    state = Checkpoint.open(REPOSITORY / "models" / "glyph").state_dict("unet")
+    kernels = [value.numpy() for value in state.values() if value.ndim == 4 and value.shape[0] % 16 == 0]
+    largest = max(kernels, key=lambda value: value.size)
+    blocks = [group_size or 0, *[0] * (largest.ndim - 1)]
+    theirs = palettize_weights.blockwise_compress(largest, "KMEANS", bits, blocks)
+    rows = theirs.indices.reshape(theirs.lut.shape[0], -1)
+    dense = np.take_along_axis(theirs.lut.reshape(theirs.lut.shape[0], -1), rows, axis=1).reshape(largest.shape)
+    ours = palettize_weight(largest, LayerRecipe(bits=bits, group_size=group_size)).dense()
+    errors = [((largest.astype(np.float64) - values.astype(np.float64)) ** 2).sum() for values in (ours, dense)]
+    assert errors[0] <= errors[1] * (1 + 1e-5)
 
 
 def test_smaller_groups_never_lose() -> None:
