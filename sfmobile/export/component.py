@@ -131,7 +131,17 @@ SPECS: dict[ComponentName, ComponentSpec] = {
 
 
 def setting_for(checkpoint: Checkpoint, options: ExportOptions) -> Setting:
-    """The shapes of this export. Raises `UsageError` for a latent size the UNet can't halve often enough."""
+    """The shapes of this export.
+
+    Raises `UsageError` for a latent size the UNet can't halve often enough, and for a UNet that takes the guidance
+    scale as an input: the pipeline guides outside of it.
+    """
+    if "unet" in options.components and checkpoint.unet_layout.guidance_embedding_dim is not None:
+        raise UsageError(
+            f"'{checkpoint.root / 'unet'}' takes the guidance scale as an input (time_cond_proj_dim = "
+            f"{checkpoint.unet_layout.guidance_embedding_dim}), which bundles don't know; expected a UNet that is "
+            "guided from outside, such as a student distilled without guidance conditioning."
+        )
     sizes = [options.latent_size or checkpoint.latent_size, *options.more_latent_sizes]
     for size in sizes:
         _check_latent_size(checkpoint, size)

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import inspect
+import json
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -52,3 +55,14 @@ def test_latent_size_that_fits_no_layout_or_memory_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=sentence):
         setting_for(tiny_checkpoint, ExportOptions(latent_size=size))
+
+
+def test_a_unet_that_takes_the_guidance_scale_is_refused(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(tiny_checkpoint.root, tmp_path / "conditioned"))
+    path = root / "unet" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "time_cond_proj_dim": 64}))
+    with pytest.raises(UsageError, match=r"takes the guidance scale as an input \(time_cond_proj_dim = 64\)"):
+        setting_for(Checkpoint.open(root), ExportOptions())
+    # The other components don't depend on it.
+    setting_for(Checkpoint.open(root), ExportOptions(components=("decoder",)))
