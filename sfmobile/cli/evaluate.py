@@ -61,6 +61,7 @@ def evaluate(
         load_judges,
         picture_side,
     )
+    from sfmobile.train.metrics.prompt_sets import trained_checks
     from sfmobile.train.metrics.report import Record, machine
     from sfmobile.train.pictures import Pictures, PicturesConfig
 
@@ -74,7 +75,12 @@ def evaluate(
         raise UsageError(f"{teacher}: its pictures have another size than the {side} px of {checkpoint}.")
     trained_on = PicturesConfig() if selection is None else read_config(PicturesConfig, selection)
     config = EvaluationConfig(
-        pictures=pictures, composed=composed, memorised=min(pictures, 64), training=1000, batch=16
+        pictures=pictures,
+        composed=composed,
+        checks=trained_checks(trained_on.kinds),
+        memorised=min(pictures, 64),
+        training=1000,
+        batch=16,
     )
     with console.status("reading sprites and metric networks"):
         judges = load_judges(where, judge or DUAL_ENCODER, device, memorisation=memorisation)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -151,6 +151,11 @@ def composed_prompts(pool: SpritePool, each: int, splits: Sequence[str] = COMPOS
     prompts = [prompt for split in splits for prompt in evaluation_prompts(pool.sprites, split, each)]
     captions = [caption for caption, _ in prompts]
     return PromptSet(captions, torch.empty(0, 3, 0, 0, dtype=torch.uint8), [says for _, says in prompts], captions)
+
+
+def trained_checks(kinds: Mapping[str, float] | None) -> tuple[str, ...]:
+    """The lists of composed prompts whose kinds of composition a model was trained on; all of them for None."""
+    return tuple(check for check in COMPOSED_SPLITS if kinds is None or COMPOSED_KINDS[check] in kinds)
 
 
 def portraits(pool: SpritePool, rows: Sequence[int], side: int | None = None) -> Tensor:

@@ -17,6 +17,7 @@ from sfmobile.train.metrics.prompt_sets import (
     held_out_prompts,
     kind_shares,
     recognition_prompts,
+    trained_checks,
 )
 from tests.train.metrics.tiny_sprites import SIDE, sprite_pool
 
@@ -107,3 +108,9 @@ def test_only_the_asked_lists_are_composed(pool: SpritePool) -> None:
     everything = composed_prompts(pool, 20)
     assert {"count", "pair"} <= {says["kind"] for says in everything.attributes}
     assert any(holds_out_pair(*says["concepts"]) for says in everything.attributes if says["relation"])
+
+
+def test_what_was_not_trained_is_not_checked() -> None:
+    assert trained_checks(KINDS) == ("background", "colour", "composed")
+    assert trained_checks({"count": 1.0}) == ("count",)
+    assert set(trained_checks(None)) == {"background", "colour", "composed", "count", "pair"}
