@@ -181,7 +181,7 @@ def plot(rows: list[dict[str, Any]], target: float, picture: Path) -> None:
             fontsize=8,
         )
     axes.axvline(target, color="black", linestyle=":", linewidth=1)
-    axes.margins(x=0.25, y=0.15)
+    axes.margins(x=0.4, y=0.15)
     axes.grid(alpha=0.3)
     axes.set_xlabel("estimated ms a UNet call")
     axes.set_ylabel("agreement on held-out compositions (cosine)")
