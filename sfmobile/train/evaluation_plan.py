@@ -42,7 +42,7 @@ class Plan:
 
     pictures: settings file of the pictures that the run was trained on; decoder_pair: stages of the full and the
     half-width decoder; own_latents: how many of the first grid variant's latents they are compared on; targets: what
-    was to be reached.
+    was to be reached; notes: paragraphs for the report.
     """
 
     variants: tuple[Variant, ...]
@@ -53,6 +53,7 @@ class Plan:
     decoder_pair: tuple[str, str] | None = ("autoencoder", "decoder")
     own_latents: int = 512
     targets: tuple[Target, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         names = [variant.name for variant in self.variants]
@@ -115,6 +116,7 @@ def run_plan(
         say(f"{variant.name}: " + ", ".join(f"{key} {value:.4g}" for key, value in measured.figures.items()))
     _write_grid(plan, [variant for variant in known if variant.grid], samplers, out)
     _compare_decoders(plan, known, samplers, evaluation, record)
+    record.notes = list(plan.notes)
     record.targets = target_table(plan.targets, record)
     record.write(path)
     (out / "evaluation.md").write_text(markdown(record), encoding="utf-8")

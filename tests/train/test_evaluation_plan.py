@@ -41,6 +41,7 @@ PLAN = Plan(
     grid_captions=("a fox", "a red boat"),
     own_latents=6,
     targets=(Target("told", "agreement", "student", at_least=-1.0),),
+    notes=("Nothing but shapes.",),
 )
 
 
@@ -101,6 +102,7 @@ def test_a_plan_is_measured_resumed_and_reported(run: Run, evaluation: Evaluatio
     assert any(name.startswith("recognised") for name in student.figures)
     assert record.extra["Decoder pair"]["macs_ratio"] > 2
     assert Record.read(out / RECORD) == record
+    assert "\n\nNothing but shapes.\n\n" in (out / "evaluation.md").read_text()
     assert "| told | agreement: student | ≥ -1 |" in (out / "evaluation.md").read_text()
     with Image.open(out / "grid.png") as grid:
         assert grid.height > 2 * SIDE

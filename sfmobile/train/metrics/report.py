@@ -29,14 +29,18 @@ class Measurement:
 
 @dataclass
 class Record:
-    """All that an evaluation measured. `made` says on what: prompts, networks, machine; `judge`: the dual encoder's own
-    retrieval; `extra`: figures that belong to no sampler (decoder pairs); `targets`: their table, in Markdown."""
+    """All that an evaluation measured.
+
+    made: on what (prompts, networks, machine); judge: the dual encoder's own retrieval; extra: figures that belong to no
+    sampler (decoder pairs); targets: their table, in Markdown; notes: what a reader must know, a paragraph each.
+    """
 
     made: dict[str, Any]
     judge: dict[str, Any]
     measurements: list[Measurement] = field(default_factory=list)
     extra: dict[str, dict[str, float]] = field(default_factory=dict)
     targets: str = ""
+    notes: list[str] = field(default_factory=list)
 
     def find(self, name: str) -> Measurement | None:
         """The measurement called `name`, if there is one."""
@@ -58,7 +62,7 @@ class Record:
                     f"{raw['schema_version']}; measure again."
                 )
             measurements = [Measurement(**item) for item in raw["measurements"]]
-            return cls(raw["made"], raw["judge"], measurements, raw["extra"], raw["targets"])
+            return cls(raw["made"], raw["judge"], measurements, raw["extra"], raw["targets"], raw["notes"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ArtifactError(f"{path}: expected an evaluation record, found: {error!r}.") from error
 
@@ -109,6 +113,7 @@ def markdown(record: Record) -> str:
     """The tables of a record, the judge's own figures first."""
     lines = [
         *_heading(record.made),
+        *(line for note in record.notes for line in ("", note)),
         record.targets,
         "## What measures",
         "",
