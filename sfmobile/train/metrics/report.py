@@ -31,8 +31,8 @@ class Measurement:
 class Record:
     """All that an evaluation measured.
 
-    made: on what (prompts, networks, machine); judge: the dual encoder's own retrieval; extra: figures that belong to no
-    sampler (decoder pairs); targets: their table, in Markdown; notes: what a reader must know, a paragraph each.
+    made: on what (prompts, networks, machine); judge: the dual encoder's own retrieval; extra: figures that belong to
+    no sampler (decoder pairs); targets: their table, in Markdown; notes: what a reader must know, a paragraph each.
     """
 
     made: dict[str, Any]
