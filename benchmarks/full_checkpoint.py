@@ -1,20 +1,35 @@
-"""A random checkpoint of full Stable Diffusion 1.5 size, made once and kept."""
+"""Random checkpoints that diffusers can load too, made once and kept."""
 
 from __future__ import annotations
 
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from sfmobile.checkpoint.synthetic import write_synthetic_checkpoint
-from sfmobile.nets.layout import SD15_AUTOENCODER, SD15_TEXT_ENCODER, SD15_UNET
+from sfmobile.nets.layout import (
+    GLYPH_64_AUTOENCODER,
+    GLYPH_64_TEXT_ENCODER,
+    GLYPH_64_UNET,
+    SD15_AUTOENCODER,
+    SD15_TEXT_ENCODER,
+    SD15_UNET,
+    Stage,
+)
 
 CACHE = Path(tempfile.gettempdir()) / "sfmobile-benchmarks"
 TOKENIZER = Path(__file__).parents[1] / "models" / "glyph" / "tokenizer"
 
 
+# The built-in model's layouts with what diffusers insists on: two ResNets in the middle, attention behind every ResNet
+# on the way up, halves of one width.
+SMALL_UNET = replace(GLYPH_64_UNET, mid=Stage(160, 2, 1), up=(Stage(160, 2, 2), Stage(96, 2, 2)))
+SMALL_AUTOENCODER = replace(GLYPH_64_AUTOENCODER, encoder_channels=GLYPH_64_AUTOENCODER.decoder_channels)
+
+
 def full_checkpoint(cache: Path = CACHE) -> Path:
-    """Directory of the checkpoint: fp16, norms' affine parameters random too. Needs 2.1 GB of disk."""
+    """Directory of one of full Stable Diffusion 1.5 size: fp16, norms' affine parameters random too; 2.1 GB of disk."""
     root = cache / "sd15"
     if not root.exists():
         print(f"Making a random checkpoint of Stable Diffusion 1.5's size in {root}", file=sys.stderr)
@@ -26,6 +41,25 @@ def full_checkpoint(cache: Path = CACHE) -> Path:
             text_encoder_layout=SD15_TEXT_ENCODER,
             autoencoder_layout=SD15_AUTOENCODER,
             tokenizer_dir=TOKENIZER,
+        )
+        partial.replace(root)
+        partial.parent.rmdir()
+    return root
+
+
+def small_checkpoint(cache: Path = CACHE) -> Path:
+    """Directory of one of the built-in model's size."""
+    root = cache / "small"
+    if not root.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=cache)) / "small"
+        write_synthetic_checkpoint(
+            partial,
+            unet_layout=SMALL_UNET,
+            text_encoder_layout=GLYPH_64_TEXT_ENCODER,
+            autoencoder_layout=SMALL_AUTOENCODER,
+            tokenizer_dir=TOKENIZER,
+            latent_size=(8, 8),
         )
         partial.replace(root)
         partial.parent.rmdir()

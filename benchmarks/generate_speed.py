@@ -1,12 +1,13 @@
 """An 8-step picture in our runtimes beside diffusers' own pipeline with the same weights on the same machine.
 
-    python benchmarks/generate_speed.py [--checkpoint DIR] [--runtime mil onnx] [--steps 8] [--rounds 1] [--json]
+    python benchmarks/generate_speed.py [--size full] [--runtime mil onnx] [--steps 8] [--rounds 1] [--json]
 
-Without --checkpoint a random one of full Stable Diffusion 1.5 size is made and exported (kept under --cache, so that a
-rerun only measures). Each contestant runs in a fresh process of the same tree: it loads in fp32, draws one step that
-isn't counted (both compile and lay out on first use), then the whole picture; the smallest time of --rounds counts.
-All get the same prompt, seed and scheduler, and must draw the same picture. Exit code 1 if the fastest of ours takes
-longer than --gate times diffusers, or a picture agrees with diffusers' by less than 45 dB.
+A random checkpoint of Stable Diffusion 1.5's size (full) or about the built-in model's (small; diffusers has no way to
+say the built-in layout itself) is made and exported, kept under --cache, so that a rerun only measures. Each
+contestant runs in a fresh process of the same tree: it loads in fp32, draws one step that isn't counted (both compile
+and lay out on first use), then the whole picture; the smallest time of --rounds counts. All get the same prompt, seed
+and scheduler, and must draw the same picture. Exit code 1 if the fastest of ours takes longer than --gate times
+diffusers, or a picture agrees with diffusers' by less than 45 dB.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from full_checkpoint import CACHE, full_checkpoint
+from full_checkpoint import CACHE, full_checkpoint, small_checkpoint
 
 from sfmobile.profile.isolation import run_isolated
 from sfmobile.runtime.engine import RuntimeKind
@@ -50,7 +51,8 @@ class Drawing:
 def main() -> int:
     """Draw with both, print the table, return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, help="a diffusers-format directory; a random full-size one without")
+    parser.add_argument("--size", default="full", choices=["full", "small"])
+    parser.add_argument("--checkpoint", type=Path, help="another diffusers-format directory that diffusers can load")
     parser.add_argument("--attention", default="original", choices=["original", "split-einsum", "split-einsum-v2"])
     parser.add_argument("--runtime", nargs="+", default=["mil"], choices=["mil", "onnx"])
     parser.add_argument("--steps", type=int, default=8)
@@ -59,7 +61,8 @@ def main() -> int:
     parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--json", action="store_true", help="JSON instead of a table")
     options = parser.parse_args()
-    checkpoint = options.checkpoint or full_checkpoint(options.cache)
+    made = full_checkpoint if options.size == "full" else small_checkpoint
+    checkpoint = options.checkpoint or made(options.cache)
     bundle = exported(checkpoint, options.attention, options.cache)
     drawings: dict[str, Drawing] = {}
     contestants: dict[str, Callable[..., Drawing]] = {"diffusers": partial(draw_with_diffusers, checkpoint)}
