@@ -62,7 +62,9 @@ class Record:
                     f"{raw['schema_version']}; measure again."
                 )
             measurements = [Measurement(**item) for item in raw["measurements"]]
-            return cls(raw["made"], raw["judge"], measurements, raw["extra"], raw["targets"], raw["notes"])
+            return cls(
+                raw["made"], raw["judge"], measurements, raw["extra"], raw.get("targets", ""), raw.get("notes", [])
+            )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ArtifactError(f"{path}: expected an evaluation record, found: {error!r}.") from error
 
