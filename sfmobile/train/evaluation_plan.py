@@ -114,8 +114,10 @@ def run_plan(
         record.measurements.sort(key=lambda item: order.get(item.name, -1))
         record.write(path)
         say(f"{variant.name}: " + ", ".join(f"{key} {value:.4g}" for key, value in measured.figures.items()))
-    _write_grid(plan, [variant for variant in known if variant.grid], samplers, out)
-    _compare_decoders(plan, known, samplers, evaluation, record)
+    # Whatever was asked for this time, grid and decoders show the whole plan, as far as it is trained.
+    trained = [variant for variant in plan.variants if variant.grid and _missing(run, variant) is None]
+    _write_grid(plan, trained, samplers, out)
+    _compare_decoders(plan, trained, samplers, evaluation, record)
     record.notes = list(plan.notes)
     record.targets = target_table(plan.targets, record)
     record.write(path)

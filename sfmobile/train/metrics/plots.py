@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # Pictures in a grid are at least about this wide.
 _GRID_SIDE = 128
+_MARKERS = ("D", "^", "s", "v")
 FD, AGREEMENT = "FD-EffNetLite0", "agreement"
 
 
@@ -40,15 +41,20 @@ def write_plots(record: Record, directory: Path) -> list[Path]:
     points = [item for item in record.measurements if FD in item.figures and AGREEMENT in item.figures]
     if points:
         figure = Figure(figsize=(7, 5))
-        _trade_off(figure.add_subplot(), points)
+        _trade_off(figure.add_subplot(), [item for item in points if not item.series or _varies(item, "guidance")])
         save(figure, "trade-off")
     for axis in ("guidance", "steps"):
-        if any(axis in item.series for item in points):
+        if any(_varies(item, axis) for item in points):
             figure = Figure(figsize=(9, 3.8))
             for place, quantity in enumerate((FD, AGREEMENT), start=1):
                 _sweep(figure.add_subplot(1, 2, place), points, axis, quantity)
             save(figure, f"{axis}-sweep")
     return written
+
+
+def _varies(item: Measurement, axis: str) -> bool:
+    """Whether it is a point of a sweep over `axis`: series are called "guidance: …" or "steps: …"."""
+    return item.series.startswith(f"{axis}:")
 
 
 def _series(points: Sequence[Measurement]) -> dict[str, list[Measurement]]:
@@ -59,9 +65,11 @@ def _series(points: Sequence[Measurement]) -> dict[str, list[Measurement]]:
 
 
 def _trade_off(axes: Axes, points: Sequence[Measurement]) -> None:
-    for name, items in _series(points).items():
+    for number, (name, items) in enumerate(_series(points).items()):
         x, y = [item.figures[AGREEMENT] for item in items], [item.figures[FD] for item in items]
-        axes.plot(x, y, marker="o", markersize=4, linewidth=1, label=name)
+        # Sweeps are lines; single measurements go through more markers than there are colours.
+        marker = "o" if items[0].series else _MARKERS[number // 10 % len(_MARKERS)]
+        axes.plot(x, y, marker=marker, markersize=5, linewidth=1, label=name)
         for item, at_x, at_y in zip(items, x, y, strict=True):
             if item.series:
                 axes.annotate(f"{item.settings.get('guidance', '')}", (at_x, at_y), fontsize=6)
@@ -74,7 +82,7 @@ def _trade_off(axes: Axes, points: Sequence[Measurement]) -> None:
 
 
 def _sweep(axes: Axes, points: Sequence[Measurement], axis: str, quantity: str) -> None:
-    for name, items in _series([item for item in points if axis in item.series]).items():
+    for name, items in _series([item for item in points if _varies(item, axis)]).items():
         ordered = sorted(items, key=lambda item: float(item.settings[axis]))
         axes.plot(
             [float(item.settings[axis]) for item in ordered],
