@@ -17,8 +17,8 @@ INSTALLED := $(VENV)/.installed
 MODEL := models/glyph
 OUT := out
 BUNDLE := $(OUT)/glyph
-PROMPTS ?= "a red apple" "a yellow star on a blue background" "a smiling cat face" "a penguin" \
-	"a red heart" "a cactus" "a strawberry" "a tiger face"
+PROMPTS ?= "a red apple" "a yellow star on a blue background" "a smiling cat face" "a penguin, 3d style" \
+	"a red heart" "a cactus" "a strawberry" "a tiger face" "a robot" "a frog" "an octopus" "a pizza"
 SEED ?= 0
 PYTEST_FLAGS ?= -n auto
 
