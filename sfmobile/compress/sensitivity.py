@@ -32,8 +32,6 @@ from sfmobile.compress.palettize import worker_count
 
 Float32 = NDArray[np.float32]
 
-# Rows of a call go one by one if they are large: half the memory for activations, and no slower then.
-LARGE_STATE = 4096
 # Backward passes that the estimate from the errors' size alone counts as.
 PRIOR = 4.0
 
@@ -81,8 +79,7 @@ def measure_changes(
     """Mean squared change of the signal for each of `layers` (module names) stored by each of its tables alone.
 
     `net` computes in float32 with the weights as they are. Memory: its weights twice (gradients), and the activations
-    of one call, or of one row of it if that is large. `advance` is told of each call. Raises `ValueError`
-    without samples.
+    of one call. `advance` is told of each call. Raises `ValueError` without samples.
     """
     weights = {name: _parameter(net, name) for name in layers}
     wanted = {id(weight) for weight in weights.values()}
@@ -133,32 +130,23 @@ def backward(
     """
     adjoint: Tensor | None = None
     for call in reversed(sample.calls):
-        earlier: Tensor | None = None
-        for rows in _rows(call):
-            arguments = {name: torch.from_numpy(np.array(value[rows])) for name, value in call.inputs.items()}
-            if call.state is not None:
-                arguments[call.state].requires_grad_(True)
-            with torch.enable_grad():
-                output = net(**arguments)
-            if adjoint is None:
-                signs = torch.randint(0, 2, output.shape[1:], generator=generator).to(output.dtype) * 2 - 1
-                adjoint = sample.scale * signs
-            torch.autograd.backward(output, torch.tensordot(torch.from_numpy(call.weights[rows]), adjoint, dims=0))
-            gradient = None if call.state is None else arguments[call.state].grad
-            if gradient is not None:
-                earlier = gradient.sum(0) if earlier is None else earlier + gradient.sum(0)
+        arguments = {name: torch.from_numpy(np.array(value)) for name, value in call.inputs.items()}
+        if call.state is not None:
+            arguments[call.state].requires_grad_(True)
+        with torch.enable_grad():
+            output = net(**arguments)
+        if adjoint is None:
+            signs = torch.randint(0, 2, output.shape[1:], generator=generator).to(output.dtype) * 2 - 1
+            adjoint = sample.scale * signs
+        torch.autograd.backward(output, torch.tensordot(torch.from_numpy(call.weights), adjoint, dims=0))
         if advance is not None:
             advance(1)
-        if call.state is None or adjoint is None:
+        if call.state is None:
             return
-        adjoint = call.carry * adjoint if earlier is None else call.carry * adjoint + earlier
-
-
-def _rows(call: CalibrationCall) -> list[slice]:
-    """Rows of a call to run together."""
-    if call.state is None or call.inputs[call.state][0].size < LARGE_STATE:
-        return [slice(None)]
-    return [slice(row, row + 1) for row in range(len(call.weights))]
+        gradient = arguments[call.state].grad
+        adjoint = call.carry * adjoint
+        if gradient is not None:
+            adjoint = adjoint + gradient.sum(0)
 
 
 def project(layer: Palettes, gradient: Float32) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
