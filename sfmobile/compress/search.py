@@ -26,7 +26,7 @@ from sfmobile.errors import ArtifactError, GateError, UsageError
 # Output channels per lookup table that are tried where the system knows such tables (iOS 18).
 GROUP_SIZES: tuple[int, ...] = (32, 8)
 # The measured signal may exceed the wanted one by so much before the search goes on, and it takes so many runs at most.
-TOLERANCE_DB = 0.25
+TOLERANCE_DB = 0.1
 MOST_RUNS = 8
 
 
