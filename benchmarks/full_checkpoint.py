@@ -6,6 +6,7 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from sfmobile.checkpoint.synthetic import write_synthetic_checkpoint
 from sfmobile.nets.layout import (
@@ -30,37 +31,32 @@ SMALL_AUTOENCODER = replace(GLYPH_64_AUTOENCODER, encoder_channels=GLYPH_64_AUTO
 
 def full_checkpoint(cache: Path = CACHE) -> Path:
     """Directory of one of full Stable Diffusion 1.5 size: fp16, norms' affine parameters random too; 2.1 GB of disk."""
-    root = cache / "sd15"
-    if not root.exists():
-        print(f"Making a random checkpoint of Stable Diffusion 1.5's size in {root}", file=sys.stderr)
-        cache.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=cache)) / "sd15"
-        write_synthetic_checkpoint(
-            partial,
-            unet_layout=SD15_UNET,
-            text_encoder_layout=SD15_TEXT_ENCODER,
-            autoencoder_layout=SD15_AUTOENCODER,
-            tokenizer_dir=TOKENIZER,
-        )
-        partial.replace(root)
-        partial.parent.rmdir()
-    return root
+    return _made_once(
+        cache / "sd15",
+        unet_layout=SD15_UNET,
+        text_encoder_layout=SD15_TEXT_ENCODER,
+        autoencoder_layout=SD15_AUTOENCODER,
+    )
 
 
 def small_checkpoint(cache: Path = CACHE) -> Path:
     """Directory of one of the built-in model's size."""
-    root = cache / "small"
+    return _made_once(
+        cache / "small",
+        unet_layout=SMALL_UNET,
+        text_encoder_layout=GLYPH_64_TEXT_ENCODER,
+        autoencoder_layout=SMALL_AUTOENCODER,
+        latent_size=(8, 8),
+    )
+
+
+def _made_once(root: Path, **options: Any) -> Path:
+    """The checkpoint at `root`, written beside it and renamed into place if it isn't there."""
     if not root.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=cache)) / "small"
-        write_synthetic_checkpoint(
-            partial,
-            unet_layout=SMALL_UNET,
-            text_encoder_layout=GLYPH_64_TEXT_ENCODER,
-            autoencoder_layout=SMALL_AUTOENCODER,
-            tokenizer_dir=TOKENIZER,
-            latent_size=(8, 8),
-        )
+        print(f"Making a random checkpoint in {root}", file=sys.stderr)
+        root.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=root.parent)) / root.name
+        write_synthetic_checkpoint(partial, tokenizer_dir=TOKENIZER, **options)
         partial.replace(root)
         partial.parent.rmdir()
     return root
