@@ -50,12 +50,16 @@ def schedules(draw: st.DrawFn) -> tuple[SchedulerRecord, int]:
 @given(schedules(), st.integers(0, 2**31))
 @example((SD15_SCHEDULER, 8), 0)
 @example((record(prediction_type="v_prediction", timestep_spacing="trailing", rescale_betas_zero_snr=True), 8), 0)
+@example((record(beta_start=1e-4, beta_end=0.00173, beta_schedule="linear", rescale_betas_zero_snr=True), 1), 1)
 @settings(deadline=None, max_examples=150)
 def test_matches_diffusers_at_every_step(schedule: tuple[SchedulerRecord, int], seed: int) -> None:
     constants, steps = schedule
     ddim, theirs = DDIM(constants), oracle(constants)
-    # The rescaling goes through torch's square root, whose last bit depends on the CPU's maths library.
-    tolerance = 3e-5 if constants.rescale_betas_zero_snr else 1e-5
+    tolerance = 1e-5
+    if constants.rescale_betas_zero_snr:
+        # The rescaling goes through torch's square root, whose last bits depend on the CPU; a bit of a_t
+        # near 1 is 2^-24 / (2 sqrt(1 - a_t)) in sqrt(1 - a_t). Four bits, noise of up to 4.
+        tolerance += 16 * 2.0**-24 / (2 * float(1 - theirs.alphas_cumprod.max()) ** 0.5)
     theirs.set_timesteps(steps)
     try:
         timesteps = ddim.timesteps(steps)
