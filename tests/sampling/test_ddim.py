@@ -55,11 +55,13 @@ def schedules(draw: st.DrawFn) -> tuple[SchedulerRecord, int]:
 def test_matches_diffusers_at_every_step(schedule: tuple[SchedulerRecord, int], seed: int) -> None:
     constants, steps = schedule
     ddim, theirs = DDIM(constants), oracle(constants)
-    tolerance = 1e-5
     if constants.rescale_betas_zero_snr:
-        # The rescaling goes through torch's square root, whose last bits depend on the CPU; a bit of a_t
-        # near 1 is 2^-24 / (2 sqrt(1 - a_t)) in sqrt(1 - a_t). Four bits, noise of up to 4.
-        tolerance += 16 * 2.0**-24 / (2 * float(1 - theirs.alphas_cumprod.max()) ** 0.5)
+        # torch's vectorised square root isn't correctly rounded (one in five results is a bit off here), and near
+        # t = 0 a bit of a_t is much of 1 - a_t. So what rescaling gives is compared by itself, and the steps from it.
+        apart = np.abs(ddim.alphas_cumprod.astype(np.float64) - theirs.alphas_cumprod.numpy())
+        assert apart.max() <= 32 * 2.0**-24
+        theirs.alphas_cumprod = torch.from_numpy(ddim.alphas_cumprod)
+        theirs.final_alpha_cumprod = torch.tensor(ddim.final_alpha_cumprod)
     theirs.set_timesteps(steps)
     try:
         timesteps = ddim.timesteps(steps)
@@ -81,7 +83,7 @@ def test_matches_diffusers_at_every_step(schedule: tuple[SchedulerRecord, int], 
         ):
             # Noise that is scaled up by 1 / sqrt(a_t) takes its rounding errors along.
             scale = max(1.0, float(np.abs(reference).max()))
-            np.testing.assert_allclose(ours, reference, rtol=0, atol=tolerance * scale)
+            np.testing.assert_allclose(ours, reference, rtol=0, atol=1e-5 * scale)
         latents = generator.standard_normal(latents.shape).astype(np.float32)
 
 
