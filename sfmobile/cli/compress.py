@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,14 +39,6 @@ PHASES: dict[str, str] = {
 }
 
 
-class TargetChoice(str, Enum):
-    """`--target`."""
-
-    ios16 = "ios16"
-    ios17 = "ios17"
-    ios18 = "ios18"
-
-
 def search(
     source: Annotated[
         str, typer.Argument(metavar="SOURCE", help="A diffusers-format directory, or a Hugging Face Hub id.")
@@ -68,8 +59,8 @@ def search(
         typer.Option("--component", help="What to search for; may be repeated. The UNet without it."),
     ] = None,
     target: Annotated[
-        TargetChoice, typer.Option(help="ios18 adds 3 bits and lookup tables per group of channels.")
-    ] = TargetChoice.ios17,
+        export.TargetChoice, typer.Option(help="ios18 adds 3 bits and lookup tables per group of channels.")
+    ] = export.TargetChoice.ios17,
     group_size: Annotated[
         list[int] | None, typer.Option(metavar="N", help="Channels per group to try (ios18); may be repeated.")
     ] = None,
@@ -140,7 +131,7 @@ def apply(
     output: Annotated[Path, typer.Option("-o", "--output", metavar="BUNDLE", help="The bundle directory to make.")],
     checkpoint_dir: engine.SourceOption = None,
     target: Annotated[
-        TargetChoice | None, typer.Option(help="The earliest system to run on; the bundle's, or ios17.")
+        export.TargetChoice | None, typer.Option(help="The earliest system to run on; the bundle's, or ios17.")
     ] = None,
     golden: Annotated[bool, typer.Option("--golden/--no-golden", help="Record a reference run for tests.")] = True,
     json_output: engine.JsonOption = False,
@@ -194,11 +185,11 @@ def choose_goal(signal: float | None, same_signal_as: int | None, same_size_as: 
     return Goal("size of" if same_size_as is not None else "signal of", bits)
 
 
-def check_group_sizes(sizes: list[int] | None, target: TargetChoice) -> tuple[int, ...]:
+def check_group_sizes(sizes: list[int] | None, target: export.TargetChoice) -> tuple[int, ...]:
     """`--group-size`, repeated."""
     from sfmobile.compress.search import GROUP_SIZES
 
-    if sizes and target is not TargetChoice.ios18:
+    if sizes and target is not export.TargetChoice.ios18:
         raise UsageError(f"Lookup tables per group of channels need --target ios18, found {target.value}.")
     for size in sizes or ():
         at_least_one("--group-size", size)

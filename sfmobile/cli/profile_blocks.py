@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sfmobile.cli import console, engine
+from sfmobile.cli.export import AttentionChoice, TargetChoice
 from sfmobile.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,22 +25,6 @@ class TimerChoice(str, Enum):
     mil = "mil"
     coreml = "coreml"
     estimate = "estimate"
-
-
-class FormChoice(str, Enum):
-    """`--attention`."""
-
-    original = "original"
-    split_einsum = "split-einsum"
-    split_einsum_v2 = "split-einsum-v2"
-
-
-class TargetChoice(str, Enum):
-    """`--target`."""
-
-    ios16 = "ios16"
-    ios17 = "ios17"
-    ios18 = "ios18"
 
 
 def profile_blocks(
@@ -63,7 +48,9 @@ def profile_blocks(
         str, typer.Option("--latent-size", metavar="HxW", help="Latent height and width.")
     ] = "64x64",
     batch: Annotated[int, typer.Option("--batch", min=1, max=2, help="Batch of the UNet.")] = 2,
-    attention: Annotated[FormChoice, typer.Option("--attention", help="Attention form.")] = FormChoice.split_einsum,
+    attention: Annotated[
+        AttentionChoice, typer.Option("--attention", help="Attention form.")
+    ] = AttentionChoice.split_einsum,
     bits: Annotated[int | None, typer.Option("--bits", help="Bits per weight; without it fp16.")] = None,
     target: Annotated[TargetChoice, typer.Option("--target", help="Earliest system.")] = TargetChoice.ios17,
     precision: engine.PrecisionOption = engine.PrecisionChoice.fp32,
@@ -120,7 +107,7 @@ def read_layout(name: str) -> UNetLayout:
 
 
 def block_options(
-    latent_size: str, batch: int, form: FormChoice, bits: int | None, target: TargetChoice
+    latent_size: str, batch: int, form: AttentionChoice, bits: int | None, target: TargetChoice
 ) -> BlockOptions:
     """Options of the blocks. Raises `UsageError` for a size that is none, or bits that can't be stored."""
     from sfmobile.compress.recipe import check_bits
