@@ -295,6 +295,29 @@ GLYPH_64_EFFICIENT_UNET = _unet(
 )
 GLYPH_64_HALF_AUTOENCODER = GLYPH_64_AUTOENCODER.halved_decoder()
 
+# The same networks grown to 128 px: a level on top for 16x16 latents, around the trained 64 px UNet. The efficient one
+# has no attention there, and keeps all below it, where it is cheap.
+GLYPH_128_UNET = _unet(
+    "glyph-128",
+    (96, 96, 160),
+    down=((1, 1), (1, 1), (1, 1)),
+    mid=(1, 1),
+    up=((2, 1), (2, 1), (2, 1)),
+    cross_attention_dim=192,
+    heads=(3, 3, 5),
+    norm_groups=16,
+)
+GLYPH_128_EFFICIENT_UNET = _unet(
+    "glyph-128-efficient",
+    (96, 96, 160),
+    down=((1, 0), (1, 1), (1, 1)),
+    mid=(1, 1),
+    up=((2, 1), (2, 1), (2, 0)),
+    cross_attention_dim=192,
+    heads=(3, 3, 5),
+    norm_groups=16,
+)
+
 UNET_LAYOUTS = {
     layout.name: layout
     for layout in (
@@ -304,6 +327,8 @@ UNET_LAYOUTS = {
         GLYPH_UNET,
         GLYPH_64_UNET,
         GLYPH_64_EFFICIENT_UNET,
+        GLYPH_128_UNET,
+        GLYPH_128_EFFICIENT_UNET,
     )
 }
 AUTOENCODER_LAYOUTS = {
