@@ -19,12 +19,17 @@ ImageSource = Callable[[int, int, int, torch.device], Tensor]
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """An autoencoder stage. layout: name; perceptual_weight scales LPIPS beside L1; kl_weight the prior's pull."""
+    """An autoencoder stage.
+
+    layout: name; perceptual_weight scales LPIPS beside L1; kl_weight the prior's pull; start_from: an earlier
+    autoencoder stage of the same layout to go on from, as when pictures grow.
+    """
 
     loop: LoopConfig
     layout: str
     perceptual_weight: float = 0.5
     kl_weight: float = 1e-6
+    start_from: str | None = None
 
 
 class AutoencoderObjective(nn.Module):

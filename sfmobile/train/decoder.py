@@ -22,13 +22,14 @@ class DecoderConfig:
 
     latents_from: the stage whose UNet samples the latents, for captions of the latents stage `pool`; latents: how
     many, with `sampling_steps` DDIM steps at `guidance_scale`; perceptual_weight adds LPIPS between student and
-    teacher pictures (0 = the paper's loss).
+    teacher pictures (0 = the paper's loss); start_from: an earlier decoder stage of the same layout to go on from.
     """
 
     loop: LoopConfig
     layout: str
     teacher_layout: str
     latents_from: str = "teacher"
+    start_from: str | None = None
     pool: str = "latents"
     latents: int = 8192
     sampling_steps: int = 50

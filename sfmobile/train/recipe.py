@@ -90,7 +90,12 @@ class RecipeRun:
         self.directory = directory
         self.recipe = Recipe.read(directory)
         self.cache = cache
-        self.run: Run = Run(root, Networks(text_encoder=self.recipe.text_encoder_layout()), cpu=cpu)
+        self.run: Run = Run(
+            root,
+            Networks(text_encoder=self.recipe.text_encoder_layout()),
+            cpu=cpu,
+            text_encoder_from=self.recipe.checkpoint.text_encoder_from,
+        )
 
     def run_stage(self, name: str, observer: Observer | None = None, count: Count | None = None) -> None:
         """Run one stage to its end, from its last checkpoint if it was interrupted."""

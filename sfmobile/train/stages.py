@@ -88,12 +88,23 @@ def evolved_layouts(root: Path) -> tuple[UNetLayout, ...]:
 
 
 class Run:
-    """A training run in a directory: builds networks from earlier stages' files and runs one stage at a time."""
+    """A training run in a directory: builds networks from earlier stages' files and runs one stage at a time.
+
+    A stage is named by its directory; one of another run that lies inside this one, or is linked there, by both names,
+    as `glyph-64/teacher`.
+    """
 
     def __init__(
-        self, root: Path, networks: Networks | None = None, observer: Observer | None = None, cpu: bool = False
+        self,
+        root: Path,
+        networks: Networks | None = None,
+        observer: Observer | None = None,
+        cpu: bool = False,
+        text_encoder_from: str = "teacher",
     ) -> None:
+        """`text_encoder_from`: the stage whose text encoder goes with UNets of stages that trained none."""
         self.root = root
+        self.text_encoder_from = text_encoder_from
         known = networks or Networks()
         self.networks = replace(known, unets=(*known.unets, *evolved_layouts(root)))
         self.observer = observer
@@ -189,7 +200,8 @@ class Run:
         def images(index: int, batch_size: int, seed: int, device: torch.device) -> Tensor:
             return pictures.batch(index, batch_size, seed)[0].to(device)
 
-        objective = AutoencoderObjective(Encoder(layout), Decoder(layout), perceptual, config)
+        start = self.autoencoder(config.layout, config.start_from)
+        objective = AutoencoderObjective(*start, perceptual, config)
         stage = AutoencoderStage(name, config, objective, images, pictures.side // layout.downsampling)
         weights = self._train(stage, config.loop, name)
         encoder, decoder = Encoder(layout), Decoder(layout)
@@ -225,6 +237,7 @@ class Run:
         if path.exists():
             return
         encoder = self.autoencoder(config.layout)[0].to(self.device).eval()
+        encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         tokenizer = CaptionTokenizer(self.networks.text_encoder.max_length)
         latents, ids = [], []
         batches = -(-config.count // config.batch_size)
@@ -252,6 +265,8 @@ class Run:
         latents = self._sampled_latents(name, config)
         teacher = self.autoencoder(config.teacher_layout)[1].eval()
         student = Decoder(self.networks.autoencoder(config.layout))
+        if config.start_from is not None:
+            student.load_state_dict(self.weights(config.start_from, "decoder.", "student."))
         objective = DecoderObjective(teacher, student, perceptual, config.perceptual_weight)
         self._train(DecoderStage(name, config, objective, latents), config.loop, name)
 
@@ -285,10 +300,10 @@ class Run:
         save_tensors(path, {"latents": latents})
         return latents
 
-    def denoiser(self, stage: str, text_encoder_from: str = "teacher") -> tuple[UNet, TextEncoder, NoiseSchedule]:
+    def denoiser(self, stage: str) -> tuple[UNet, TextEncoder, NoiseSchedule]:
         """A stage's UNet, its text encoder and schedule, on the device, for sampling.
 
-        The text encoder is the stage's own where it trained one, else that of `text_encoder_from`.
+        The text encoder is the stage's own where it trained one, else the run's.
         """
         weights = self.weights(stage, "unet.", "student.")
         shapes = {k: v.shape for k, v in weights.items()}
@@ -300,7 +315,7 @@ class Run:
                 if fits:
                     unet = self.unet(layout.name, stage, conditioned)
                     schedule = self.schedule("zero-terminal", layout)
-                    text_encoder = self.text_encoder(stage if self._has_text_encoder(stage) else text_encoder_from)
+                    text_encoder = self.text_encoder(stage if self._has_text_encoder(stage) else self.text_encoder_from)
                     return unet.to(self.device).eval(), text_encoder.to(self.device).eval(), schedule.to(self.device)
         raise UsageError(f"{self.root / stage}: its UNet fits none of the known layouts.")
 

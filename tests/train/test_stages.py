@@ -86,6 +86,37 @@ def test_the_efficient_unet_starts_from_the_teachers_blocks(run):
     assert torch.equal(own["up_blocks.0.resnets.1.conv2.weight"], source["up_blocks.0.resnets.1.conv2.weight"])
 
 
+def test_a_run_goes_on_from_anothers_autoencoder_decoder_and_text_encoder(run, tmp_path):
+    """As when pictures grow: the other run lies inside this one, and its stages go by both names."""
+    (tmp_path / "small").symlink_to(run.root, target_is_directory=True)
+    grown = Run(tmp_path, NETWORKS, cpu=True, text_encoder_from="small/teacher")
+    still = replace(LOOP, learning_rate=0.0, ema_decay=0.0)
+    start = AutoencoderConfig(still, "tiny", perceptual_weight=0.0, start_from="small/autoencoder")
+    pictures = Pictures(sprite_pool(), 32)
+    grown.run_autoencoder(start, pictures, None)
+    for name, weight in weights(run, "autoencoder").items():
+        # Latents are normalised anew, for these pictures; nothing else changes where nothing is learned.
+        if "quant_conv" not in name:
+            assert torch.equal(weights(grown, "autoencoder")[name], weight), name
+    grown.run_latents(LatentsConfig(count=20, layout="tiny", batch_size=10), pictures)
+    grown.run_denoiser(
+        "teacher",
+        DenoiserConfig(LOOP, "teacher-layout", unet_from="small/teacher", text_encoder_from="small/teacher"),
+    )
+    assert {name.split(".")[0] for name in weights(grown, "teacher")} == {"unet"}
+    text_encoder = grown.denoiser("teacher")[1].state_dict()
+    assert torch.equal(
+        text_encoder["token_embedding.weight"], weights(run, "teacher")["text_encoder.token_embedding.weight"]
+    )
+    grown.run_decoder(
+        "decoder",
+        DecoderConfig(still, "tiny-asymmetric", "tiny", latents=6, sampling_steps=2, start_from="small/decoder"),
+        perceptual=None,
+    )
+    for name, weight in weights(run, "decoder").items():
+        assert torch.equal(weights(grown, "decoder")[name], weight), name
+
+
 def test_a_guidance_conditioned_student_has_the_input_and_learned_it(run):
     assert weights(run, "conditioned")["student.time_embedding.cond_proj.weight"].abs().max() > 0
 
