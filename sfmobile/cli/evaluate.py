@@ -166,7 +166,7 @@ def _finish(record: Record, output: Path, as_json: bool) -> None:
 
 
 def dual_encoder(
-    config: Annotated[Path, typer.Argument(help="JSON settings, e.g. models/recipes/glyph-128/dual-encoder.json.")],
+    config: Annotated[Path, typer.Argument(help="JSON settings, e.g. models/recipes/glyph-64/dual-encoder.json.")],
     run: Annotated[Path, typer.Option("--run", help="Where checkpoints, log and result are kept.")],
     cache: Cache = None,
     cpu: Cpu = False,

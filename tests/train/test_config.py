@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Literal
 
 import pytest
 
 from sfmobile.errors import UsageError
-from sfmobile.train.autoencoder import AutoencoderConfig
 from sfmobile.train.config import LoopConfig, config_to_json, parse_config, read_config
-from sfmobile.train.decoder import DecoderConfig
-from sfmobile.train.denoiser import DenoiserConfig
-from sfmobile.train.pictures import PicturesConfig
-from sfmobile.train.recipe import Recipe
-from sfmobile.train.stages import LatentsConfig
-from sfmobile.train.steps import StepConfig
-from tests.tiny import REPOSITORY
 
 LOOP = {"steps": 10, "batch_size": 4, "learning_rate": 1e-3}
 
@@ -69,28 +59,3 @@ def test_a_missing_file_and_a_broken_one_are_told_apart(tmp_path):
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(UsageError, match="doesn't parse"):
         read_config(Every, tmp_path / "broken.json")
-
-
-KINDS = {
-    "autoencoder": AutoencoderConfig,
-    "latents": LatentsConfig,
-    "denoiser": DenoiserConfig,
-    "decoder": DecoderConfig,
-    "steps": StepConfig,
-}
-
-
-@pytest.mark.parametrize("directory", sorted(p.parent for p in (REPOSITORY / "models/recipes").glob("*/recipe.json")))
-def test_every_committed_recipe_has_valid_settings_for_each_stage(directory: Path):
-    recipe = Recipe.read(directory)
-    read_config(PicturesConfig, directory / "pictures.json")
-    done: set[str] = set()
-    for entry in recipe.stages:
-        config = read_config(KINDS[entry.kind], directory / f"{entry.name}.json")
-        # A stage uses only what ran before it.
-        sources = {value for key, value in asdict(config).items() if key.endswith("_from") and value is not None}
-        assert sources <= done, entry.name
-        done.add(entry.name)
-    last = recipe.checkpoint
-    assert {last.unet_from, last.text_encoder_from, last.encoder_from, last.decoder_from} <= done
-    assert json.loads((directory / "recipe.json").read_text())["name"] == directory.name

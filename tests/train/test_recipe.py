@@ -18,6 +18,7 @@ from sfmobile.train.steps import StepConfig
 from tests.tiny import REPOSITORY
 
 RECIPES = REPOSITORY / "models" / "recipes"
+SOURCES = ("unet_from", "text_encoder_from", "teacher_from", "student_from", "latents_from", "pool", "start_from")
 KINDS = {
     "autoencoder": AutoencoderConfig,
     "latents": LatentsConfig,
@@ -27,22 +28,32 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("name", ["glyph-128", "glyph-64"])
-def test_every_stage_starts_from_stages_before_it(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in RECIPES.glob("*/recipe.json")))
+def test_every_stage_has_valid_settings_and_starts_from_stages_before_it(name: str) -> None:
     directory = RECIPES / name
     recipe = Recipe.read(directory)
+    assert recipe.name == name
+    read_config(PicturesConfig, directory / "pictures.json")
     done: set[str] = set()
     for entry in (*recipe.stages, *recipe.ablations):
         config = read_config(KINDS[entry.kind], directory / f"{entry.name}.json")
-        sources = ("unet_from", "text_encoder_from", "teacher_from", "student_from", "latents_from", "pool")
-        named = [getattr(config, source) for source in sources if getattr(config, source, None) is not None]
-        assert set(named) <= done, (entry.name, named)
+        named = {getattr(config, source) for source in SOURCES if getattr(config, source, None) is not None}
+        assert all(source in done or is_another_recipes(source) for source in named), (entry.name, named)
         if isinstance(config, LatentsConfig):
             read_config(PicturesConfig, directory / f"{config.pictures}.json")
             assert config.layout in AUTOENCODER_LAYOUTS
         if isinstance(config, StepConfig):
             assert {config.teacher, config.student} <= set(UNET_LAYOUTS)
         done.add(entry.name)
+    last = recipe.checkpoint
+    for source in (last.unet_from, last.text_encoder_from, last.encoder_from, last.decoder_from):
+        assert source in done or is_another_recipes(source), source
+
+
+def is_another_recipes(source: str) -> bool:
+    """Whether `source` names a recipe and a stage of it, as `glyph-64/teacher` does."""
+    recipe, _, stage = source.partition("/")
+    return bool(stage) and Recipe.read(RECIPES / recipe).stage(stage).name == stage
 
 
 def test_an_ablation_is_found_by_name_and_is_no_stage_of_the_recipe() -> None:

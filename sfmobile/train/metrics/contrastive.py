@@ -1,7 +1,7 @@
 """Training the dual encoder on the judge's sprites, and its own retrieval on real pictures that it never saw.
 
 Runs without the command line, for machines that have only torch and the sources:
-`python -m sfmobile.train.metrics.contrastive --config models/recipes/glyph-128/dual-encoder.json --cache … --out …`.
+`python -m sfmobile.train.metrics.contrastive --config models/recipes/glyph-64/dual-encoder.json --cache … --out …`.
 """
 
 from __future__ import annotations
