@@ -45,7 +45,9 @@ class CheckpointEntry:
 @dataclass(frozen=True)
 class Recipe:
     """recipe.json. token_initialisation: start the token embedding from a sentence encoder; perceptual: LPIPS trunk;
-    ablations: stages that the checkpoint doesn't need, run one by one or by name, for comparison."""
+    ablations: stages that the checkpoint doesn't need, run one by one or by name, for comparison; grows_from: another
+    recipe, whose run lies in this one's directory under its name and whose stages this one's may start from, named
+    as `glyph-64/teacher`."""
 
     name: str
     text_encoder: str
@@ -54,6 +56,7 @@ class Recipe:
     ablations: tuple[StageEntry, ...] = ()
     token_initialisation: bool = True
     perceptual: Literal["vgg16", "alexnet"] = "vgg16"
+    grows_from: str | None = None
 
     @classmethod
     def read(cls, directory: Path) -> Recipe:
@@ -100,6 +103,7 @@ class RecipeRun:
     def run_stage(self, name: str, observer: Observer | None = None, count: Count | None = None) -> None:
         """Run one stage to its end, from its last checkpoint if it was interrupted."""
         entry = self.recipe.stage(name)
+        self._require_the_run_it_grows_from()
         self.run.observer = observer
         stages: dict[StageKind, Callable[[str, Count | None], None]] = {
             "autoencoder": self._autoencoder,
@@ -134,6 +138,15 @@ class RecipeRun:
             latent_size=(side, side),
             guidance_scale=entry.guidance_scale,
         )
+
+    def _require_the_run_it_grows_from(self) -> None:
+        other = self.recipe.grows_from
+        if other is not None and not (self.run.root / other).is_dir():
+            raise UsageError(
+                f"{self.run.root / other}: recipe '{self.recipe.name}' goes on from a run of '{other}', found none "
+                f"there; link one, or make it with sfmobile train all {self.directory.parent / other} --run "
+                f"{self.run.root / other}."
+            )
 
     # Stages -----------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from sfmobile.train.config import read_config
 from sfmobile.train.decoder import DecoderConfig
 from sfmobile.train.denoiser import DenoiserConfig
 from sfmobile.train.pictures import PicturesConfig
-from sfmobile.train.recipe import Recipe
+from sfmobile.train.recipe import Recipe, RecipeRun
 from sfmobile.train.stages import LatentsConfig
 from sfmobile.train.steps import StepConfig
 from tests.tiny import REPOSITORY
@@ -38,7 +38,10 @@ def test_every_stage_has_valid_settings_and_starts_from_stages_before_it(name: s
     for entry in (*recipe.stages, *recipe.ablations):
         config = read_config(KINDS[entry.kind], directory / f"{entry.name}.json")
         named = {getattr(config, source) for source in SOURCES if getattr(config, source, None) is not None}
-        assert all(source in done or is_another_recipes(source) for source in named), (entry.name, named)
+        assert all(source in done or is_of_the_recipe_it_grows_from(recipe, source) for source in named), (
+            entry.name,
+            named,
+        )
         if isinstance(config, LatentsConfig):
             read_config(PicturesConfig, directory / f"{config.pictures}.json")
             assert config.layout in AUTOENCODER_LAYOUTS
@@ -47,13 +50,19 @@ def test_every_stage_has_valid_settings_and_starts_from_stages_before_it(name: s
         done.add(entry.name)
     last = recipe.checkpoint
     for source in (last.unet_from, last.text_encoder_from, last.encoder_from, last.decoder_from):
-        assert source in done or is_another_recipes(source), source
+        assert source in done or is_of_the_recipe_it_grows_from(recipe, source), source
 
 
-def is_another_recipes(source: str) -> bool:
-    """Whether `source` names a recipe and a stage of it, as `glyph-64/teacher` does."""
-    recipe, _, stage = source.partition("/")
-    return bool(stage) and Recipe.read(RECIPES / recipe).stage(stage).name == stage
+def is_of_the_recipe_it_grows_from(recipe: Recipe, source: str) -> bool:
+    other, _, stage = source.partition("/")
+    return other == recipe.grows_from and Recipe.read(RECIPES / other).stage(stage).name == stage
+
+
+def test_the_run_that_a_recipe_grows_from_is_asked_for(tmp_path: Path) -> None:
+    opened = RecipeRun(RECIPES / "glyph-128", tmp_path / "run", tmp_path / "cache", cpu=True)
+    with pytest.raises(UsageError, match=r"goes on from a run of 'glyph-64', found none there; .* --run .*/glyph-64\."):
+        opened.run_stage("autoencoder")
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_ablation_is_found_by_name_and_is_no_stage_of_the_recipe() -> None:
