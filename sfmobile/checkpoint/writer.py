@@ -192,6 +192,8 @@ def _write_weights(
             tensors[name] = tensor.reshape(stored_shape(key, tuple(tensor.shape))).contiguous()
             weight_map[name] = file
         save_file(tensors, folder / file, metadata={"format": "pt"})
+        # safetensors lets only the owner read what it wrote; a checkpoint is for whoever may read its configs.
+        (folder / file).chmod((folder / "config.json").stat().st_mode & 0o777)
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         write_json(folder / f"{stem}.safetensors.index.json", index)

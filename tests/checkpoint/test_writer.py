@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 from collections.abc import Iterator
 from dataclasses import replace
@@ -92,6 +93,16 @@ def test_layouts_that_diffusers_does_not_have_are_kept_under_our_class_names(tmp
         assert all(torch.equal(state[key], value) for key, value in made[part].state_dict().items())
     index = json.loads((tmp_path / "c" / "model_index.json").read_text())
     assert (index["unet"], index["vae"]) == (["sfmobile", "SfmobileUNet"], ["sfmobile", "SfmobileAutoencoder"])
+
+
+def test_weights_may_be_read_by_whoever_may_read_the_configs(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write(tmp_path / "a", nets())
+    finally:
+        os.umask(before)
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "a").rglob("*") if path.is_file()}
+    assert modes == {0o640}
 
 
 def test_a_checkpoint_may_leave_the_encoder_out(tmp_path: Path) -> None:
