@@ -34,6 +34,7 @@ from sfmobile.train.stages import Run
 
 RECORD = "evaluation.json"
 WEIGHTS = "weights.safetensors"
+DECODER_PAIR = "Decoder pair"
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def run_plan(
         )
         # Other figures don't mind what else the machine does at the time; this one is `measure_throughput`'s.
         measured.figures.pop(THROUGHPUT, None)
-        record.measurements = [item for item in record.measurements if item is not kept] + [measured]
+        record.put(measured)
         record.measurements.sort(key=lambda item: order.get(item.name, -1))
         record.write(path)
         say(f"{variant.name}: " + ", ".join(f"{key} {value:.4g}" for key, value in measured.figures.items()))
@@ -178,16 +179,20 @@ def measure_throughput(
 
 
 def _settings(run: Run, variant: Variant) -> dict[str, float | int | str]:
-    """All that a variant's pictures depend on; the weights by the start of their files' SHA-256."""
-    digests = [file_sha256(run.root / stage / WEIGHTS)[:12] for stage in (variant.stage, variant.decoder)]
+    """All that a variant's pictures depend on."""
     return {
         "stage": variant.stage,
         "steps": variant.steps,
         "guidance": variant.guidance,
         "decoder": variant.decoder,
         "first_seed": variant.first_seed,
-        "weights": " ".join(digests),
+        "weights": _digests(run, variant.stage, variant.decoder),
     }
+
+
+def _digests(run: Run, *stages: str) -> str:
+    """Which weights stages left: the start of each file's SHA-256."""
+    return " ".join(file_sha256(run.root / stage / WEIGHTS)[:12] for stage in stages)
 
 
 def _again(record: Record, variant: Variant, settings: dict[str, float | int | str]) -> Measurement | None:
@@ -209,10 +214,17 @@ def _reconstruct(plan: Plan, samplers: RunSamplers, evaluation: Evaluation, reco
     full, _ = plan.decoder_pair
     real = as_float(evaluation.distribution.pictures)
     for stage in plan.decoder_pair:
+        if not (_has_weights(samplers.run, full) and _has_weights(samplers.run, stage)):
+            continue
         name = f"real held-out pictures through '{stage}'"
-        if record.find(name) is None and _has_weights(samplers.run, stage):
+        settings: dict[str, float | int | str] = {
+            "decoder": stage,
+            "weights": _digests(samplers.run, full, stage),
+        }
+        kept = record.find(name)
+        if kept is None or kept.settings != settings:
             made = as_bytes(samplers.reconstructed(real, full, stage)).cpu()
-            record.measurements.append(Measurement(name, {"decoder": stage}, evaluation.distribution_figures(made)))
+            record.put(Measurement(name, settings, evaluation.distribution_figures(made)))
 
 
 def _write_grid(plan: Plan, variants: Sequence[Variant], samplers: RunSamplers, out: Path) -> None:
@@ -234,6 +246,9 @@ def _compare_decoders(
     run = samplers.run
     if not _has_weights(run, half):
         return
+    measured_on = f"{_digests(run, full, half, source.stage)}, {plan.own_latents} latents of {source.name}"
+    if DECODER_PAIR in record.extra and record.sources.get(DECODER_PAIR) == measured_on:
+        return
     layout = samplers.decoder(full).layout
     encoder, _ = run.autoencoder(layout.name, full)
     count = plan.own_latents
@@ -246,7 +261,8 @@ def _compare_decoders(
         pictures,
         samplers.latents(source, evaluation.distribution.captions[:count]),
     )
-    record.extra["Decoder pair"] = {
+    record.sources[DECODER_PAIR] = measured_on
+    record.extra[DECODER_PAIR] = {
         **asdict(pair),
         "psnr_lost": pair.full_psnr - pair.half_psnr,
         "macs_ratio": pair.macs_ratio,

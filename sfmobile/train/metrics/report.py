@@ -32,7 +32,8 @@ class Record:
     """All that an evaluation measured.
 
     made: on what (prompts, networks, machine); judge: the dual encoder's own retrieval; extra: figures that belong to
-    no sampler (decoder pairs); targets: their table, in Markdown; notes: what a reader must know, a paragraph each.
+    no sampler (decoder pairs); targets: their table, in Markdown; notes: what a reader must know, a paragraph each;
+    sources: for parts of `extra`, which weights they were measured on.
     """
 
     made: dict[str, Any]
@@ -41,10 +42,19 @@ class Record:
     extra: dict[str, dict[str, float]] = field(default_factory=dict)
     targets: str = ""
     notes: list[str] = field(default_factory=list)
+    sources: dict[str, str] = field(default_factory=dict)
 
     def find(self, name: str) -> Measurement | None:
         """The measurement called `name`, if there is one."""
         return next((item for item in self.measurements if item.name == name), None)
+
+    def put(self, measurement: Measurement) -> None:
+        """Add a measurement, in place of the one of its name if there is one."""
+        for place, item in enumerate(self.measurements):
+            if item.name == measurement.name:
+                self.measurements[place] = measurement
+                return
+        self.measurements.append(measurement)
 
     def write(self, path: Path) -> None:
         """Write as JSON, atomically."""
@@ -63,7 +73,13 @@ class Record:
                 )
             measurements = [Measurement(**item) for item in raw["measurements"]]
             return cls(
-                raw["made"], raw["judge"], measurements, raw["extra"], raw.get("targets", ""), raw.get("notes", [])
+                raw["made"],
+                raw["judge"],
+                measurements,
+                raw["extra"],
+                raw.get("targets", ""),
+                raw.get("notes", []),
+                raw.get("sources", {}),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ArtifactError(f"{path}: expected an evaluation record, found: {error!r}.") from error
