@@ -221,9 +221,9 @@ SNAPFUSION_AUTOENCODER = AutoencoderLayout(
     "snapfusion", decoder_channels=(64, 128, 256, 256), encoder_channels=(128, 256, 512, 512)
 )
 
-# The built-in model at 128 px: 16x16 latents, so three resolutions. The teacher has SD-1.5's shape scaled down; the
-# student follows SnapFusion: no attention at the highest resolution, fewer ResNets at the lowest, more attention
-# between. Widths are shared, so that the student starts from the teacher's blocks.
+# A larger model for 128 px, for a GPU to train: 16x16 latents, so three resolutions. The teacher has SD-1.5's shape
+# scaled down; the student follows SnapFusion: no attention at the highest resolution, fewer ResNets at the lowest, more
+# attention between. Widths are shared, so that the student starts from the teacher's blocks.
 GLYPH_CHANNELS = (96, 160, 224)
 GLYPH_TEACHER_UNET = _unet(
     "glyph-teacher",
@@ -261,7 +261,7 @@ GLYPH_AUTOENCODER = AutoencoderLayout(
     scaling_factor=1.0,
 )
 
-# The first built-in model: 64 px, 8x8 latents, small enough to train on two CPU cores in an hour and a half.
+# What the built-in model grew from: 64 px, 8x8 latents, small enough to train on two CPU cores in an hour and a half.
 GLYPH_64_UNET = _unet(
     "glyph-64",
     (96, 160),
@@ -295,7 +295,7 @@ GLYPH_64_EFFICIENT_UNET = _unet(
 )
 GLYPH_64_HALF_AUTOENCODER = GLYPH_64_AUTOENCODER.halved_decoder()
 
-# The same networks grown to 128 px: a level on top for 16x16 latents, around the trained 64 px UNet. The efficient one
+# The built-in model, grown to 128 px: a level on top for 16x16 latents, around the 64 px UNet. The efficient one
 # has no attention there, and keeps all below it, where it is cheap.
 GLYPH_128_UNET = _unet(
     "glyph-128",
