@@ -135,6 +135,7 @@ def test_a_stage_that_was_trained_again_is_measured_again(run: Run, evaluation: 
     assert {line.split(":")[0] for line in said} == {"absent", "student", "guidance 2, student"}
     assert [item.name for item in after.measurements] == [item.name for item in before.measurements]
     assert after.find("student") != before.find("student")
+    assert after.find("teacher, 2 steps") == before.find("teacher, 2 steps")
 
 
 def test_real_pictures_go_again_through_a_decoder_that_was_trained_again(
