@@ -1,7 +1,7 @@
 """Fits the cost model to the published latencies and says how far it is off, on points it saw and on those it didn't.
 
 python benchmarks/cost_model.py                     error table, stages, estimates per device, from committed tables
-python benchmarks/cost_model.py --write             also writes sfmobile/profile/cost_model.json
+python benchmarks/cost_model.py --write             also writes sfmobile/inspect/estimate/cost_model.json
 python benchmarks/cost_model.py --packages DIR      first exports the full-size networks again (minutes, 6 GB disk)
 """
 
@@ -15,10 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from sfmobile.cli.console import print_table
-from sfmobile.profile.blocks import stage_of
-from sfmobile.profile.calibration import (
+from calibration import (
     Networks,
     Residual,
     fit,
@@ -28,12 +25,15 @@ from sfmobile.profile.calibration import (
     read_networks,
     summarise,
 )
-from sfmobile.profile.cost import MODEL_FILE, Coefficients, CostModel, call_milliseconds, chip_speed, rows_of
-from sfmobile.profile.devices import DeviceTable, PublishedPoint, device_table
-from sfmobile.profile.fusion import DENSE_KINDS, fuse
-from sfmobile.profile.graph import ProgramGraph
-from sfmobile.profile.lint.rule import rule_book
-from sfmobile.profile.op_table import op_table
+
+from sfmobile.cli.console import print_table
+from sfmobile.inspect.estimate.cost import MODEL_FILE, Coefficients, CostModel, call_milliseconds, chip_speed, rows_of
+from sfmobile.inspect.estimate.devices import DeviceTable, PublishedPoint, device_table
+from sfmobile.inspect.estimate.fusion import DENSE_KINDS, fuse
+from sfmobile.inspect.lint.rule import rule_book
+from sfmobile.inspect.operations.blocks import stage_of
+from sfmobile.inspect.operations.op_table import op_table
+from sfmobile.mlpackage.program_graph import ProgramGraph
 
 TABLES = Path(__file__).parent / "cost_model_data" / "networks.json"
 
@@ -66,7 +66,7 @@ def read_off(packages: Path) -> dict[str, Any]:
     cpu = frozenset(rule_book().rule("cpu-operation").kinds)
     tables: dict[str, Any] = {"networks": {}, "blocks": {}}
     for name in (*NETWORKS, "resnet50"):
-        from sfmobile.runtime.mil.program import load_program
+        from sfmobile.mlpackage.program import load_program
 
         path = packages / f"{name}.mlpackage"
         if not path.exists():

@@ -17,26 +17,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from shrink import narrow, random_removal, removals_to, uniform_shrinking
 
+from sfmobile.bench.machine import describe_machine
 from sfmobile.cli import train_evolve
 from sfmobile.cli.console import note, print_table
+from sfmobile.evaluate.agreement import Agreement
+from sfmobile.evaluate.evaluation import DUAL_ENCODER
+from sfmobile.evaluate.metrics.frechet import DistanceMeter
+from sfmobile.evaluate.metrics.memorisation import as_float
+from sfmobile.evaluate.prompt_sets import distribution_prompts, held_out_prompts, kind_shares
 from sfmobile.nets.unet import UNet
-from sfmobile.profile.machine import describe_machine
-from sfmobile.train.agreement import Agreement
 from sfmobile.train.config import read_config
-from sfmobile.train.evaluate import DUAL_ENCODER, Sampler, network_sampler
-from sfmobile.train.evolution_plot import block_counts
-from sfmobile.train.evolution_run import EvolutionRun, EvolutionSettings, Observers
-from sfmobile.train.evolve import read_decisions, read_round
+from sfmobile.train.evolve.evolution import read_decisions, read_round
+from sfmobile.train.evolve.mutation import mutate
+from sfmobile.train.evolve.plot import block_counts
+from sfmobile.train.evolve.run import EvolutionRun, EvolutionSettings, Observers
 from sfmobile.train.glyph import SCHEDULES
-from sfmobile.train.metrics.efficientnet_lite import EfficientNetLite0
-from sfmobile.train.metrics.frechet import DistanceMeter
-from sfmobile.train.metrics.memorisation import as_float
-from sfmobile.train.metrics.prompt_sets import distribution_prompts, held_out_prompts, kind_shares
-from sfmobile.train.mutation import mutate
+from sfmobile.train.network_sampler import Sampler, network_sampler
 from sfmobile.train.pictures import Pictures, PicturesConfig
+from sfmobile.train.pretrained.efficientnet_lite import EfficientNetLite0
 from sfmobile.train.recipe import RecipeRun
-from sfmobile.train.shrink import narrow, random_removal, removals_to, uniform_shrinking
 
 EVOLVED = "evolved"
 FEATURE_SIZE = 64

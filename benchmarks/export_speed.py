@@ -171,10 +171,10 @@ def signal(checkpoint: Path, work: Path, *, ours: bool) -> dict[str, float]:
     import torch
 
     from sfmobile.checkpoint.directory import Checkpoint
-    from sfmobile.profile.signal import psnr
+    from sfmobile.mlpackage.program import load_program
     from sfmobile.runtime.mil.evaluate import Evaluator
-    from sfmobile.runtime.mil.program import load_program
     from sfmobile.sampling.time_embedding import sinusoid
+    from sfmobile.verify.signal import psnr
 
     opened = Checkpoint.open(checkpoint)
     torch.manual_seed(0)

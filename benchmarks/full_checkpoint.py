@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sfmobile.checkpoint.synthetic import write_synthetic_checkpoint
 from sfmobile.nets.layout import (
     GLYPH_64_AUTOENCODER,
     GLYPH_64_TEXT_ENCODER,
@@ -18,6 +17,7 @@ from sfmobile.nets.layout import (
     SD15_UNET,
     Stage,
 )
+from sfmobile.testing import write_synthetic_checkpoint
 
 CACHE = Path(tempfile.gettempdir()) / "sfmobile-benchmarks"
 TOKENIZER = Path(__file__).parents[1] / "models" / "glyph" / "tokenizer"

@@ -76,9 +76,9 @@ def compare(checkpoint: Path, bundle: Path, name: str) -> dict[str, float]:
 
     from sfmobile.bundle.directory import Bundle
     from sfmobile.checkpoint.directory import Checkpoint
-    from sfmobile.profile.signal import psnr
+    from sfmobile.mlpackage.program import load_program
     from sfmobile.runtime.mil.evaluate import Evaluator
-    from sfmobile.runtime.mil.program import load_program
+    from sfmobile.verify.signal import psnr
 
     opened = Bundle.open(bundle)
     record = next(record for key, record in opened.manifest.components.items() if key == name)
@@ -108,7 +108,7 @@ def compare(checkpoint: Path, bundle: Path, name: str) -> dict[str, float]:
 
 def machine() -> dict[str, object]:
     """The machine and the versions behind the figures."""
-    from sfmobile.profile.machine import describe_machine
+    from sfmobile.bench.machine import describe_machine
 
     versions = {name: version(name) for name in ("torch", "coremltools", "numpy", "numba")}
     return {**describe_machine().model_dump(), "versions": versions}

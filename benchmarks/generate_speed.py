@@ -26,8 +26,8 @@ from pathlib import Path
 import numpy as np
 from full_checkpoint import CACHE, full_checkpoint, small_checkpoint
 
-from sfmobile.profile.isolation import run_isolated
-from sfmobile.runtime.engine import RuntimeKind
+from sfmobile.bench.isolation import run_isolated
+from sfmobile.runtime.opening import RuntimeKind
 
 PROMPT = "a red apple on a table, studio light"
 NEGATIVE = "blurry"
@@ -92,7 +92,7 @@ def draw_with_diffusers(checkpoint: Path, steps: int, rounds: int, advance: Call
     import diffusers
     import torch
 
-    from sfmobile.profile.memory import PeakMemory
+    from sfmobile.bench.memory import PeakMemory
 
     with PeakMemory() as memory:
         start = time.perf_counter()
@@ -121,9 +121,9 @@ def draw_with_runtime(
     root: Path, kind: RuntimeKind, steps: int, rounds: int, advance: Callable[[int], None]
 ) -> Drawing:
     """The bundle in one of our runtimes, in fp32."""
+    from sfmobile.bench.memory import PeakMemory
     from sfmobile.bundle.directory import Bundle
-    from sfmobile.profile.memory import PeakMemory
-    from sfmobile.runtime.engine import open_runtime
+    from sfmobile.runtime.opening import open_runtime
     from sfmobile.sampling.pipeline import Request, TextToImage
 
     bundle = Bundle.open(root, check="sizes")
@@ -158,7 +158,7 @@ def best_of(
 
 def drawing(description: str, load: float, seconds: float, memory: object, pixels: np.ndarray) -> Drawing:
     """The record of one contestant."""
-    from sfmobile.profile.memory import PeakMemory
+    from sfmobile.bench.memory import PeakMemory
 
     assert isinstance(memory, PeakMemory)
     record = memory.record
@@ -169,7 +169,7 @@ def drawing(description: str, load: float, seconds: float, memory: object, pixel
 
 def report(drawings: dict[str, Drawing], gate: float, as_json: bool) -> int:
     """Print both and the ratio; the exit code."""
-    from sfmobile.profile.signal import psnr
+    from sfmobile.verify.signal import psnr
 
     theirs = drawings["diffusers"]
     ratios = {name: drawing.picture_seconds / theirs.picture_seconds for name, drawing in drawings.items()}

@@ -15,7 +15,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-from sfmobile.checkpoint.synthetic import write_synthetic_checkpoint
 from sfmobile.nets.layout import (
     SD15_AUTOENCODER,
     SD15_TEXT_ENCODER,
@@ -23,6 +22,7 @@ from sfmobile.nets.layout import (
     SNAPFUSION_AUTOENCODER,
     SNAPFUSION_UNET,
 )
+from sfmobile.testing import write_synthetic_checkpoint
 
 TOKENIZER = Path(__file__).parents[1] / "models" / "glyph" / "tokenizer"
 LAYOUTS = {"sd15": (SD15_UNET, SD15_AUTOENCODER), "snapfusion": (SNAPFUSION_UNET, SNAPFUSION_AUTOENCODER)}

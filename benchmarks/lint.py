@@ -24,11 +24,13 @@ from torch import nn
 
 from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.directory import Checkpoint
-from sfmobile.checkpoint.synthetic import write_synthetic_checkpoint
 from sfmobile.cli.console import print_table
 from sfmobile.export.exporter import export_bundle
 from sfmobile.export.lowering import quiet
 from sfmobile.export.options import ExportOptions
+from sfmobile.inspect.lint.linter import Finding, groups
+from sfmobile.inspect.lint.rule import SEVERITIES, rule_book
+from sfmobile.inspect.lint.targets import bundle_targets, lint_targets, package_target
 from sfmobile.nets.layout import (
     GLYPH_TEACHER_AUTOENCODER,
     GLYPH_TEACHER_UNET,
@@ -37,9 +39,7 @@ from sfmobile.nets.layout import (
     SD15_TEXT_ENCODER,
     SD15_UNET,
 )
-from sfmobile.profile.lint.linter import Finding, groups
-from sfmobile.profile.lint.rule import SEVERITIES, rule_book
-from sfmobile.profile.lint.targets import bundle_targets, lint_targets, package_target
+from sfmobile.testing import write_synthetic_checkpoint
 
 # diffusers' autoencoder has halves of equal width.
 AUTOENCODER = replace(GLYPH_TEACHER_AUTOENCODER, encoder_channels=GLYPH_TEACHER_AUTOENCODER.decoder_channels)

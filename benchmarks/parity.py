@@ -23,15 +23,15 @@ from torch import Tensor, nn
 
 from sfmobile.bundle.manifest import TimeEmbeddingRecord
 from sfmobile.checkpoint.config import autoencoder_config, text_encoder_config, unet_config
-from sfmobile.checkpoint.synthetic import random_weight
 from sfmobile.checkpoint.weights import PartName, stored_names, stored_shape
 from sfmobile.nets.attention import ATTENTION_FORMS, set_attention_form
 from sfmobile.nets.autoencoder import Decoder, Encoder
 from sfmobile.nets.layout import SD15_AUTOENCODER, SD15_TEXT_ENCODER, SD15_UNET
 from sfmobile.nets.text_encoder import TextEncoder, causal_mask
 from sfmobile.nets.unet import UNet
-from sfmobile.profile.signal import psnr
 from sfmobile.sampling.time_embedding import sinusoid
+from sfmobile.testing import random_weight
+from sfmobile.verify.signal import psnr
 
 GATE_DB = 90.0
 BATCH = 2

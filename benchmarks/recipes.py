@@ -30,8 +30,8 @@ from process_tree import run_measured
 
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.cli.compress import DEFAULT_PROMPTS
-from sfmobile.profile.recipe_search import Goal, Point, SearchOptions, search_component
-from sfmobile.profile.recipe_signal import LatentSignal, Runs
+from sfmobile.recipes.search import Goal, Point, SearchOptions, search_component
+from sfmobile.recipes.signal import LatentSignal, Runs
 
 REPOSITORY = Path(__file__).parents[1]
 HELD_OUT = (

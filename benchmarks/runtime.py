@@ -28,14 +28,14 @@ from full_checkpoint import CACHE, full_checkpoint
 from torch import nn
 
 from sfmobile.checkpoint.directory import Checkpoint
-from sfmobile.checkpoint.synthetic import write_synthetic_checkpoint
 from sfmobile.export.exporter import export_bundle
 from sfmobile.export.options import ExportOptions
+from sfmobile.mlpackage.program import load_program
 from sfmobile.nets.attention import ATTENTION_FORMS, AttentionForm, set_attention_form
 from sfmobile.nets.layout import SD15_UNET, AutoencoderLayout, Stage, TextEncoderLayout, UNetLayout
-from sfmobile.profile.signal import psnr
 from sfmobile.runtime.mil.evaluate import Evaluator
-from sfmobile.runtime.mil.program import load_program
+from sfmobile.testing import write_synthetic_checkpoint
+from sfmobile.verify.signal import psnr
 
 GATE_DB = 90.0
 

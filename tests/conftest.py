@@ -8,8 +8,8 @@ import pytest
 
 from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.directory import Checkpoint
-from sfmobile.checkpoint.synthetic import write_synthetic_checkpoint
 from sfmobile.export.options import ExportOptions
+from sfmobile.testing import write_synthetic_checkpoint
 from tests.exported import export_tiny
 from tests.tiny import (
     TINY_ASYMMETRIC_AUTOENCODER,

@@ -12,7 +12,29 @@ import pytest
 import sfmobile
 
 ROOT = Path(sfmobile.__file__).parent
-FLOORS = ("bundle", "nets", "checkpoint", "compress", "export", "runtime", "sampling", "profile", "train", "cli")
+# Lowest first: a room may import what stands before it.
+FLOORS = (
+    "errors",
+    "files",
+    "bundle",
+    "mlpackage",
+    "nets",
+    "checkpoint",
+    "testing",
+    "compress",
+    "export",
+    "runtime",
+    "sampling",
+    "bench",
+    "verify",
+    "recipes",
+    "inspect",
+    "page",
+    "train",
+    "evaluate",
+    "cli",
+    "__main__",
+)
 HEAVY = (
     "torch",
     "coremltools",
@@ -55,19 +77,47 @@ def floor_of(module: str) -> int | None:
     return FLOORS.index(parts[1]) if parts[0] == "sfmobile" and len(parts) > 1 and parts[1] in FLOORS else None
 
 
-def test_every_package_has_a_floor() -> None:
-    assert {path.parent.name for path in ROOT.glob("*/__init__.py")} == set(FLOORS)
+def room_of(path: Path) -> str:
+    first = path.relative_to(ROOT).parts[0]
+    return first.removesuffix(".py")
+
+
+def test_every_room_has_a_floor() -> None:
+    rooms = {path.parent.name for path in ROOT.glob("*/__init__.py")} | {path.stem for path in ROOT.glob("*.py")}
+    assert rooms == {*FLOORS, "__init__"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_only_go_down(path: Path) -> None:
-    own = path.relative_to(ROOT).parts[0]
-    if own not in FLOORS:
-        reached = {name for name in imported(path) if floor_of(name) is not None}
-        assert not reached or path.name == "__main__.py", f"{path.name} lies below every floor"
+    own = room_of(path)
+    if own == "__init__":
         return
-    upward = {name for name in imported(path) if (floor_of(name) or 0) > FLOORS.index(own)}
+    floors = {name: floor_of(name) for name in imported(path)}
+    upward = {name for name, floor in floors.items() if floor is not None and floor > FLOORS.index(own)}
     assert not upward, f"{own} may only import the floors below it"
+
+
+def test_nothing_imports_in_a_circle() -> None:
+    """In every folder: its files, and each folder in it as one, depend on each other in one direction."""
+    dotted = {path: ".".join(("sfmobile", *path.relative_to(ROOT).with_suffix("").parts)) for path in MODULES}
+    files = {name.removesuffix(".__init__"): path for path, name in dotted.items()}
+    reached: dict[Path, set[Path]] = {}
+    for path in MODULES:
+        for name in imported(path):
+            other = files.get(name)
+            if other is None or other == path:
+                continue
+            # The two children of their nearest common folder, between which this import runs.
+            ours, theirs = path.relative_to(ROOT).parts, other.relative_to(ROOT).parts
+            shared = next(index for index, (one, two) in enumerate(zip(ours, theirs, strict=False)) if one != two)
+            above = ROOT.joinpath(*ours[:shared])
+            reached.setdefault(above / ours[shared], set()).add(above / theirs[shared])
+            reached.setdefault(above / theirs[shared], set())
+    # What can be taken away, again and again, because nothing left is below it, is in no circle.
+    while free := [node for node, below in reached.items() if not below & set(reached)]:
+        for node in free:
+            del reached[node]
+    assert not {str(node.relative_to(ROOT)) for node in reached}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "bundle").rglob("*.py")), ids=lambda path: path.name)

@@ -11,9 +11,9 @@ import typer
 from sfmobile.cli import console, engine
 
 if TYPE_CHECKING:
+    from sfmobile.bench.latency import EngineRequest
+    from sfmobile.bench.report import BenchReport, ComponentLatency, LoopLatency
     from sfmobile.bundle.directory import Bundle
-    from sfmobile.profile.latency import EngineRequest
-    from sfmobile.profile.report import BenchReport, ComponentLatency, LoopLatency
     from sfmobile.sampling.pipeline import Request
 
 REPORT_FILE = "bench.json"
@@ -45,7 +45,7 @@ def bench(
 
     Figures are this machine's, with the runtime named; those of mil, torch and onnx say nothing about a phone's.
     """
-    from sfmobile.profile.report import write_report
+    from sfmobile.bench.report import write_report
     from sfmobile.sampling.ddim import DDIM
     from sfmobile.sampling.guidance import check_scale
     from sfmobile.sampling.pipeline import Request
@@ -71,11 +71,11 @@ def bench(
 
 def measure(bundle: Bundle, chosen: EngineRequest, predictions: int, drawing: Request | None) -> BenchReport:
     """Measure every component, then the loop if there is something to draw and all components are there."""
+    from sfmobile.bench.isolation import run_isolated
+    from sfmobile.bench.latency import measure_component, measure_loop
+    from sfmobile.bench.machine import describe_machine
+    from sfmobile.bench.report import BenchReport, ConditionsRecord, now
     from sfmobile.bundle.manifest import COMPONENTS, ComponentName
-    from sfmobile.profile.isolation import run_isolated
-    from sfmobile.profile.latency import measure_component, measure_loop
-    from sfmobile.profile.machine import describe_machine
-    from sfmobile.profile.report import BenchReport, ConditionsRecord, now
 
     components: dict[ComponentName, ComponentLatency] = {}
     measured_loop: LoopLatency | None = None

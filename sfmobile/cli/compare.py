@@ -11,7 +11,7 @@ from sfmobile.cli import console
 from sfmobile.errors import GateError, UsageError
 
 if TYPE_CHECKING:
-    from sfmobile.profile.comparison import Change
+    from sfmobile.bench.comparison import Change
 
 
 def compare(
@@ -69,8 +69,8 @@ def compare(
 
 def read_changes(before: Path, after: Path, percent: float, decibels: float, across: bool) -> list[Change]:
     """The changes between two reports of the same kind."""
-    from sfmobile.profile.comparison import compare_bench, compare_verify, differences
-    from sfmobile.profile.report import BenchReport, VerifyReport, read_report, report_kind
+    from sfmobile.bench.comparison import compare_bench, compare_verify, differences
+    from sfmobile.bench.report import BenchReport, VerifyReport, read_report, report_kind
 
     kinds = report_kind(before), report_kind(after)
     if kinds[0] != kinds[1]:

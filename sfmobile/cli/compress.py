@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from sfmobile.checkpoint.directory import Checkpoint
     from sfmobile.compress.recipe import Recipe
     from sfmobile.export.options import ExportOptions, Target
-    from sfmobile.profile.recipe_search import Goal, Phase, SearchOptions, SearchResult
-    from sfmobile.profile.recipe_signal import Runs
+    from sfmobile.recipes.search import Goal, Phase, SearchOptions, SearchResult
+    from sfmobile.recipes.signal import Runs
 
 DEFAULT_PROMPTS = (
     "a red apple",
@@ -88,8 +88,8 @@ def search(
     The signal is the PSNR of the latents that real prompts end with, against those of the weights as they are.
     """
     from sfmobile.checkpoint.hub import open_checkpoint
-    from sfmobile.profile.recipe_plot import check_plotting, plot_sizes
-    from sfmobile.profile.recipe_search import SearchOptions
+    from sfmobile.recipes.plot import check_plotting, plot_sizes
+    from sfmobile.recipes.search import SearchOptions
 
     options = SearchOptions(
         goal=choose_goal(signal, same_signal_as, same_size_as),
@@ -172,7 +172,7 @@ def apply(
 def choose_goal(signal: float | None, same_signal_as: int | None, same_size_as: int | None) -> Goal:
     """The one thing that was asked for. Raises `UsageError` for two of them, or bits that can't be stored."""
     from sfmobile.compress.recipe import check_bits
-    from sfmobile.profile.recipe_search import Goal
+    from sfmobile.recipes.search import Goal
 
     if sum(wish is not None for wish in (signal, same_signal_as, same_size_as)) > 1:
         raise UsageError("--signal, --same-signal-as and --same-size-as exclude each other; give one.")
@@ -187,7 +187,7 @@ def choose_goal(signal: float | None, same_signal_as: int | None, same_size_as: 
 
 def check_group_sizes(sizes: list[int] | None, target: export.TargetChoice) -> tuple[int, ...]:
     """`--group-size`, repeated."""
-    from sfmobile.compress.search import GROUP_SIZES
+    from sfmobile.recipes.storages import GROUP_SIZES
 
     if sizes and target is not export.TargetChoice.ios18:
         raise UsageError(f"Lookup tables per group of channels need --target ios18, found {target.value}.")
@@ -224,7 +224,7 @@ def make_runs(
     latent_size: tuple[int, int] | None,
 ) -> Runs:
     """The runs to compare. Raises `UsageError` for what can't be run."""
-    from sfmobile.profile.recipe_signal import Runs
+    from sfmobile.recipes.signal import Runs
     from sfmobile.sampling.ddim import DDIM
     from sfmobile.sampling.guidance import check_scale
 
@@ -241,7 +241,7 @@ def run_search(
     checkpoint: Checkpoint, names: list[ComponentName], runs: Runs, options: SearchOptions
 ) -> list[SearchResult]:
     """Search one component after the other, with progress bars."""
-    from sfmobile.profile.recipe_search import search_component
+    from sfmobile.recipes.search import search_component
 
     with console.progress() as bars:
         observer = _observer(bars)
@@ -249,7 +249,7 @@ def run_search(
 
 
 def _observer(bars: Progress) -> Any:
-    from sfmobile.profile.recipe_search import SearchObserver
+    from sfmobile.recipes.search import SearchObserver
 
     class Display(SearchObserver):
         def __init__(self) -> None:

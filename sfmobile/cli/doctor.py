@@ -15,7 +15,7 @@ import typer
 from sfmobile.cli import console
 
 if TYPE_CHECKING:
-    from sfmobile.profile.report import MachineRecord
+    from sfmobile.bench.report import MachineRecord
 
 # Exporting a full-size SD-1.5 checkpoint writes about 2 GB and reads as much.
 DISK_FOR_FULL_SIZE = 5_000_000_000
@@ -50,7 +50,7 @@ def doctor(
 
     Exits with 3 if a required package is missing, broken or outside its range.
     """
-    from sfmobile.profile.machine import describe_machine
+    from sfmobile.bench.machine import describe_machine
 
     with console.status("Looking at this machine"):
         machine = describe_machine()
@@ -78,7 +78,7 @@ def check_requirements(extra: str = "") -> list[Requirement]:
 
     from packaging.requirements import Requirement as Declared
 
-    from sfmobile.profile.machine import installed_version
+    from sfmobile.bench.machine import installed_version
 
     found: list[Requirement] = []
     for line in metadata.requires("sfmobile") or []:

@@ -14,10 +14,10 @@ from sfmobile.cli import console
 from sfmobile.errors import ArtifactError, UsageError
 
 if TYPE_CHECKING:
+    from sfmobile.bench.latency import EngineRequest
+    from sfmobile.bench.report import BundleReference, Engine, ProducerRecord
     from sfmobile.bundle.directory import Bundle
     from sfmobile.checkpoint.directory import Checkpoint
-    from sfmobile.profile.latency import EngineRequest
-    from sfmobile.profile.report import BundleReference, Engine, ProducerRecord
 
 
 class RuntimeChoice(str, Enum):
@@ -127,7 +127,7 @@ def request_engine(
     source: Path | None,
 ) -> EngineRequest:
     """The runtime to open, checked for options that contradict each other."""
-    from sfmobile.profile.latency import EngineRequest
+    from sfmobile.bench.latency import EngineRequest
 
     engine = choose_engine(runtime, bundle)
     if unit is not None and engine != "coreml":
@@ -175,17 +175,17 @@ def find_source(bundle: Bundle, given: Path | None) -> Checkpoint:
 
 def producer() -> ProducerRecord:
     """What a report says of its writer."""
-    from sfmobile.profile.machine import tool_versions
-    from sfmobile.profile.report import ProducerRecord
+    from sfmobile.bench.machine import tool_versions
+    from sfmobile.bench.report import ProducerRecord
 
     return ProducerRecord(tools=tool_versions())
 
 
 def reference(bundle: Bundle) -> BundleReference:
     """What a report says of the bundle it measured."""
+    from sfmobile.bench.report import BundleReference
     from sfmobile.bundle.digest import digest_file
     from sfmobile.bundle.directory import MANIFEST_FILE
-    from sfmobile.profile.report import BundleReference
 
     manifest = bundle.manifest
     return BundleReference(

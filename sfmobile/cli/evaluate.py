@@ -10,8 +10,8 @@ import typer
 from sfmobile.cli import console
 
 if TYPE_CHECKING:
+    from sfmobile.evaluate.report import Record
     from sfmobile.train.loop import Progress
-    from sfmobile.train.metrics.report import Record
 
 Cache = Annotated[Path | None, typer.Option("--cache", help="Sprites and metric weights [~/.cache/sfmobile].")]
 Judge = Annotated[Path | None, typer.Option("--judge", help="dual_encoder.safetensors [the one that comes along].")]
@@ -50,19 +50,18 @@ def evaluate(
 
     from sfmobile.checkpoint.directory import Checkpoint
     from sfmobile.errors import UsageError
-    from sfmobile.train.config import read_config
-    from sfmobile.train.data.packages import default_cache
-    from sfmobile.train.evaluate import (
+    from sfmobile.evaluate.evaluation import (
         DUAL_ENCODER,
         PARTS,
         Evaluation,
         EvaluationConfig,
-        checkpoint_sampler,
         load_judges,
-        picture_side,
     )
-    from sfmobile.train.metrics.prompt_sets import trained_checks
-    from sfmobile.train.metrics.report import Record, machine
+    from sfmobile.evaluate.prompt_sets import trained_checks
+    from sfmobile.evaluate.report import Record, machine
+    from sfmobile.train.config import read_config
+    from sfmobile.train.data.packages import default_cache
+    from sfmobile.train.network_sampler import checkpoint_sampler, picture_side
     from sfmobile.train.pictures import Pictures, PicturesConfig
 
     where = cache or default_cache()
@@ -130,9 +129,9 @@ def evaluate_run(
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
 ) -> None:
     """Measure every stage, sweep and ablation of a run by the recipe's plan; what is measured already is kept."""
+    from sfmobile.evaluate.evaluation import DUAL_ENCODER
+    from sfmobile.evaluate.plan import evaluate_recipe
     from sfmobile.train.data.packages import default_cache
-    from sfmobile.train.evaluate import DUAL_ENCODER
-    from sfmobile.train.evaluation_plan import evaluate_recipe
 
     with console.status("measuring"):
         record = evaluate_recipe(
@@ -153,8 +152,8 @@ def evaluate_run(
 def _finish(record: Record, output: Path, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from sfmobile.train.metrics.plots import write_plots
-    from sfmobile.train.metrics.report import markdown
+    from sfmobile.evaluate.plots import write_plots
+    from sfmobile.evaluate.report import markdown
 
     (output / "evaluation.md").write_text(markdown(record), encoding="utf-8")
     for path in write_plots(record, output):
@@ -175,8 +174,8 @@ def dual_encoder(
     """Train the dual encoder that measures agreement, on drawings that no generator sees; resumes if interrupted."""
     import json
 
+    from sfmobile.evaluate.contrastive import train_from_cache
     from sfmobile.train.data.packages import default_cache
-    from sfmobile.train.metrics.contrastive import train_from_cache
 
     with console.progress(remaining=True) as bars:
         task = bars.add_task("dual encoder", total=None)

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 from sfmobile.cli import console
 
 if TYPE_CHECKING:
-    from sfmobile.profile.lint.linter import Finding, FindingGroup
-    from sfmobile.profile.lint.targets import LintTarget
+    from sfmobile.inspect.lint.linter import Finding, FindingGroup
+    from sfmobile.inspect.lint.targets import LintTarget
 
 MOST_BLOCKS = 3
 
 
 def block_rows(target: LintTarget, findings: Sequence[Finding]) -> list[dict[str, Any]]:
     """One row a block of a package: operations, arithmetic, weights, activations, findings without an exception."""
-    from sfmobile.profile.op_table import block_costs, op_table, weights_of
+    from sfmobile.inspect.operations.op_table import block_costs, op_table, weights_of
 
     weights: dict[str, list[float]] = {}
     for block, weight in weights_of(target.subject.graph):
@@ -74,8 +74,8 @@ def print_blocks(label: str, rows: Sequence[dict[str, Any]]) -> None:
 
 def print_findings(findings: Sequence[Finding]) -> None:
     """Open findings with their remedies, then accepted ones with their reasons."""
-    from sfmobile.profile.lint.linter import groups
-    from sfmobile.profile.lint.rule import rule_book
+    from sfmobile.inspect.lint.linter import groups
+    from sfmobile.inspect.lint.rule import rule_book
 
     found = groups(findings)
     still_open = [group for group in found if group.exception is None]

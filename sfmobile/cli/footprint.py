@@ -19,7 +19,7 @@ def is_estimated(bundle: Bundle) -> bool:
 
 def phones(memory_gb: float) -> str:
     """Names of the phones with so much memory, for people."""
-    from sfmobile.profile.devices import device_table
+    from sfmobile.inspect.estimate.devices import device_table
 
     devices = [device for device in device_table().devices if device.name.startswith("iPhone ")]
     names = [device.name.removeprefix("iPhone ") for device in devices if device.memory_gb == memory_gb]

@@ -13,10 +13,10 @@ from sfmobile.errors import GateError, UsageError
 
 if TYPE_CHECKING:
     from sfmobile.bundle.directory import Bundle
-    from sfmobile.profile.estimate import TimeReport
-    from sfmobile.profile.inspection import PackageInspection, TensorInspection
-    from sfmobile.profile.lint.linter import Finding
-    from sfmobile.profile.lint.targets import LintTarget
+    from sfmobile.inspect.estimate.times import TimeReport
+    from sfmobile.inspect.lint.linter import Finding
+    from sfmobile.inspect.lint.targets import LintTarget
+    from sfmobile.inspect.operations.package import PackageInspection, TensorInspection
 
 MOST_FREQUENT = 20
 
@@ -108,7 +108,7 @@ def inspect(
 ) -> None:
     """Show operations, weights, blocks, inputs and outputs of each package, and what the Neural Engine will not like.
 
-    The linter checks the exported program against the rules of sfmobile/profile/lint/rules.json. Times are estimates
+    The linter checks the exported program against the rules of sfmobile/inspect/lint/rules.json. Times are estimates
     unless a measurement replaces them, and say so. Nothing is executed but with --calibrate.
     """
     time_options = times.TimeOptions(
@@ -144,7 +144,7 @@ def inspect(
 def lint_subjects(path: Path, components: list[str], calibrate: int) -> tuple[Bundle | None, list[LintTarget]]:
     """The bundle, if it is one, and its ML Programs, or the one package; magnitudes of a run of `calibrate` steps."""
     from sfmobile.bundle.directory import MANIFEST_FILE, Bundle
-    from sfmobile.profile.lint.targets import bundle_targets, package_target
+    from sfmobile.inspect.lint.targets import bundle_targets, package_target
 
     if not (path / MANIFEST_FILE).is_file():
         if calibrate:
@@ -153,7 +153,7 @@ def lint_subjects(path: Path, components: list[str], calibrate: int) -> tuple[Bu
     bundle = Bundle.open(path, check="sizes")
     magnitudes = None
     if calibrate:
-        from sfmobile.profile.activations import record_magnitudes
+        from sfmobile.inspect.operations.activations import record_magnitudes
 
         with console.progress() as bars:
             task = bars.add_task("Looking at activations", total=calibrate + 1)
@@ -163,8 +163,8 @@ def lint_subjects(path: Path, components: list[str], calibrate: int) -> tuple[Bu
 
 def lint_findings(targets: list[LintTarget], exceptions: Path | None) -> list[Finding]:
     """All findings, with the exceptions of a file or sfmobile's own."""
-    from sfmobile.profile.lint.rule import read_exceptions
-    from sfmobile.profile.lint.targets import lint_targets
+    from sfmobile.inspect.lint.rule import read_exceptions
+    from sfmobile.inspect.lint.targets import lint_targets
 
     return lint_targets(targets, None if exceptions is None else read_exceptions(exceptions))
 
@@ -189,7 +189,7 @@ def as_json(
 
 def save_sarif(path: Path, targets: list[LintTarget], found: list[Finding], file: Path) -> None:
     """Write the findings for a code host; packages are named relative to where the command runs."""
-    from sfmobile.profile.lint.sarif import write_sarif
+    from sfmobile.inspect.lint.sarif import write_sarif
 
     here = Path.cwd()
     base = path.resolve()
@@ -201,8 +201,8 @@ def save_sarif(path: Path, targets: list[LintTarget], found: list[Finding], file
 
 def write_plan(package: Path, file: Path) -> None:
     """Record Core ML's compute plan of one package."""
-    from sfmobile.profile.compute_plan import record_plan
-    from sfmobile.profile.machine import describe_machine
+    from sfmobile.bench.machine import describe_machine
+    from sfmobile.inspect.operations.compute_plan import record_plan
 
     if package.suffix != ".mlpackage":
         raise UsageError(f"--record-plan needs one .mlpackage, found '{package}'; name the package inside the bundle.")
@@ -214,8 +214,8 @@ def write_plan(package: Path, file: Path) -> None:
 
 def check_severity(path: Path, found: list[Finding], fail_on: FailOn) -> None:
     """Raise `GateError` if a finding without an exception is as severe as asked, or worse."""
-    from sfmobile.profile.lint.linter import fails
-    from sfmobile.profile.lint.rule import SEVERITIES
+    from sfmobile.inspect.lint.linter import fails
+    from sfmobile.inspect.lint.rule import SEVERITIES
 
     if not fails(found, fail_on.value):
         return
@@ -231,7 +231,7 @@ def check_severity(path: Path, found: list[Finding], fail_on: FailOn) -> None:
 def inspect_packages(path: Path, components: list[str]) -> dict[str, PackageInspection]:
     """The inspected packages of a bundle by component ("unet 1/2" for a chunk), or the one package by its own name."""
     from sfmobile.bundle.directory import MANIFEST_FILE, Bundle
-    from sfmobile.profile.inspection import inspect_package
+    from sfmobile.inspect.operations.package import inspect_package
     from sfmobile.runtime.chunks import part_records
 
     if not (path / MANIFEST_FILE).is_file():

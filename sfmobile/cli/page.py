@@ -45,8 +45,8 @@ def page(
 ) -> None:
     """Write one HTML file about BUNDLE: pictures beside the reference's, PSNR per component and step, time against the
     budget, bits and size of every layer, lint findings, versions and checksums. It needs no network."""
-    from sfmobile.profile.page import write_page
-    from sfmobile.profile.page_content import gather, work
+    from sfmobile.page.content import gather, work
+    from sfmobile.page.page import write_page
 
     opened = engine.open_bundle(bundle)
     others = [engine.open_bundle(path) for path in beside or []]

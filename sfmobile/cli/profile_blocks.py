@@ -13,10 +13,10 @@ from sfmobile.cli.export import AttentionChoice, TargetChoice
 from sfmobile.errors import UsageError
 
 if TYPE_CHECKING:
+    from sfmobile.inspect.lookup.block_keys import BlockOptions
+    from sfmobile.inspect.lookup.table import LookupTable
+    from sfmobile.inspect.lookup.timers import Timer
     from sfmobile.nets.layout import UNetLayout
-    from sfmobile.profile.block_keys import BlockOptions
-    from sfmobile.profile.lookup import LookupTable
-    from sfmobile.profile.timers import Timer
 
 
 class TimerChoice(str, Enum):
@@ -76,7 +76,7 @@ def profile_blocks(
     it and on which machine; --runtime estimate says so. For a device, export with --packages-only, measure the
     packages there, and pass the timings with --recorded.
     """
-    from sfmobile.profile.block_packages import default_cache
+    from sfmobile.inspect.lookup.block_packages import default_cache
 
     chosen = [read_layout(name) for name in layouts]
     options = block_options(latent_size, batch, attention, bits, target)
@@ -111,7 +111,7 @@ def block_options(
 ) -> BlockOptions:
     """Options of the blocks. Raises `UsageError` for a size that is none, or bits that can't be stored."""
     from sfmobile.compress.recipe import check_bits
-    from sfmobile.profile.block_keys import BlockOptions
+    from sfmobile.inspect.lookup.block_keys import BlockOptions
 
     height, cross, width = latent_size.partition("x")
     if not cross or not height.isdigit() or not width.isdigit():
@@ -137,8 +137,8 @@ def choose_timer(
     predictions: int,
 ) -> Timer:
     """What times the packages, checked for options that contradict each other."""
-    from sfmobile.profile.machine import describe_machine
-    from sfmobile.profile.timers import CoreMLTimer, EstimateTimer, MilTimer, RecordedTimer
+    from sfmobile.bench.machine import describe_machine
+    from sfmobile.inspect.lookup.timers import CoreMLTimer, EstimateTimer, MilTimer, RecordedTimer
 
     if recorded is not None:
         return RecordedTimer(recorded)
@@ -158,7 +158,7 @@ def build(
     layouts: list[UNetLayout], options: BlockOptions, timer: Timer, cache: Path, output: Path, whole: bool
 ) -> LookupTable:
     """The table, what an existing one holds kept."""
-    from sfmobile.profile.lookup import build_table, count_blocks, read_table
+    from sfmobile.inspect.lookup.table import build_table, count_blocks, read_table
 
     previous = read_table(output) if output.is_file() else None
     with console.progress() as bars:
@@ -176,9 +176,9 @@ def export_packages(layouts: list[UNetLayout], options: BlockOptions, cache: Pat
     """Export all packages and list them by hash."""
     import json
 
-    from sfmobile.profile.block_keys import layout_blocks
-    from sfmobile.profile.block_packages import block_package
-    from sfmobile.profile.lookup import EMPTY
+    from sfmobile.inspect.lookup.block_keys import layout_blocks
+    from sfmobile.inspect.lookup.block_packages import block_package
+    from sfmobile.inspect.lookup.table import EMPTY
 
     keys = [EMPTY, *dict.fromkeys(key for layout in layouts for _, key in layout_blocks(layout, options))]
     packages: dict[str, str] = {}
@@ -197,7 +197,7 @@ def print_lookup(table: LookupTable, layouts: list[UNetLayout]) -> None:
     """Blocks by time, and each layout's sum beside what was measured."""
     used: dict[str, int] = {}
     for layout in layouts:
-        from sfmobile.profile.block_keys import layout_blocks
+        from sfmobile.inspect.lookup.block_keys import layout_blocks
 
         for _, key in layout_blocks(layout, table.options):
             used[key.sha256] = used.get(key.sha256, 0) + 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sfmobile.cli import console
 
 if TYPE_CHECKING:
-    from sfmobile.profile.recipe_search import Point, SearchResult
+    from sfmobile.recipes.search import Point, SearchResult
 
 
 def show(results: list[SearchResult]) -> None:

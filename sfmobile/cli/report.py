@@ -11,7 +11,7 @@ from sfmobile.cli import console
 from sfmobile.cli.bench import print_report
 
 if TYPE_CHECKING:
-    from sfmobile.profile.report import BenchReport, ConditionsRecord
+    from sfmobile.bench.report import BenchReport, ConditionsRecord
 
 
 def import_report(
@@ -24,8 +24,8 @@ def import_report(
     json_output: Annotated[bool, typer.Option("--json", help="JSON alone on stdout instead of tables.")] = False,
 ) -> None:
     """Show the report of an iPhone or a Mac as `sfmobile bench` shows its own; `compare` takes what -o writes."""
-    from sfmobile.profile.report import write_report
-    from sfmobile.profile.xcresult import read_result
+    from sfmobile.bench.report import write_report
+    from sfmobile.bench.xcresult import read_result
 
     report = read_result(result)
     if output is not None:

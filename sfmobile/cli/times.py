@@ -12,10 +12,10 @@ from sfmobile.errors import UsageError
 
 if TYPE_CHECKING:
     from sfmobile.bundle.directory import Bundle
-    from sfmobile.profile.compute_plan import ComputePlan
-    from sfmobile.profile.estimate import ComponentTime, Part, TimeReport
-    from sfmobile.profile.lint.targets import LintTarget
-    from sfmobile.profile.measured import Measurement
+    from sfmobile.inspect.estimate.measured import Measurement
+    from sfmobile.inspect.estimate.times import ComponentTime, Part, TimeReport
+    from sfmobile.inspect.lint.targets import LintTarget
+    from sfmobile.inspect.operations.compute_plan import ComputePlan
 
 MOST_BLOCKS = 12
 
@@ -45,10 +45,10 @@ class TimeOptions:
 
 def time_of(targets: Sequence[LintTarget], bundle: Bundle | None, options: TimeOptions) -> TimeReport | None:
     """Time of what was inspected on the device asked for; None if none was."""
-    from sfmobile.profile.cost import cost_model
-    from sfmobile.profile.devices import device_table
-    from sfmobile.profile.estimate import estimate_programs, time_report
-    from sfmobile.profile.measured import Calibration, calibrate, read_measurements
+    from sfmobile.inspect.estimate.cost import cost_model
+    from sfmobile.inspect.estimate.devices import device_table
+    from sfmobile.inspect.estimate.measured import Calibration, calibrate, read_measurements
+    from sfmobile.inspect.estimate.times import estimate_programs, time_report
 
     if options.device is None:
         return None
@@ -80,7 +80,7 @@ def time_of(targets: Sequence[LintTarget], bundle: Bundle | None, options: TimeO
         plans=_plans(parts, options.plan),
     )
     if options.plot is not None:
-        from sfmobile.profile.plot import plot_times
+        from sfmobile.inspect.estimate.plot import plot_times
 
         plot_times(report, options.plot)
         console.note(f"Wrote {options.plot}")
@@ -88,7 +88,7 @@ def time_of(targets: Sequence[LintTarget], bundle: Bundle | None, options: TimeO
 
 
 def _parts(targets: Sequence[LintTarget], bundle: Bundle | None, steps: int | None) -> list[Part]:
-    from sfmobile.profile.estimate import Part, calls_per_picture
+    from sfmobile.inspect.estimate.times import Part, calls_per_picture
 
     programs: dict[str, list[LintTarget]] = {}
     for target in targets:
@@ -104,7 +104,7 @@ def _parts(targets: Sequence[LintTarget], bundle: Bundle | None, steps: int | No
 
 
 def _plans(parts: Sequence[Part], path: Path | None) -> Mapping[str, ComputePlan] | None:
-    from sfmobile.profile.compute_plan import read_plan
+    from sfmobile.inspect.operations.compute_plan import read_plan
 
     if path is None:
         return None

@@ -15,10 +15,10 @@ from sfmobile.errors import UsageError
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
-    from sfmobile.profile.lookup import GrowingTable
-    from sfmobile.train.evolution_run import EvolutionSettings, Judge, Observers
+    from sfmobile.inspect.lookup.table import GrowingTable
+    from sfmobile.train.evolve.run import EvolutionSettings, Judge, Observers
     from sfmobile.train.loop import Observer, Progress
-    from sfmobile.train.stages import Run
+    from sfmobile.train.stages.run import Run
 
 
 def evolve(
@@ -60,7 +60,7 @@ def evolve(
     """
     from sfmobile.train.config import read_config
     from sfmobile.train.data.packages import default_cache
-    from sfmobile.train.evolution_run import EvolutionRun, EvolutionSettings
+    from sfmobile.train.evolve.run import EvolutionRun, EvolutionSettings
     from sfmobile.train.recipe import RecipeRun
 
     settings = read_config(EvolutionSettings, recipe / f"{name}.json")
@@ -86,9 +86,9 @@ def open_table(
     blocks: Path | None,
 ) -> GrowingTable:
     """The lookup table at the latents' size, and what times the blocks it lacks."""
-    from sfmobile.profile.block_keys import BlockOptions
-    from sfmobile.profile.block_packages import default_cache
-    from sfmobile.profile.lookup import GrowingTable, read_table
+    from sfmobile.inspect.lookup.block_keys import BlockOptions
+    from sfmobile.inspect.lookup.block_packages import default_cache
+    from sfmobile.inspect.lookup.table import GrowingTable, read_table
 
     height, width = (int(side) for side in run.pool(settings.pool).latents.shape[2:])
     held = read_table(path) if path.is_file() else None
@@ -118,12 +118,12 @@ def open_judge(run: Run, settings: EvolutionSettings, recipe: Path, cache: Path,
     """The dual encoder and the prompts that it scores pictures of."""
     import torch
 
-    from sfmobile.train.agreement import Agreement, prompts_apart
+    from sfmobile.evaluate.agreement import Agreement, prompts_apart
+    from sfmobile.evaluate.evaluation import DUAL_ENCODER
+    from sfmobile.evaluate.metrics.dual_encoder import DualEncoder
     from sfmobile.train.config import read_config
     from sfmobile.train.data.tokens import CaptionTokenizer
-    from sfmobile.train.evaluate import DUAL_ENCODER
-    from sfmobile.train.evolution_run import Judge
-    from sfmobile.train.metrics.dual_encoder import DualEncoder
+    from sfmobile.train.evolve.run import Judge
     from sfmobile.train.pictures import Pictures, PicturesConfig
 
     tokenizer = CaptionTokenizer(run.networks.text_encoder.max_length)
@@ -139,7 +139,7 @@ def open_judge(run: Run, settings: EvolutionSettings, recipe: Path, cache: Path,
 
 def observers(bars: Bars) -> Observers:
     """Bars for the loop that runs and for the weighing, a line for each decision."""
-    from sfmobile.train.evolution_run import Observers
+    from sfmobile.train.evolve.run import Observers
 
     task = bars.add_task("evolution", total=None)
 
@@ -162,8 +162,8 @@ def finish(root: Path, json_output: bool) -> None:
     """Draw the path and print the rounds."""
     import json
 
-    from sfmobile.train.evolution_plot import plot_path, read_path
-    from sfmobile.train.evolve import read_decisions
+    from sfmobile.train.evolve.evolution import read_decisions
+    from sfmobile.train.evolve.plot import plot_path, read_path
 
     plot_path(root, root / "path.png")
     console.note(f"The path is drawn in {root / 'path.png'}; the network is in {root / 'weights.safetensors'}")

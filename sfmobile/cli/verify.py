@@ -15,20 +15,20 @@ from sfmobile.errors import GateError, UsageError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from sfmobile.bundle.directory import Bundle
-    from sfmobile.bundle.manifest import ComponentName
-    from sfmobile.checkpoint.directory import Checkpoint
-    from sfmobile.profile.latency import EngineRequest
-    from sfmobile.profile.recording import Call
-    from sfmobile.profile.report import (
+    from sfmobile.bench.latency import EngineRequest
+    from sfmobile.bench.report import (
         EvaluationAgreement,
         OperationDivergence,
         Precision,
         RuntimeRecord,
         VerifyReport,
     )
-    from sfmobile.profile.verification import Gates, Reference
+    from sfmobile.bundle.directory import Bundle
+    from sfmobile.bundle.manifest import ComponentName
+    from sfmobile.checkpoint.directory import Checkpoint
     from sfmobile.sampling.pipeline import Request
+    from sfmobile.verify.recording import Call
+    from sfmobile.verify.verification import Gates, Reference
 
 REPORT_FILE = "verify.json"
 DEFAULT_PROMPTS = ("a red apple", "a yellow star on a blue background, flat icon")
@@ -70,9 +70,9 @@ def verify(
     Each component is fed what the reference was fed: text through the tokenizer, latents of the real trajectory.
     Without the checkpoint, the vectors recorded at export are the reference.
     """
-    from sfmobile.profile.report import write_report
-    from sfmobile.profile.verification import Gates
+    from sfmobile.bench.report import write_report
     from sfmobile.sampling.pipeline import Request
+    from sfmobile.verify.verification import Gates
 
     opened = engine.open_bundle(bundle)
     engines = choose_evaluations(opened, runtime, precision or [], compute_unit, source)
@@ -116,9 +116,9 @@ def compare(
     bundle: Bundle, checkpoint: Checkpoint | None, engines: list[EngineRequest], requests: list[Request], gates: Gates
 ) -> VerifyReport:
     """Run the reference on `requests` (or take the golden vectors without a checkpoint), then every evaluation."""
-    from sfmobile.profile.machine import describe_machine
-    from sfmobile.profile.report import VerifyReport, now
-    from sfmobile.profile.verification import evaluate, evaluation_work
+    from sfmobile.bench.machine import describe_machine
+    from sfmobile.bench.report import VerifyReport, now
+    from sfmobile.verify.verification import evaluate, evaluation_work
 
     evaluations: list[EvaluationAgreement] = []
     with console.progress() as bars:
@@ -153,9 +153,9 @@ def make_reference(
     bundle: Bundle, checkpoint: Checkpoint | None, requests: list[Request], bars: Progress
 ) -> tuple[Reference, RuntimeRecord]:
     """What everything is compared with, and what made it."""
-    from sfmobile.profile.latency import EngineRequest
-    from sfmobile.profile.report import RuntimeRecord
-    from sfmobile.profile.verification import golden_reference, record_reference, reference_work
+    from sfmobile.bench.latency import EngineRequest
+    from sfmobile.bench.report import RuntimeRecord
+    from sfmobile.verify.verification import golden_reference, record_reference, reference_work
 
     if checkpoint is None:
         described = RuntimeRecord(engine="torch", description="golden vectors (torch fp32)", precision="fp32")
@@ -173,7 +173,7 @@ def find_fault(
     import torch
 
     from sfmobile.nets.attention import set_attention_form
-    from sfmobile.profile.divergence import component_program, find_divergence
+    from sfmobile.verify.divergence import component_program, find_divergence
 
     record = bundle.manifest.components[name]
     network = None if checkpoint is None else checkpoint.load(name, torch.float32)
@@ -185,8 +185,8 @@ def find_fault(
 
 def failures(report: VerifyReport) -> Iterator[str]:
     """What is under its gate, in words."""
-    from sfmobile.profile.comparison import runtime_label
-    from sfmobile.profile.signal import decibels
+    from sfmobile.bench.comparison import runtime_label
+    from sfmobile.verify.signal import decibels
 
     for evaluation in report.evaluations:
         label = runtime_label(evaluation.runtime)
@@ -206,15 +206,15 @@ def place(fault: OperationDivergence) -> str:
 
 def picture_psnr(evaluation: EvaluationAgreement) -> str:
     """How close the picture is."""
-    from sfmobile.profile.signal import decibels
+    from sfmobile.verify.signal import decibels
 
     return "not compared" if evaluation.picture is None else decibels(evaluation.picture)
 
 
 def print_report(report: VerifyReport) -> None:
     """The figures for people."""
-    from sfmobile.profile.comparison import runtime_label
-    from sfmobile.profile.signal import decibels
+    from sfmobile.bench.comparison import runtime_label
+    from sfmobile.verify.signal import decibels
 
     rows: list[tuple[str, ...]] = []
     for evaluation in report.evaluations:
@@ -244,7 +244,7 @@ def print_report(report: VerifyReport) -> None:
 
 def describe(fault: OperationDivergence) -> str:
     """Where an error appears, against what, and what still is good."""
-    from sfmobile.profile.signal import decibels
+    from sfmobile.verify.signal import decibels
 
     weight = "" if fault.weight_psnr_db is None else f"; its stored weight has {fault.weight_psnr_db:.1f} dB"
     before = f"; good until {fault.previous}" if fault.previous else ""

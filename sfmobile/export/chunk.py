@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sfmobile.bundle.manifest import ChunkRecord, TensorRecord
 from sfmobile.errors import UsageError
-from sfmobile.export.program_file import (
+from sfmobile.mlpackage.program_file import (
     MAIN,
     ProgramFile,
     TensorType,
@@ -29,7 +29,7 @@ from sfmobile.export.program_file import (
     tensor_type,
     write_model,
 )
-from sfmobile.export.weight_file import WeightWriter
+from sfmobile.mlpackage.weight_file import WeightWriter
 
 # By which share of an equal part a chunk's weights may differ from it; the next is tried if nothing fits one.
 TOLERANCES = (0.1, 0.2, 0.4, 0.8, float("inf"))

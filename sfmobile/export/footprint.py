@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sfmobile.bundle.directory import Bundle
 from sfmobile.bundle.manifest import ComponentName, ComponentRecord
-from sfmobile.export.program_file import MAIN, ProgramFile, is_constant, names_read, tensor_type
+from sfmobile.mlpackage.program_file import MAIN, ProgramFile, is_constant, names_read, tensor_type
 
 LIMITS_FILE = Path(__file__).with_name("memory_limits.json")
 # What decodes palettized and quantized weights.

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from sfmobile.export.program_file import (
+from sfmobile.mlpackage.program_file import (
     MAIN,
     ProgramFile,
     move_weights,
     new_weight_file,
     write_model,
 )
-from sfmobile.export.weight_file import WeightWriter
+from sfmobile.mlpackage.weight_file import WeightWriter
 
 
 def merge_packages(packages: Mapping[str, Path], path: Path) -> None:

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import errno
-import json
 import shutil
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfmobile.bundle.manifest import TensorRecord
+from sfmobile.mlpackage.package import COREML_FOLDER, MODEL_FILE, WEIGHTS_FOLDER, write_package_manifest
 
 if TYPE_CHECKING:
     from coremltools.converters.mil.mil import Program
 
     from sfmobile.export.options import Target
 
-COREML_FOLDER = "com.apple.CoreML"
-MODEL_FILE = "model.mlmodel"
-WEIGHTS_FOLDER = "weights"
 # With less than this left, a failed write is taken for a full disk.
 LEAST_FREE_BYTES = 64 << 20
-NAMESPACE = uuid.UUID("6d1f3f8e-3b7e-5a0c-9a53-0a6f0c2f9d11")
 
 
 @dataclass(frozen=True)
@@ -83,25 +78,3 @@ def write_package(
         description.metadata.userDefined[key] = value
     (folder / MODEL_FILE).write_bytes(model.SerializeToString(deterministic=True))
     write_package_manifest(path)
-
-
-def write_package_manifest(path: Path) -> None:
-    """The package's own Manifest.json, as Core ML's ModelPackage format 1.0.0 has it.
-
-    Identifiers are derived from names, not random, so that equal packages are equal files.
-    """
-    items = {
-        str(uuid.uuid5(NAMESPACE, name)): {
-            "author": COREML_FOLDER,
-            "description": text,
-            "name": name,
-            "path": f"{COREML_FOLDER}/{name}",
-        }
-        for name, text in ((MODEL_FILE, "CoreML Model Specification"), (WEIGHTS_FOLDER, "CoreML Model Weights"))
-    }
-    content = {
-        "fileFormatVersion": "1.0.0",
-        "itemInfoEntries": items,
-        "rootModelIdentifier": str(uuid.uuid5(NAMESPACE, MODEL_FILE)),
-    }
-    (path / "Manifest.json").write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")

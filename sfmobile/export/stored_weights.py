@@ -12,7 +12,7 @@ from typing import Any
 
 from sfmobile.compress.recipe import FULL_BITS, LayerRecipe
 from sfmobile.errors import ArtifactError
-from sfmobile.export.program_file import ProgramFile, is_constant, tensor_type
+from sfmobile.mlpackage.program_file import ProgramFile, is_constant, tensor_type
 
 PALETTIZED_SUFFIX = "_palettized"
 

@@ -88,7 +88,7 @@ from sfmobile.bundle.directory import Bundle
 from sfmobile.bundle.manifest import ComponentName, TensorRecord
 from sfmobile.errors import ArtifactError, SfmobileError, UnavailableError
 from sfmobile.runtime.component import InputError
-from sfmobile.runtime.engine import RUNTIME_KINDS, Precision, RuntimeKind, open_runtime
+from sfmobile.runtime.opening import RUNTIME_KINDS, Precision, RuntimeKind, open_runtime
 from sfmobile.runtime.protocol import LoadedComponent, Runtime
 from sfmobile.runtime.wire import (
     HELLO,

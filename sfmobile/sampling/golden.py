@@ -7,7 +7,7 @@ import numpy as np
 from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.export.exporter import GoldenRun
-from sfmobile.runtime.engine import open_runtime
+from sfmobile.runtime.opening import open_runtime
 from sfmobile.sampling.noise import initial_latents
 from sfmobile.sampling.pipeline import Request, TextToImage
 from sfmobile.sampling.tokenizer import Tokenizer

@@ -93,3 +93,11 @@ class StepGrid:
 def guide(conditional: Tensor, unconditional: Tensor, scale: Tensor) -> Tensor:
     """Classifier-free guidance: w v(c) - (w - 1) v(null)."""
     return scale * conditional - (scale - 1) * unconditional
+
+
+def guidance_sinusoid(scale: Tensor, channels: int) -> Tensor:
+    """(B,) to (B, channels, 1, 1): sinusoid of 1000 w, the input of a w-conditioned UNet (arXiv 2210.03142)."""
+    half = channels // 2
+    frequencies = torch.exp(-torch.log(torch.tensor(10000.0)) * torch.arange(half) / (half - 1)).to(scale.device)
+    angles = scale[:, None] * 1000.0 * frequencies[None]
+    return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :, None, None]

@@ -13,9 +13,9 @@ from sfmobile.train.config import read_config
 if TYPE_CHECKING:
     from sfmobile.nets.layout import TextEncoderLayout
     from sfmobile.train.loop import Observer
-    from sfmobile.train.metrics.lpips import LPIPS
     from sfmobile.train.pictures import Pictures, PicturesConfig
-    from sfmobile.train.stages import Count, Run
+    from sfmobile.train.pretrained.lpips import LPIPS
+    from sfmobile.train.stages.run import Count, Run
 
 StageKind = Literal["autoencoder", "latents", "denoiser", "decoder", "steps"]
 
@@ -88,7 +88,7 @@ class RecipeRun:
     """Runs a recipe's stages in a run directory. `cache` holds the sprites, the LPIPS weights and the token start."""
 
     def __init__(self, directory: Path, root: Path, cache: Path, cpu: bool = False) -> None:
-        from sfmobile.train.stages import Networks, Run
+        from sfmobile.train.stages.run import Networks, Run
 
         self.directory = directory
         self.recipe = Recipe.read(directory)
@@ -164,25 +164,25 @@ class RecipeRun:
         return Pictures.open(self.cache, self._pictures_config(name), self.run.device)
 
     def _perceptual(self) -> LPIPS:
-        from sfmobile.train.metrics.lpips import LPIPS
+        from sfmobile.train.pretrained.lpips import LPIPS
 
         return LPIPS.load(self.cache, self.recipe.perceptual)
 
     def _autoencoder(self, name: str, count: Count | None) -> None:
-        from sfmobile.train.autoencoder import AutoencoderConfig
+        from sfmobile.train.stages.autoencoder import AutoencoderConfig
 
         config = read_config(AutoencoderConfig, self._settings(name))
         perceptual = self._perceptual() if config.perceptual_weight > 0 else None
         self.run.run_autoencoder(config, self._pictures(), perceptual, name)
 
     def _latents(self, name: str, count: Count | None) -> None:
-        from sfmobile.train.stages import LatentsConfig
+        from sfmobile.train.stages.run import LatentsConfig
 
         config = read_config(LatentsConfig, self._settings(name))
         self.run.run_latents(config, self._pictures(config.pictures), count, name)
 
     def _denoiser(self, name: str, count: Count | None) -> None:
-        from sfmobile.train.denoiser import DenoiserConfig
+        from sfmobile.train.stages.denoiser import DenoiserConfig
 
         config = read_config(DenoiserConfig, self._settings(name))
         if config.text_encoder_from is None and self.recipe.token_initialisation:
@@ -191,7 +191,7 @@ class RecipeRun:
 
     def _token_start(self, count: Count | None) -> None:
         from sfmobile.train.data.tokens import TOKENIZER_DIR
-        from sfmobile.train.token_init import write_token_embedding
+        from sfmobile.train.pretrained.token_init import write_token_embedding
 
         path = self.run.root / "token_init.safetensors"
         if not path.exists():
@@ -200,12 +200,12 @@ class RecipeRun:
             write_token_embedding(path, TOKENIZER_DIR / "vocab.json", self.cache, hidden, count)
 
     def _decoder(self, name: str, count: Count | None) -> None:
-        from sfmobile.train.decoder import DecoderConfig
+        from sfmobile.train.stages.decoder import DecoderConfig
 
         config = read_config(DecoderConfig, self._settings(name))
         self.run.run_decoder(name, config, self._perceptual() if config.perceptual_weight > 0 else None)
 
     def _steps(self, name: str, count: Count | None) -> None:
-        from sfmobile.train.steps import StepConfig
+        from sfmobile.train.stages.steps import StepConfig
 
         self.run.run_steps(name, read_config(StepConfig, self._settings(name)))

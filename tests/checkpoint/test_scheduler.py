@@ -8,7 +8,7 @@ import pytest
 from diffusers import DDIMScheduler
 
 from sfmobile.checkpoint.scheduler import read_scheduler, scheduler_config
-from sfmobile.checkpoint.synthetic import SD15_SCHEDULER
+from sfmobile.testing import SD15_SCHEDULER
 
 # The file of stable-diffusion-v1-5.
 SD15_FILE = {

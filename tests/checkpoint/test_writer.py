@@ -14,7 +14,6 @@ from diffusers import StableDiffusionPipeline
 from torch import nn
 
 from sfmobile.checkpoint.directory import Checkpoint
-from sfmobile.checkpoint.synthetic import SD15_SCHEDULER
 from sfmobile.checkpoint.weights import PARTS
 from sfmobile.checkpoint.writer import write_checkpoint
 from sfmobile.errors import ArtifactError, UnavailableError, UsageError
@@ -22,6 +21,7 @@ from sfmobile.nets.autoencoder import Decoder, Encoder
 from sfmobile.nets.layout import AutoencoderLayout, UNetLayout
 from sfmobile.nets.text_encoder import TextEncoder
 from sfmobile.nets.unet import UNet
+from sfmobile.testing import SD15_SCHEDULER
 from tests.checkpoint.test_directory import assert_equals
 from tests.nets.oracles import randomise
 from tests.tiny import (

@@ -3,12 +3,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from sfmobile.bench.report import BenchReport, read_report
 from sfmobile.bundle.directory import Bundle
 from sfmobile.bundle.manifest import COMPONENTS
 from sfmobile.cli.bench import print_report
-from sfmobile.profile.report import BenchReport, read_report
+from tests.bench.sample import bench
 from tests.cli.run import run
-from tests.profile.sample import bench
 
 
 def test_every_component_and_the_loop_are_measured_with_names_to_the_figures(

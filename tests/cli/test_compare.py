@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from sfmobile.profile.report import write_report
+from sfmobile.bench.report import write_report
+from tests.bench.sample import BUNDLE, MACHINE, bench, close_by, verify
 from tests.cli.run import run
-from tests.profile.sample import BUNDLE, MACHINE, bench, close_by, verify
 
 
 @pytest.fixture

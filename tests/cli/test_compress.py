@@ -17,11 +17,11 @@ from safetensors.numpy import load_file, save_file
 
 from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.directory import Checkpoint
-from sfmobile.checkpoint.synthetic import write_synthetic_checkpoint
 from sfmobile.compress.recipe import Recipe, compressible_layers
-from sfmobile.profile.recipe_signal import StoredNetwork
-from sfmobile.profile.signal import psnr
-from sfmobile.runtime.engine import open_runtime
+from sfmobile.recipes.signal import StoredNetwork
+from sfmobile.runtime.opening import open_runtime
+from sfmobile.testing import write_synthetic_checkpoint
+from sfmobile.verify.signal import psnr
 from tests.cli.run import Outcome, run
 from tests.tiny import TINY_AUTOENCODER, TINY_LATENT_SIZE, TINY_TEXT_ENCODER, TINY_UNET
 

@@ -6,16 +6,17 @@ from pathlib import Path
 import pytest
 
 from sfmobile.checkpoint.directory import Checkpoint
-from sfmobile.train import evaluate, pictures
+from sfmobile.evaluate import evaluation
+from sfmobile.train import pictures
 from tests.cli.run import run
-from tests.train.metrics.tiny_sprites import sprite_pool
-from tests.train.test_evaluate import judges
+from tests.evaluate.test_evaluation import judges
+from tests.evaluate.tiny_sprites import sprite_pool
 
 
 @pytest.fixture
 def prepared(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sprites and judges of the tests in place of the cache's."""
-    monkeypatch.setattr(evaluate, "load_judges", lambda *_, **__: judges())
+    monkeypatch.setattr(evaluation, "load_judges", lambda *_, **__: judges())
     made = pictures.Pictures(sprite_pool(), 32)
     monkeypatch.setattr(pictures.Pictures, "open", classmethod(lambda *_: made))
 
@@ -40,7 +41,7 @@ def test_a_checkpoint_is_measured_beside_real_pictures(
 def test_a_missing_judge_and_missing_settings_are_one_sentence(
     tiny_checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate.EfficientNetLite0, "load", lambda cache: evaluate.EfficientNetLite0())
+    monkeypatch.setattr(evaluation.EfficientNetLite0, "load", lambda cache: evaluation.EfficientNetLite0())
     missing = ("--judge", tmp_path / "none.safetensors", "--cache", tmp_path)
     outcome = run(capsys, "evaluate", tiny_checkpoint.root, "-o", tmp_path / "out", "--cpu", *missing)
     assert outcome.code == 4

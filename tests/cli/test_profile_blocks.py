@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sfmobile.checkpoint.directory import Checkpoint
-from sfmobile.profile.lookup import read_table
+from sfmobile.inspect.lookup.table import read_table
 from tests.cli.run import run
 from tests.tiny import TINY_UNET
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from sfmobile.profile.report import BenchReport, ConditionsRecord, PlacementRecord, read_report, write_report
+from sfmobile.bench.report import BenchReport, ConditionsRecord, PlacementRecord, read_report, write_report
+from tests.bench.sample import bench, latency
+from tests.bench.test_xcresult import attach, stand_in
 from tests.cli.run import run
-from tests.profile.sample import bench, latency
-from tests.profile.test_xcresult import attach, stand_in
 
 
 def phone_report() -> BenchReport:

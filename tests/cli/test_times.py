@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from sfmobile.bench.report import RuntimeRecord, write_report
 from sfmobile.bundle.digest import digest_file
 from sfmobile.bundle.directory import MANIFEST_FILE, Bundle
-from sfmobile.profile.report import RuntimeRecord, write_report
+from tests.bench.sample import BUNDLE, MACHINE, bench
 from tests.cli.run import run
-from tests.profile.sample import BUNDLE, MACHINE, bench
 
 PHONE = MACHINE.model_copy(update={"model": "iPhone15,2", "processor": "Apple A16", "os": "iOS 18.1"})
 CORE_ML = RuntimeRecord(engine="coreml", description="coreml CPU_AND_NE", compute_unit="CPU_AND_NE")

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from sfmobile.profile.lookup import read_table
-from sfmobile.train import pictures, stages
-from sfmobile.train.supernet import BlockCounts
+from sfmobile.inspect.lookup.table import read_table
+from sfmobile.train import pictures
+from sfmobile.train.evolve.supernet import BlockCounts
+from sfmobile.train.stages import run as stages_run
 from tests.cli.run import Outcome, run
-from tests.train.evolution_sample import (
+from tests.evaluate.tiny_sprites import sprite_pool
+from tests.train.evolve.evolution_sample import (
     NETWORKS,
     SETTINGS,
     SUPERNET,
@@ -19,7 +21,6 @@ from tests.train.evolution_sample import (
     write_recipe,
     write_run,
 )
-from tests.train.metrics.tiny_sprites import sprite_pool
 
 
 class Scene:
@@ -40,7 +41,7 @@ class Scene:
 
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
-    monkeypatch.setattr(stages, "Networks", lambda **_: NETWORKS)
+    monkeypatch.setattr(stages_run, "Networks", lambda **_: NETWORKS)
     made = pictures.Pictures(sprite_pool(), 16)
     monkeypatch.setattr(pictures.Pictures, "open", classmethod(lambda *_: made))
     return Scene(tmp_path)

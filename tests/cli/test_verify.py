@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sfmobile.bench.report import VerifyReport, read_report
 from sfmobile.bundle.digest import digest_file
 from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.directory import Checkpoint
-from sfmobile.profile.report import VerifyReport, read_report
 from tests.cli.run import run
 
 

@@ -13,9 +13,9 @@ from sfmobile.errors import ArtifactError, UsageError
 from sfmobile.export.chunk import ProgramGraph, find_cut, write_chunks
 from sfmobile.export.exporter import export_bundle
 from sfmobile.export.options import ExportOptions
-from sfmobile.export.program_file import ProgramFile, names_read
 from sfmobile.export.stored_weights import check_stored
-from sfmobile.runtime.engine import open_runtime
+from sfmobile.mlpackage.program_file import ProgramFile, names_read
+from sfmobile.runtime.opening import open_runtime
 from sfmobile.runtime.protocol import Arrays
 
 

@@ -23,10 +23,10 @@ from sfmobile.errors import SfmobileError, UnavailableError, UsageError
 from sfmobile.export import package
 from sfmobile.export.exporter import ExportObserver, GoldenRun, Phase, export_bundle
 from sfmobile.export.options import ExportOptions, Target
+from sfmobile.mlpackage.program import load_program
 from sfmobile.nets.attention import AttentionForm
-from sfmobile.profile.signal import psnr
 from sfmobile.runtime.mil.evaluate import Evaluator
-from sfmobile.runtime.mil.program import load_program
+from sfmobile.verify.signal import psnr
 
 ROOT = Path(__file__).parents[2]
 

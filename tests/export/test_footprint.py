@@ -22,7 +22,7 @@ from sfmobile.export.footprint import (
     weight_bytes,
 )
 from sfmobile.export.options import ExportOptions
-from sfmobile.export.program_file import ProgramFile
+from sfmobile.mlpackage.program_file import ProgramFile
 from tests.cli.run import run
 
 GB = 10**9

@@ -14,8 +14,8 @@ from sfmobile.errors import UsageError
 from sfmobile.export.exporter import export_bundle
 from sfmobile.export.multifunction import merge_packages
 from sfmobile.export.options import ExportOptions
-from sfmobile.profile.signal import psnr
-from sfmobile.runtime.engine import open_runtime
+from sfmobile.runtime.opening import open_runtime
+from sfmobile.verify.signal import psnr
 
 SIZES = ((8, 8), (8, 16))
 

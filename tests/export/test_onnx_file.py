@@ -11,7 +11,7 @@ from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.export.exporter import export_bundle
 from sfmobile.export.options import ExportOptions, Precision
-from sfmobile.profile.signal import psnr
+from sfmobile.verify.signal import psnr
 
 GATES: dict[Precision, float] = {"float32": 110, "float16": 65}
 

@@ -20,9 +20,9 @@ from sfmobile.export.lowering import constant_name, lower, trace
 from sfmobile.export.options import Target
 from sfmobile.export.package import PackageMetadata, write_package
 from sfmobile.export.weights import load_network
-from sfmobile.profile.signal import psnr
+from sfmobile.mlpackage.program import load_program
 from sfmobile.runtime.mil.evaluate import Evaluator
-from sfmobile.runtime.mil.program import load_program
+from sfmobile.verify.signal import psnr
 
 METADATA = PackageMetadata("Decodes.", "A. U. Thor", "MIT", "1.2", {"colour": "red", "b": "2"})
 

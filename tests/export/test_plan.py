@@ -7,11 +7,11 @@ import torch
 
 from sfmobile.bundle.manifest import COMPONENTS
 from sfmobile.checkpoint.directory import Checkpoint
-from sfmobile.checkpoint.synthetic import write_synthetic_checkpoint
 from sfmobile.compress.recipe import ComponentRecipe, LayerRecipe, Recipe
 from sfmobile.errors import UsageError
 from sfmobile.export.options import ExportOptions
 from sfmobile.export.plan import component_bytes, plan_export
+from sfmobile.testing import write_synthetic_checkpoint
 from tests.tiny import TINY_AUTOENCODER, TINY_TEXT_ENCODER, TINY_UNET
 
 SHAPES = {"a.weight": (64, 32, 3, 3), "a.bias": (64,), "tiny.weight": (4, 4, 1, 1)}

@@ -16,9 +16,9 @@ from sfmobile.export.component import SPECS, Setting
 from sfmobile.export.exporter import export_bundle
 from sfmobile.export.lowering import quiet
 from sfmobile.export.options import ExportOptions
-from sfmobile.profile.signal import psnr
+from sfmobile.mlpackage.program import Program, load_program
 from sfmobile.runtime.mil.evaluate import Evaluator
-from sfmobile.runtime.mil.program import Program, load_program
+from sfmobile.verify.signal import psnr
 
 # What the usual path spells out where ours has one operation (instance_norm, layer_norm, a transposing matmul), what it
 # casts, and the guard it puts around token ids.

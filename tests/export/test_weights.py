@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sfmobile.checkpoint.directory import Checkpoint
-from sfmobile.checkpoint.synthetic import write_synthetic_checkpoint
 from sfmobile.errors import ArtifactError
 from sfmobile.export.weights import load_network
+from sfmobile.testing import write_synthetic_checkpoint
 from tests.tiny import TINY_AUTOENCODER, TINY_TEXT_ENCODER, TINY_UNET
 
 DECODER_FILE = "vae/diffusion_pytorch_model.safetensors"

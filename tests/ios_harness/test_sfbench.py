@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sfmobile.bench.report import BenchReport, read_report
 from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.export.exporter import export_bundle
 from sfmobile.export.options import ExportOptions
-from sfmobile.profile.report import BenchReport, read_report
-from sfmobile.runtime.engine import open_runtime
+from sfmobile.runtime.opening import open_runtime
 from sfmobile.sampling.golden import golden_run
 from sfmobile.sampling.noise import initial_latents
 from sfmobile.sampling.picture import read_settings

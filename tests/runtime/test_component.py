@@ -8,7 +8,7 @@ import pytest
 from sfmobile.bundle.directory import Bundle
 from sfmobile.errors import UsageError
 from sfmobile.runtime.component import InputError
-from sfmobile.runtime.engine import open_runtime
+from sfmobile.runtime.opening import open_runtime
 from tests.runtime.sample import expected_output, sample_inputs
 
 

@@ -14,7 +14,7 @@ from sfmobile.bundle.directory import Bundle
 from sfmobile.errors import ArtifactError, UsageError
 from sfmobile.runtime import coreml
 from sfmobile.runtime.coreml import COMPUTE_UNITS, ComputeUnit, CoreMLRuntime
-from sfmobile.runtime.engine import open_runtime
+from sfmobile.runtime.opening import open_runtime
 from tests.runtime.sample import sample_inputs
 
 

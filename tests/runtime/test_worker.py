@@ -177,7 +177,7 @@ def test_a_stray_print_doesnt_reach_the_host(runtime_bundle: Bundle, tmp_path: P
     script.write_text(
         "import os, sys\n"
         "from sfmobile.runtime import worker\n"
-        "from sfmobile.runtime.mil.engine import MilRuntime\n"
+        "from sfmobile.runtime.mil.runtime import MilRuntime\n"
         "load = MilRuntime.load\n"
         "def noisy(self, name):\n"
         "    print('stray line'); sys.stdout.flush(); os.write(1, b'raw line')\n"

@@ -19,7 +19,7 @@ from sfmobile.bundle.manifest import (
 )
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.export.component import SPECS, Setting
-from sfmobile.runtime.reference import TorchRuntime
+from sfmobile.runtime.torch import TorchRuntime
 from sfmobile.sampling.pipeline import TextToImage
 
 NO_FILE = FileRecord(bytes=0, sha256="0" * 64)

@@ -10,9 +10,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sfmobile.bundle.manifest import SchedulerRecord
-from sfmobile.checkpoint.synthetic import SD15_SCHEDULER
 from sfmobile.errors import UsageError
 from sfmobile.sampling.ddim import DDIM
+from sfmobile.testing import SD15_SCHEDULER
 
 
 def record(**changes: Any) -> SchedulerRecord:

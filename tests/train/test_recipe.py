@@ -7,14 +7,14 @@ import pytest
 
 from sfmobile.errors import UsageError
 from sfmobile.nets.layout import AUTOENCODER_LAYOUTS, UNET_LAYOUTS
-from sfmobile.train.autoencoder import AutoencoderConfig
 from sfmobile.train.config import read_config
-from sfmobile.train.decoder import DecoderConfig
-from sfmobile.train.denoiser import DenoiserConfig
 from sfmobile.train.pictures import PicturesConfig
 from sfmobile.train.recipe import Recipe, RecipeRun
-from sfmobile.train.stages import LatentsConfig
-from sfmobile.train.steps import StepConfig
+from sfmobile.train.stages.autoencoder import AutoencoderConfig
+from sfmobile.train.stages.decoder import DecoderConfig
+from sfmobile.train.stages.denoiser import DenoiserConfig
+from sfmobile.train.stages.run import LatentsConfig
+from sfmobile.train.stages.steps import StepConfig
 from tests.tiny import REPOSITORY
 
 RECIPES = REPOSITORY / "models" / "recipes"

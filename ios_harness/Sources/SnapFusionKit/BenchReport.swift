@@ -1,6 +1,6 @@
 import Foundation
 
-/// `bench.json`, the report that `sfmobile bench` writes too (`sfmobile/profile/report.py` is its definition).
+/// `bench.json`, the report that `sfmobile bench` writes too (`sfmobile/bench/report.py` is its definition).
 /// Durations are milliseconds, sizes bytes. What this side can't fill is null.
 public struct BenchReport: Sendable, Equatable {
     public static let schemaVersion = 1

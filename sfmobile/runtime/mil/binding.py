@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from sfmobile.errors import ArtifactError
+from sfmobile.mlpackage.program import Constant, Operation, Program
 from sfmobile.runtime.mil.ops import OPS, TORCH_TYPES, Op
-from sfmobile.runtime.mil.program import Constant, Operation, Program
 
 Call: TypeAlias = "Callable[..., Tensor | Sequence[Tensor]]"
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from sfmobile.errors import ArtifactError, UsageError
+from sfmobile.mlpackage.program import Operation, Program
+from sfmobile.mlpackage.value import TensorType
 from sfmobile.runtime.mil.ops import TORCH_TYPES
 from sfmobile.runtime.mil.plan import Manner, Plan, Precision, Slots, make_plan, rounded, run_steps
-from sfmobile.runtime.mil.program import Operation, Program
-from sfmobile.runtime.mil.value import TensorType
 
 
 @dataclass(frozen=True)

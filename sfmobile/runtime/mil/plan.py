@@ -15,12 +15,12 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from sfmobile.mlpackage.graph import Graph, rewrite
+from sfmobile.mlpackage.program import Constant, Operation, Program
 from sfmobile.runtime.mil.binding import Bound, Call, bind, constant_tensor
 from sfmobile.runtime.mil.fusion import FUSIONS, ROUNDED_FUSIONS
-from sfmobile.runtime.mil.graph import Graph, rewrite
 from sfmobile.runtime.mil.ops.inplace import INPLACE
 from sfmobile.runtime.mil.packing import packed_convolution, packed_linear
-from sfmobile.runtime.mil.program import Constant, Operation, Program
 
 Precision: TypeAlias = Literal["fp32", "fp16"]
 Slots: TypeAlias = "list[Tensor | None]"

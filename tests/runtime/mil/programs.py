@@ -16,8 +16,8 @@ from coremltools.converters.mil.backend.mil.load import MILProtoExporter
 from coremltools.converters.mil.mil import types
 from coremltools.proto import Model_pb2
 
+from sfmobile.mlpackage.program import Program, load_program
 from sfmobile.runtime.mil.evaluate import Evaluator
-from sfmobile.runtime.mil.program import Program, load_program
 
 TARGETS = {"ios16": ct.target.iOS16, "ios17": ct.target.iOS17, "ios18": ct.target.iOS18}
 

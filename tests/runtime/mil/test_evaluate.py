@@ -11,10 +11,10 @@ import torch
 from coremltools.converters.mil import Builder as mb
 
 from sfmobile.errors import ArtifactError, UsageError
+from sfmobile.mlpackage.value import TensorType
 from sfmobile.runtime.mil import plan as planning
 from sfmobile.runtime.mil.evaluate import Evaluator, OpResult
 from sfmobile.runtime.mil.plan import Manner, make_plan, rounded, run_steps
-from sfmobile.runtime.mil.value import TensorType
 from tests.runtime.mil.programs import make_program
 
 RANDOM = np.random.default_rng(0)

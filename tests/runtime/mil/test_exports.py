@@ -17,13 +17,13 @@ from sfmobile.bundle.manifest import COMPONENTS, ComponentName
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.export.exporter import export_bundle
 from sfmobile.export.options import ExportOptions
-from sfmobile.runtime.engine import open_runtime
+from sfmobile.mlpackage.graph import rewrite
+from sfmobile.mlpackage.program import load_program
 from sfmobile.runtime.mil.evaluate import Evaluator
 from sfmobile.runtime.mil.fusion import FUSIONS
-from sfmobile.runtime.mil.graph import rewrite
-from sfmobile.runtime.mil.program import load_program
+from sfmobile.runtime.opening import open_runtime
 from tests.runtime.mil.programs import psnr
-from tests.runtime.test_reference import inputs_of
+from tests.runtime.test_torch import inputs_of
 
 FORMS = {
     "ios16 original": ExportOptions(target="ios16", attention="original"),

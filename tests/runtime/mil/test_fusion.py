@@ -13,10 +13,10 @@ import torch
 from coremltools.converters.mil import Builder as mb
 from torch.nn import functional as F
 
+from sfmobile.mlpackage.graph import rewrite
+from sfmobile.mlpackage.program import Program
 from sfmobile.runtime.mil.evaluate import Evaluator
 from sfmobile.runtime.mil.fusion import FUSIONS
-from sfmobile.runtime.mil.graph import rewrite
-from sfmobile.runtime.mil.program import Program
 from tests.runtime.mil.programs import make_program, psnr
 
 RANDOM = np.random.default_rng(0)

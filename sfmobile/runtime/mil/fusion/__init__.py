@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from sfmobile.mlpackage.graph import Graph, Rewrite
+from sfmobile.mlpackage.program import Operation
 from sfmobile.runtime.mil.fusion.attention import fuse_attention
 from sfmobile.runtime.mil.fusion.group_norm import fuse_group_norm, fuse_rounded_group_norm
 from sfmobile.runtime.mil.fusion.split_attention import fuse_split_attention
-from sfmobile.runtime.mil.graph import Graph, Rewrite
-from sfmobile.runtime.mil.program import Operation
 
 
 def round_within(graph: Graph, operation: Operation) -> Operation | None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
+from sfmobile.mlpackage.graph import Graph, literal
+from sfmobile.mlpackage.program import Constant, Operation
 from sfmobile.runtime.mil.fusion.rounded import attend_rounded
-from sfmobile.runtime.mil.graph import Graph, literal
 from sfmobile.runtime.mil.ops.registry import op
-from sfmobile.runtime.mil.program import Constant, Operation
 
 
 @op("fused.attention", fresh=True)

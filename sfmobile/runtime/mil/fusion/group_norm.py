@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sfmobile.runtime.mil.graph import Graph, literal
+from sfmobile.mlpackage.graph import Graph, literal
+from sfmobile.mlpackage.program import Constant, Operation
 from sfmobile.runtime.mil.ops.registry import op
-from sfmobile.runtime.mil.program import Constant, Operation
 
 
 @op("fused.group_norm", fresh=True)

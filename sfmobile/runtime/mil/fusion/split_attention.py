@@ -11,10 +11,10 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
+from sfmobile.mlpackage.graph import Graph, literal
+from sfmobile.mlpackage.program import Constant, Operation
 from sfmobile.runtime.mil.fusion.rounded import attend_rounded
-from sfmobile.runtime.mil.graph import Graph, literal
 from sfmobile.runtime.mil.ops.registry import op
-from sfmobile.runtime.mil.program import Constant, Operation
 
 
 @op("fused.split_attention", fresh=True)

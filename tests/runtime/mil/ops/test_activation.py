@@ -70,9 +70,9 @@ def test_activations_are_rounded_to_float16_in_fp16_evaluation() -> None:
 
 
 def test_an_unknown_mode_names_operation_package_and_position() -> None:
+    from sfmobile.mlpackage.program import Constant
+    from sfmobile.mlpackage.value import TensorType
     from sfmobile.runtime.mil.evaluate import Evaluator
-    from sfmobile.runtime.mil.program import Constant
-    from sfmobile.runtime.mil.value import TensorType
 
     program = make_program(lambda a: mb.gelu(x=mb.relu(x=a), name="gate"), {"a": X})
     gelu = program.operations[-1]

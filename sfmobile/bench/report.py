@@ -1,0 +1,357 @@
+"""Reports as data: `bench.json` and `verify.json`, versioned, and written alike by Python and by the iOS harness.
+
+A figure never stands alone: every report names its machine, operating system, runtime, precision, compute unit,
+load and the bundle it measured. Durations are milliseconds, sizes bytes, times of day UTC (ISO 8601). Fields that
+only one side can fill (thermal state, placement on compute units, anonymous memory) are null on the other.
+JSON has no infinity: a PSNR is null where the two results are identical, see `Agreement`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sfmobile import __version__
+from sfmobile.bundle.manifest import ComponentName, Sha256
+from sfmobile.errors import ArtifactError
+
+REPORT_VERSION: Final = 1
+
+Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Bytes = Annotated[int, Field(ge=0)]
+Decibels = Annotated[float, Field(allow_inf_nan=False)]
+ThermalState = Literal["nominal", "fair", "serious", "critical"]
+ComputeUnit = Literal["ALL", "CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE"]
+Engine = Literal["coreml", "mil", "torch", "onnx"]
+Precision = Literal["fp32", "fp16"]
+
+
+class _Model(BaseModel):
+    """Strict: an unknown key is a mistake, not an extension."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MachineRecord(_Model):
+    """What the figures were measured on, e.g. model "iPhone15,2", processor "Apple A16", os "iOS 18.1"."""
+
+    model: str | None
+    processor: str
+    architecture: str
+    cores: int = Field(ge=1)
+    memory_bytes: Bytes
+    os: str
+
+
+class ConditionsRecord(_Model):
+    """What else was going on. Load is the one-minute load average; the rest is a phone's or a notebook's.
+
+    memory_warnings: how often the system warned of too little memory during the measurement (iOS).
+    """
+
+    load_average_before: float | None = Field(default=None, ge=0)
+    load_average_after: float | None = Field(default=None, ge=0)
+    thermal_state_before: ThermalState | None = None
+    thermal_state_after: ThermalState | None = None
+    low_power_mode: bool | None = None
+    battery_level: float | None = Field(default=None, ge=0, le=1)
+    battery_charging: bool | None = None
+    memory_warnings: int | None = Field(default=None, ge=0)
+
+
+class RuntimeRecord(_Model):
+    """What executed the components. `description` is the runtime's own name for itself, shown beside its figures.
+
+    precision: of the evaluation (mil, torch, onnx); Core ML runs what the package says. compute_unit: Core ML only.
+    threads: of the engine's own pool, null where the engine doesn't say.
+    """
+
+    engine: Engine
+    description: str
+    precision: Precision | None = None
+    compute_unit: ComputeUnit | None = None
+    threads: int | None = Field(default=None, ge=1)
+
+
+class BundleReference(_Model):
+    """Which bundle: its name and the checksum of its manifest, which holds those of all its files."""
+
+    name: str
+    manifest_sha256: Sha256
+    source_id: str
+    source_sha256: Sha256
+    target: Literal["ios16", "ios17", "ios18"]
+
+
+class ProducerRecord(_Model):
+    """What wrote the report, and the versions of the packages that matter to its figures."""
+
+    name: Literal["sfmobile", "ios_harness"] = "sfmobile"
+    version: str = __version__
+    tools: dict[str, str] = Field(default_factory=dict)
+
+
+class MemoryRecord(_Model):
+    """Memory of the measuring process, sampled while it worked.
+
+    before_bytes: before the component was loaded. peak_bytes: the highest sample (resident set; on iOS the
+    physical footprint that the system's limit applies to). peak_anonymous_bytes and peak_file_backed_bytes: the
+    highest samples of the two kinds where the system tells them apart; file-backed pages can be dropped and read
+    again, anonymous ones can't.
+    """
+
+    before_bytes: Bytes
+    peak_bytes: Bytes
+    peak_anonymous_bytes: Bytes | None = None
+    peak_file_backed_bytes: Bytes | None = None
+
+    @property
+    def added_bytes(self) -> int:
+        """What the work added to what the process held before it."""
+        return self.peak_bytes - self.before_bytes
+
+
+class PlacementRecord(_Model):
+    """Operations by the compute unit Core ML prefers for them (MLComputePlan), and the share of the estimated cost."""
+
+    operations: int = Field(ge=0)
+    neural_engine: int = Field(ge=0)
+    gpu: int = Field(ge=0)
+    cpu: int = Field(ge=0)
+    unknown: int = Field(default=0, ge=0)
+    neural_engine_cost: float | None = Field(default=None, ge=0, le=1)
+    gpu_cost: float | None = Field(default=None, ge=0, le=1)
+    cpu_cost: float | None = Field(default=None, ge=0, le=1)
+    off_neural_engine: dict[str, int] = Field(default_factory=dict, description="operator -> count not preferred there")
+
+
+class ComponentLatency(_Model):
+    """One component in a process of its own.
+
+    cold_load_ms: the first load, the engine's own code already in memory, the package evicted from the file cache and
+    from Core ML's compiled cache where the system lets us. warm_load_ms: loading it again afterwards.
+    first_prediction_ms: the first prediction after the cold load, which specializes on some runtimes. median_ms, p95_ms
+    (linear interpolation), minimum_ms: of `predictions` predictions after the first one.
+    """
+
+    cold_load_ms: Milliseconds
+    warm_load_ms: Milliseconds
+    first_prediction_ms: Milliseconds
+    predictions: int = Field(ge=1)
+    median_ms: Milliseconds
+    p95_ms: Milliseconds
+    minimum_ms: Milliseconds
+    memory: MemoryRecord | None = None
+    package_bytes: Bytes
+    parameters: int = Field(ge=0)
+    placement: PlacementRecord | None = None
+
+
+class LoopLatency(_Model):
+    """Text to picture, once, components loaded and warmed up. end_to_end_ms runs from the prompt to the pixels."""
+
+    steps: int = Field(ge=1)
+    guidance_scale: float
+    unet_calls: int = Field(ge=1)
+    text_encoder_ms: Milliseconds
+    steps_ms: tuple[Milliseconds, ...]
+    decoder_ms: Milliseconds
+    end_to_end_ms: Milliseconds
+    memory: MemoryRecord | None = None
+
+
+class BenchReport(_Model):
+    """`bench.json`: latency per component, and of the whole loop."""
+
+    kind: Literal["bench"] = "bench"
+    schema_version: Literal[1] = REPORT_VERSION
+    created_at: datetime
+    producer: ProducerRecord
+    machine: MachineRecord
+    conditions: ConditionsRecord
+    runtime: RuntimeRecord
+    bundle: BundleReference
+    components: dict[ComponentName, ComponentLatency]
+    loop: LoopLatency | None = None
+
+
+class Agreement(_Model):
+    """How close a result is to its reference.
+
+    psnr_db: 20 log10(peak / rms error), see `sfmobile.verify.signal.psnr`; null where it has no finite value, which
+    is where `identical` (infinite) or where `nonfinite` values of the result are NaN or infinite (then it fails any
+    gate).
+    """
+
+    psnr_db: Decibels | None
+    identical: bool
+    max_abs_error: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+    nonfinite: int = Field(ge=0)
+
+    def reaches(self, gate_db: float) -> bool:
+        """Whether the result is at least as close as the gate asks."""
+        return self.closeness >= gate_db and self.closeness > -math.inf
+
+    @property
+    def closeness(self) -> float:
+        """A number to sort by: -inf for what has no distance, inf for what is identical."""
+        if self.identical:
+            return math.inf
+        return -math.inf if self.psnr_db is None or self.nonfinite else self.psnr_db
+
+
+class OperationDivergence(_Model):
+    """The first operation of a program whose output leaves its reference, and what it was compared with."""
+
+    position: int = Field(ge=0, description="index in the program's order of operations")
+    operations: int = Field(ge=1, description="how many operations the program has")
+    op: str
+    name: str
+    agreement: Agreement
+    reference: str
+    previous: str | None = None
+    weight_psnr_db: Decibels | None = None
+
+
+class SampleAgreement(_Model):
+    """One input of a component: where in the pipeline it comes from, and how close the output is."""
+
+    input: str
+    agreement: Agreement
+
+
+class ComponentAgreement(_Model):
+    """One component: the worst of its samples, its gate, and where it went wrong if it did."""
+
+    worst: Agreement
+    gate_db: Decibels
+    passed: bool
+    samples: tuple[SampleAgreement, ...]
+    first_divergence: OperationDivergence | None = None
+
+
+class EvaluationAgreement(_Model):
+    """All components in one evaluation, each fed what the reference was fed, and the picture of the whole loop.
+
+    picture: null if the bundle lacks a component. A loop that broke off counts all its values as not finite.
+    """
+
+    runtime: RuntimeRecord
+    components: dict[ComponentName, ComponentAgreement]
+    picture: Agreement | None
+    picture_gate_db: Decibels | None = None
+    passed: bool
+
+    @property
+    def picture_passed(self) -> bool:
+        """Whether the picture reaches its gate, if there are both."""
+        return self.picture is None or self.picture_gate_db is None or self.picture.reaches(self.picture_gate_db)
+
+
+class VerifyReport(_Model):
+    """`verify.json`: the exported components against the networks they were exported from."""
+
+    kind: Literal["verify"] = "verify"
+    schema_version: Literal[1] = REPORT_VERSION
+    created_at: datetime
+    producer: ProducerRecord
+    machine: MachineRecord
+    bundle: BundleReference
+    reference: RuntimeRecord
+    prompts: tuple[str, ...]
+    negative_prompt: str
+    seed: int
+    steps: int
+    guidance_scale: float
+    evaluations: tuple[EvaluationAgreement, ...]
+    passed: bool
+
+
+Report = TypeVar("Report", BenchReport, VerifyReport)
+
+_KINDS: dict[type[BenchReport] | type[VerifyReport], Literal["bench", "verify"]] = {
+    BenchReport: "bench",
+    VerifyReport: "verify",
+}
+SCHEMA_FILES: dict[type[BenchReport] | type[VerifyReport], Path] = {
+    BenchReport: Path(__file__).with_name("bench.schema.json"),
+    VerifyReport: Path(__file__).with_name("verify.schema.json"),
+}
+
+
+def now() -> datetime:
+    """The time of day for `created_at`, UTC, whole seconds."""
+    return datetime.now(timezone.utc).replace(microsecond=0)
+
+
+def read_report(path: Path, kind: type[Report]) -> Report:
+    """Read a report of the given kind. Raises `ArtifactError` if it is missing, of another kind or from the future."""
+    name = _KINDS[kind]
+    data = _read_json(path)
+    if data["kind"] != name:
+        raise ArtifactError(f"'{path}' is not a {name} report: expected kind '{name}', found '{data['kind']}'.")
+    version = data.get("schema_version")
+    if isinstance(version, int) and version > REPORT_VERSION:
+        raise ArtifactError(
+            f"'{path}' has report version {version}, this sfmobile reads up to {REPORT_VERSION}; update sfmobile."
+        )
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ArtifactError(f"'{path}' is not a valid {name} report: {place}: {first['msg']}.") from error
+
+
+def report_kind(path: Path) -> Literal["bench", "verify"]:
+    """Which kind of report a file is. Raises `ArtifactError` if it is none."""
+    kind: Literal["bench", "verify"] = _read_json(path)["kind"]
+    return kind
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The file as a JSON object that says it is a report."""
+    mend = "write one with `sfmobile bench BUNDLE -o FILE` or `sfmobile verify BUNDLE -o FILE`"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"'{path}' doesn't exist: expected a report; {mend}.") from None
+    except json.JSONDecodeError as error:
+        raise ArtifactError(f"'{path}' is not JSON (line {error.lineno}: {error.msg}); {mend}.") from error
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
+        raise ArtifactError(f"'{path}' can't be read as a report: {error}.") from error
+    if not isinstance(data, dict) or data.get("kind") not in _KINDS.values():
+        found = repr(data.get("kind")) if isinstance(data, dict) else f"JSON of type {type(data).__name__}"
+        raise ArtifactError(f"'{path}' is not a report: expected kind 'bench' or 'verify', found {found}; {mend}.")
+    return data
+
+
+def write_report(report: BenchReport | VerifyReport, path: Path) -> None:
+    """Write a report whole or not at all, making its folder if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with scratch.open("w", encoding="utf-8") as file:
+            file.write(report.model_dump_json(indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def report_schema(kind: type[BenchReport] | type[VerifyReport]) -> str:
+    """JSON schema of a report, as committed beside this file. Fields with a default may be left out."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **kind.model_json_schema()}
+    return json.dumps(schema, indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    for schema_kind, schema_file in SCHEMA_FILES.items():
+        schema_file.write_text(report_schema(schema_kind), encoding="utf-8")

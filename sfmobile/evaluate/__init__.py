@@ -1,0 +1,1 @@
+"""Picture quality: metrics, prompt sets, plans."""

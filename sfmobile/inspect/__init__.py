@@ -1,0 +1,1 @@
+"""What an exported program says of itself: operations, lint, estimates, block times."""

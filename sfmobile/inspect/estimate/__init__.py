@@ -1,0 +1,1 @@
+"""Estimated times on devices nobody has at hand."""

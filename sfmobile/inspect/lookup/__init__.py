@@ -1,0 +1,1 @@
+"""Times block by block, for an architecture search."""

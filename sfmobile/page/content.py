@@ -1,0 +1,247 @@
+"""What the page of a bundle shows, gathered: pictures, agreement, times, weights, findings, versions, checksums."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from sfmobile.bench.machine import describe_machine, tool_versions
+from sfmobile.bench.report import Agreement, BenchReport, now, read_report, report_kind
+from sfmobile.bundle.digest import digest_file
+from sfmobile.bundle.directory import MANIFEST_FILE, Bundle
+from sfmobile.errors import ArtifactError, GateError, UsageError
+from sfmobile.inspect.estimate.devices import device_table
+from sfmobile.inspect.estimate.measured import Measurement
+from sfmobile.inspect.estimate.times import Part, TimeReport, calls_per_picture, time_report
+from sfmobile.inspect.lint.linter import Finding
+from sfmobile.inspect.lint.targets import LintTarget, bundle_targets, lint_targets
+from sfmobile.inspect.operations.op_table import Weight, weights_of
+from sfmobile.sampling.picture import Picture, to_pixels
+from sfmobile.sampling.pipeline import Request, TextToImage
+from sfmobile.verify.signal import agreement
+from sfmobile.verify.verification import compare_call, golden_reference, worst_of
+
+if TYPE_CHECKING:
+    from sfmobile.bundle.manifest import Manifest
+
+Precision = Literal["fp32", "fp16"]
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The golden run of one bundle on the mil runtime, compared with the reference at every step.
+
+    picture: PNG, or None with `failure` saying why. components: PSNR of each, fed the reference's inputs.
+    """
+
+    label: str
+    runtime: str
+    picture: bytes | None
+    failure: str
+    picture_agreement: Agreement | None
+    components: dict[str, Agreement]
+    steps: tuple[Agreement, ...]
+
+
+@dataclass(frozen=True)
+class StoredWeight:
+    """A weight, and the package and block that read it."""
+
+    package: str
+    block: str
+    weight: Weight
+
+
+@dataclass(frozen=True)
+class PageContent:
+    """All a page shows. reference: PNG of the golden run in torch fp32; None without golden vectors."""
+
+    created_at: datetime
+    manifest: Manifest
+    manifest_sha256: str
+    tools: dict[str, str]
+    machine: str
+    reference: bytes | None
+    runs: tuple[Run, ...]
+    times: TimeReport | None
+    benches: tuple[BenchReport, ...]
+    weights: tuple[StoredWeight, ...]
+    findings: tuple[Finding, ...]
+
+
+def gather(
+    bundle: Bundle,
+    *,
+    beside: Sequence[Bundle] = (),
+    device: str | None = None,
+    budget_ms: float = 2000.0,
+    precision: Precision = "fp16",
+    run: bool = True,
+    advance: Advance = lambda units: None,
+) -> PageContent:
+    """Everything about `bundle`, with bundles of the same checkpoint `beside` it (say, unpalettized) in the pictures.
+
+    run: execute the golden run of every bundle on the mil runtime; `advance` is told of each step and component.
+    Raises `UsageError` for a bundle beside that is of another checkpoint, or an unknown device.
+    """
+    for other in beside:
+        _check_same_source(bundle, other)
+    targets = bundle_targets(bundle)
+    machine = describe_machine()
+    has_golden = bundle.manifest.golden is not None and set(bundle.manifest.components) == {
+        "text_encoder",
+        "unet",
+        "decoder",
+    }
+    reports = stored_benches(bundle)
+    compared = (*beside, bundle) if run and has_golden else ()
+    runs = [golden_run(one, precision, advance) for one in compared]
+    return PageContent(
+        created_at=now(),
+        manifest=bundle.manifest,
+        manifest_sha256=digest_file(bundle.root / MANIFEST_FILE).sha256,
+        tools=tool_versions(),
+        machine=f"{machine.processor}, {machine.cores} cores, {machine.os}",
+        reference=Picture(to_pixels(bundle.golden("decoder.image"))).png() if has_golden else None,
+        runs=tuple(told_apart(runs, [one.root.name for one in compared])),
+        times=None if device is None else _times(bundle, targets, device, budget_ms, reports),
+        benches=tuple(reports),
+        weights=tuple(_weights(targets)),
+        findings=tuple(lint_targets(targets)),
+    )
+
+
+def work(bundle: Bundle, beside: Sequence[Bundle]) -> int:
+    """How often `gather` advances."""
+    golden = bundle.manifest.golden
+    steps = 0 if golden is None else golden.steps
+    return (steps + 1 + 3) * (1 + len(beside))
+
+
+def label_of(bundle: Bundle) -> str:
+    """How a bundle's weights are stored: "fp16", "6 bits"; by the UNet's, which is most of them."""
+    record = bundle.manifest.components.get("unet") or next(iter(bundle.manifest.components.values()))
+    compression = record.compression
+    if compression is None:
+        return "fp16"
+    recipe = " by recipe" if compression.recipe_sha256 is not None else ""
+    return f"{compression.bits} bits{recipe}"
+
+
+def told_apart(runs: Sequence[Run], names: Sequence[str]) -> list[Run]:
+    """The runs, those of bundles whose weights are stored alike labelled with the bundles' names too."""
+    labels = [run.label for run in runs]
+    return [
+        replace(run, label=f"{run.label} ({name})") if labels.count(run.label) > 1 else run
+        for run, name in zip(runs, names, strict=True)
+    ]
+
+
+def _check_same_source(bundle: Bundle, other: Bundle) -> None:
+    for name, record in bundle.manifest.components.items():
+        found = other.manifest.components.get(name)
+        if found is None or found.source_sha256 != record.source_sha256:
+            raise UsageError(
+                f"'{other.root}' has {'no ' + name if found is None else 'the ' + name + ' of another checkpoint'}; a "
+                f"bundle beside '{bundle.root}' must be exported from the same one."
+            )
+
+
+def golden_run(bundle: Bundle, precision: Precision, advance: Advance = lambda units: None) -> Run:
+    """Run the bundle's golden prompt and compare it with the reference: components, every step, the picture."""
+    from sfmobile.runtime.mil.runtime import MilRuntime
+
+    reference = golden_reference(bundle)
+    runtime = MilRuntime(bundle, precision)
+    components: dict[str, Agreement] = {}
+    for name in bundle.manifest.components:
+        with runtime.load(name) as component:
+            components[name] = worst_of(compare_call(component, call, lambda _: None) for call in reference.of(name))
+        advance(1)
+    expected = bundle.golden("run.latents")
+    steps: list[Agreement] = []
+    picture: bytes | None = None
+    failure = ""
+    found: Agreement | None = None
+    (request,) = reference.requests
+    with TextToImage.of_bundle(bundle, runtime, keep_loaded=False) as pipeline:
+        try:
+            pixels = _draw(pipeline, request, expected, steps, advance)
+            picture, found = Picture(pixels).png(), agreement(reference.pictures[0], pixels, peak=255)
+        except GateError as error:
+            failure = str(error)
+    return Run(label_of(bundle), runtime.describe(), picture, failure, found, components, tuple(steps))
+
+
+def _draw(
+    pipeline: TextToImage, request: Request, expected: np.ndarray, steps: list[Agreement], advance: Advance
+) -> np.ndarray:
+    """Pixels of the run; `steps` gets the agreement of the latents behind each step."""
+    latents: np.ndarray | None = None
+    for step in pipeline.steps(request):
+        latents = step.latents
+        steps.append(agreement(expected[step.index + 1 : step.index + 2], latents))
+        advance(1)
+    assert latents is not None  # a run has at least one step
+    pixels = to_pixels(pipeline.decode(latents))
+    advance(1)
+    return pixels
+
+
+def stored_benches(bundle: Bundle) -> list[BenchReport]:
+    """Bench reports in the bundle's reports folder that are of this very bundle; others are none of its business."""
+    sha256 = digest_file(bundle.root / MANIFEST_FILE).sha256
+    found = []
+    for path in sorted(bundle.reports_dir.glob("*.json")):
+        try:
+            report = read_report(path, BenchReport) if report_kind(path) == "bench" else None
+        except ArtifactError:
+            continue
+        if report is not None and report.bundle.manifest_sha256 == sha256:
+            found.append(report)
+    return found
+
+
+def _times(
+    bundle: Bundle, targets: Sequence[LintTarget], device: str, budget_ms: float, reports: Sequence[BenchReport]
+) -> TimeReport:
+    table = device_table()
+    chosen = table.find(device)
+    parts = [
+        Part(
+            name,
+            tuple(target.program for target in targets if target.component == name),
+            calls_per_picture(bundle.manifest, name),
+        )
+        for name in bundle.manifest.components
+    ]
+    measured: dict[str, Measurement] = {}
+    for report in reports:
+        found = table.of_machine(report.machine.model, report.machine.processor)
+        if report.runtime.engine == "coreml" and found is not None and found.chip == chosen.chip:
+            source = f"{report.runtime.description}, {report.machine.model or report.machine.processor}"
+            measured.update(
+                (name, Measurement(milliseconds=one.median_ms, source=source, placement=one.placement))
+                for name, one in report.components.items()
+                if one.median_ms > 0
+            )
+    return time_report(
+        [part for part in parts if part.programs],
+        chosen,
+        rate_basis=table.chips[chosen.chip].basis or "published latencies of this chip",
+        budget_ms=budget_ms,
+        measured=measured,
+    )
+
+
+def _weights(targets: Sequence[LintTarget]) -> list[StoredWeight]:
+    return [
+        StoredWeight(target.label, block, weight)
+        for target in targets
+        for block, weight in weights_of(target.subject.graph)
+    ]

@@ -1,0 +1,1 @@
+"""Which bits where: sensitivity, budget, search."""

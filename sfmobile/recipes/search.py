@@ -1,0 +1,226 @@
+"""The search for a recipe, end to end for one component: measure, choose, run, correct; and uniform bits beside it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from sfmobile.bundle.manifest import ComponentName
+from sfmobile.checkpoint.directory import Checkpoint
+from sfmobile.compress.recipe import ComponentRecipe, LayerRecipe, architecture_digest
+from sfmobile.recipes.sensitivity import measure_changes
+from sfmobile.recipes.signal import (
+    LatentSignal,
+    Measurement,
+    OutputSignal,
+    Runs,
+    encode_prompts,
+)
+from sfmobile.recipes.storages import (
+    GROUP_SIZES,
+    Choice,
+    OptionTable,
+    palettize_layers,
+    search_signal,
+    smallest,
+    storages,
+)
+
+Phase = Literal["reference", "sensitivities", "palettizing", "uniform bits", "recipe", "curve"]
+# Backward passes through each prompt's run, each with signs of its own.
+PROBES = 6
+# Sizes of a size-signal curve, as bits per weight that can be compressed.
+CURVE_BITS = (2.0, 3.0, 4.0, 5.0, 6.0)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What to search for: "signal" (dB to reach at least), "signal of" or "size of" uniform bits."""
+
+    kind: Literal["signal", "signal of", "size of"] = "signal of"
+    value: float = 6
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How to search. prompts: how many of the runs sensitivities are taken from, None for all.
+
+    probes: backward passes through each of them. curve: also measure uniform bits and recipes over a range of sizes,
+    for a plot.
+    """
+
+    goal: Goal = Goal()
+    target: str = "ios17"
+    group_sizes: tuple[int, ...] = GROUP_SIZES
+    prompts: int | None = None
+    probes: int = PROBES
+    seed: int = 0
+    curve: bool = False
+
+
+class SearchObserver:
+    """Told what the search does; the base class ignores it all."""
+
+    def phase(self, component: ComponentName, phase: Phase, total: int | None = None) -> None:
+        """A phase begins; `total` units of it will be reported by `advance`, or None if it can't be told."""
+
+    def advance(self, units: int) -> None:
+        """So many units of the current phase are done."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A way to store a component: its bytes (all weights, those left in fp16 included), expected and measured."""
+
+    label: str
+    bytes: int
+    expected_db: float
+    measured: Measurement
+    storages: Mapping[str, LayerRecipe]
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The recipe found for one component, with what it was compared to.
+
+    uniform: the same bits for every layer. seconds: by phase.
+    """
+
+    component: ComponentName
+    choice: Choice
+    point: Point
+    uniform: tuple[Point, ...]
+    curve: tuple[Point, ...]
+    layers: dict[str, tuple[int, ...]]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def recipe(self) -> ComponentRecipe:
+        """The component's part of a recipe file."""
+        return ComponentRecipe(
+            layers=dict(self.choice.storages),
+            architecture=architecture_digest(self.layers),
+        )
+
+
+def search_component(
+    checkpoint: Checkpoint,
+    component: ComponentName,
+    runs: Runs,
+    options: SearchOptions,
+    observer: SearchObserver | None = None,
+) -> SearchResult:
+    """Search the storage of every layer of `component`.
+
+    Raises `UsageError` for a size that can't be reached, `GateError` for a signal that can't.
+    """
+    return _Search(checkpoint, component, runs, options, observer or SearchObserver()).result()
+
+
+class _Search:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        component: ComponentName,
+        runs: Runs,
+        options: SearchOptions,
+        observer: SearchObserver,
+    ) -> None:
+        self.component, self.options, self.observer = component, options, observer
+        self.seconds: dict[str, float] = {}
+        self._finals: dict[tuple[LayerRecipe, ...], float] = {}
+        with self._phase("reference", len(runs.prompts) * runs.steps):
+            self.signal = make_signal(checkpoint, component, runs, observer)
+        self.network = self.signal.network
+        self.table = self._table()
+
+    def result(self) -> SearchResult:
+        bits = [layer.bits for layer in storages(self.options.target, ()) if layer.bits <= 8]
+        goal = self.options.goal
+        compared = [int(goal.value)] if goal.kind != "signal" else [6]
+        with self._phase("uniform bits"):
+            uniform = {bit: self._point(f"{bit} bits", self._uniform(bit)) for bit in compared}
+        with self._phase("recipe"):
+            if goal.kind == "size of":
+                choice = self.table.best(self._uniform(compared[0]).bytes)
+            else:
+                choice = self._reach(goal.value if goal.kind == "signal" else uniform[compared[0]].measured.final_db)
+            point = self._point("recipe", choice)
+        curve: list[Point] = []
+        if self.options.curve:
+            with self._phase("curve"):
+                uniform |= {bit: self._point(f"{bit} bits", self._uniform(bit)) for bit in bits if bit not in uniform}
+                curve = list(self._curve())
+        points = tuple(sorted(uniform.values(), key=lambda one: one.bytes))
+        return SearchResult(
+            self.component, choice, point, points, tuple(curve), self.network.shapes, dict(self.seconds)
+        )
+
+    def _table(self) -> OptionTable:
+        options = self.options
+        candidates = storages(options.target, options.group_sizes)
+        weights = self.network.weights()
+        total = sum(weight.size for weight in weights.values()) * len(candidates)
+        with self._phase("palettizing", total):
+            layers = palettize_layers(weights, candidates, self.observer.advance)
+        samples = self.signal.samples(options.prompts) * options.probes
+        with self._phase("sensitivities", sum(len(sample.calls) for sample in samples)):
+            palettes = {name: layer.palettes for name, layer in layers.items()}
+            changes = measure_changes(self.network.net, palettes, samples, options.seed, self.observer.advance)
+        return OptionTable({name: layer.options(changes[name]) for name, layer in layers.items()}, self.signal.peak)
+
+    def _uniform(self, bits: int) -> Choice:
+        return self.table.uniform(LayerRecipe(bits=bits))
+
+    def _reach(self, wanted_db: float) -> Choice:
+        if not math.isfinite(wanted_db):
+            return self._uniform(16)
+        trials = list(search_signal(self.table, wanted_db, self._measure_final))
+        return smallest(trials, wanted_db).choice
+
+    def _curve(self) -> Iterator[Point]:
+        weights = sum(math.prod(shape) for shape in self.network.shapes.values())
+        least = sum(int(row.bytes.min()) for row in self.table.layers.values())
+        for bits in CURVE_BITS:
+            size = bits * weights / 8
+            if size > least:
+                yield self._point(f"{bits:g} bits on average", self.table.best(size))
+
+    def _measure_final(self, choice: Choice) -> float:
+        key = tuple(choice.storages.values())
+        if key not in self._finals:
+            self.network.store(choice.storages)
+            self._finals[key] = self.signal.final_db()
+        return self._finals[key]
+
+    def _point(self, label: str, choice: Choice) -> Point:
+        final_db = self._measure_final(choice)
+        self.network.store(choice.storages)
+        size = choice.bytes + self.network.other_bytes
+        return Point(label, size, self.table.decibels(choice.error), self.signal.measure(final_db), choice.storages)
+
+    @contextmanager
+    def _phase(self, phase: Phase, total: int | None = None) -> Iterator[None]:
+        self.observer.phase(self.component, phase, total)
+        start = time.perf_counter()
+        yield
+        self.seconds[phase] = time.perf_counter() - start
+
+
+def make_signal(
+    checkpoint: Checkpoint, component: ComponentName, runs: Runs, observer: SearchObserver
+) -> LatentSignal | OutputSignal:
+    """What `component` is judged by on `runs`, the reference computed."""
+    if component == "unet":
+        return LatentSignal(checkpoint, runs, observer.advance)
+    if component == "text_encoder":
+        ids, _ = encode_prompts(checkpoint, [*runs.prompts, runs.negative_prompt])
+        return OutputSignal(checkpoint, component, [{"input_ids": row} for row in ids])
+    latents = LatentSignal(checkpoint, runs, observer.advance).latents
+    scaled = latents / np.float32(checkpoint.autoencoder_layout.scaling_factor)
+    return OutputSignal(checkpoint, component, [{"latents": row[None]} for row in scaled])

@@ -1,0 +1,265 @@
+"""What fewer bits cost in signal: a checkpoint's network run with palettized weights, against itself.
+
+The UNet is judged by where whole runs end: prompts are denoised step by step with the weights as a recipe stores them,
+and the latents compared with those of the weights as they are. The other components are judged by their own output.
+Everything runs on the torch networks in fp32, so what is measured is the weights' error alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from typing_extensions import Self
+
+from sfmobile.bundle.manifest import ComponentName, TensorRecord
+from sfmobile.checkpoint.directory import Checkpoint
+from sfmobile.compress.palettize import palettize_weight, worker_count
+from sfmobile.compress.recipe import FULL_BITS, LayerRecipe, compressible_layers
+from sfmobile.errors import ArtifactError
+from sfmobile.recipes.sensitivity import CalibrationCall, CalibrationSample
+from sfmobile.runtime.protocol import Arrays
+from sfmobile.sampling.ddim import DDIM
+from sfmobile.sampling.guidance import Guidance, UNetCall, is_guided
+from sfmobile.sampling.noise import initial_latents
+from sfmobile.sampling.time_embedding import sinusoid
+from sfmobile.sampling.tokenizer import Tokenizer
+from sfmobile.verify.signal import psnr
+
+Float32 = NDArray[np.float32]
+Advance = Callable[[int], None]
+ORIGINAL = LayerRecipe(bits=FULL_BITS)
+OUTPUTS: dict[ComponentName, str] = {
+    "text_encoder": "encoder_hidden_states",
+    "unet": "model_output",
+    "decoder": "image",
+}
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The runs that are compared: one for each prompt, prompt i from the noise of seed + i."""
+
+    prompts: tuple[str, ...]
+    negative_prompt: str
+    seed: int
+    steps: int
+    guidance_scale: float
+    latent_size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """PSNR in dB of the final result (latents of the runs, or the output) and of single calls on the same inputs."""
+
+    final_db: float
+    call_db: float
+
+
+class StoredNetwork:
+    """One component of a checkpoint in fp32, whose weights can be stored in fewer bits and put back."""
+
+    def __init__(self, checkpoint: Checkpoint, component: ComponentName) -> None:
+        """Raises `ArtifactError` naming a weight that is not finite."""
+        self.name: ComponentName = component
+        self.net: nn.Module = checkpoint.load(component)
+        self.net.requires_grad_(False)
+        self._originals = checkpoint.state_dict(component)
+        for key, value in self.net.named_parameters():
+            if not bool(value.isfinite().all()):
+                raise ArtifactError(
+                    f"Weight '{key}' of the {component} holds infinity or NaN, in checkpoint '{checkpoint.root}'; "
+                    "use one that is whole."
+                )
+        shapes = {key: tuple(weight.shape) for key, weight in self._originals.items()}
+        self.shapes = compressible_layers(shapes)
+        self._stored = dict.fromkeys(self.shapes, ORIGINAL)
+        self.other_bytes = sum(2 * math.prod(shape) for key, shape in shapes.items()) - sum(
+            2 * math.prod(shape) for shape in self.shapes.values()
+        )
+
+    def weights(self) -> dict[str, NDArray[np.float16]]:
+        """The weights that can be compressed, by layer, as fp16 (mapped from the checkpoint if it stores them so)."""
+        return {name: self._originals[f"{name}.weight"].half().numpy() for name in self.shapes}
+
+    def store(self, storages: Mapping[str, LayerRecipe]) -> None:
+        """Give each layer the values it has when it is stored as `storages` says; 16 bits are the original ones."""
+        changed = [name for name in self.shapes if storages[name] != self._stored[name]]
+
+        def work(name: str) -> None:
+            storage = storages[name]
+            original = self._originals[f"{name}.weight"]
+            if storage.bits == FULL_BITS:
+                self._set(name, original)
+            else:
+                stored = palettize_weight(original.half().numpy(), storage)
+                self._set(name, torch.from_numpy(stored.dense()))
+
+        with ThreadPoolExecutor(worker_count()) as pool:
+            list(pool.map(work, changed))
+        self._stored.update({name: storages[name] for name in changed})
+
+    def restore(self) -> None:
+        """Put the original weights back."""
+        self.store(dict.fromkeys(self.shapes, ORIGINAL))
+
+    def _set(self, layer: str, values: torch.Tensor) -> None:
+        with torch.no_grad():
+            self.net.get_parameter(f"{layer}.weight").copy_(values)
+
+    # What makes it a loaded component to guidance and sampling.
+    inputs: tuple[TensorRecord, ...] = ()
+    outputs: tuple[TensorRecord, ...] = ()
+
+    def predict(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """Run the network; its forward takes the inputs by their names."""
+        with torch.inference_mode():
+            output = self.net(**{name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in inputs.items()})
+        return {OUTPUTS[self.name]: output.numpy()}
+
+    def close(self) -> None:
+        """Nothing is held beyond the object itself."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def encode_prompts(checkpoint: Checkpoint, texts: Sequence[str]) -> tuple[list[np.ndarray], list[Float32]]:
+    """Token ids (1, S) and hidden states (1, C, 1, S) of each text, by the checkpoint's own text encoder in fp32."""
+    tokenizer = Tokenizer(checkpoint.tokenizer_dir)
+    net = checkpoint.load("text_encoder")
+    ids = [tokenizer.encode(text) for text in texts]
+    with torch.inference_mode():
+        states = [net(torch.from_numpy(row)).numpy() for row in ids]
+    return ids, states
+
+
+class LatentSignal:
+    """The UNet's signal: the latents that whole runs end with."""
+
+    def __init__(self, checkpoint: Checkpoint, runs: Runs, advance: Advance | None = None) -> None:
+        """Runs the reference; `advance` is told of each step, here and in `measure`."""
+        self.runs = runs
+        self.network = StoredNetwork(checkpoint, "unet")
+        self._checkpoint = checkpoint
+        self._advance = advance or (lambda _: None)
+        self._ddim = DDIM(checkpoint.scheduler)
+        self.timesteps = [int(timestep) for timestep in self._ddim.timesteps(runs.steps)]
+        texts = [*runs.prompts, runs.negative_prompt]
+        self.token_ids, states = encode_prompts(checkpoint, texts)
+        self._conditional, self._unconditional = states[:-1], states[-1]
+        self.calls: list[list[UNetCall]] = []
+        self.latents = self._run(self.calls)
+        self.peak = float(np.abs(self.latents).max())
+
+    def measure(self, final_db: float | None = None) -> Measurement:
+        """Runs and single calls with the weights that the network has now; `final_db` if the runs are done already."""
+        calls = [call for run in self.calls for call in run]
+        outputs = [self.network.predict(call.inputs)["model_output"] for call in calls]
+        single = psnr(np.concatenate([call.model_output for call in calls]), np.concatenate(outputs))
+        return Measurement(self.final_db() if final_db is None else final_db, single)
+
+    def final_db(self) -> float:
+        """Runs alone: the PSNR of the latents they end with."""
+        return psnr(self.latents, self._run(None))
+
+    def samples(self, prompts: int | None = None) -> list[CalibrationSample]:
+        """The first `prompts` runs as chains of calls; the signal's square sums to the latents' mean squared error."""
+        scale = self.runs.guidance_scale
+        rows = np.array([1 - scale, scale] if is_guided(scale) else [1.0])
+        factors = [step_factors(self._ddim, timestep, self.runs.steps) for timestep in self.timesteps]
+        return [
+            CalibrationSample(
+                tuple(
+                    CalibrationCall(call.inputs, (gain * rows).astype(np.float32), "latents", carry)
+                    for call, (carry, gain) in zip(run, factors, strict=True)
+                ),
+                scale=1 / math.sqrt(self.latents[0].size),
+            )
+            for run in self.calls[:prompts]
+        ]
+
+    def _run(self, record: list[list[UNetCall]] | None) -> Float32:
+        """Denoise every prompt; (prompts, C, H, W)."""
+        runs = self.runs
+        shape = (1, self._checkpoint.unet_layout.in_channels, *runs.latent_size)
+        finals = []
+        for number, conditional in enumerate(self._conditional):
+            latents = initial_latents(runs.seed + number, shape)
+            guided = is_guided(runs.guidance_scale)
+            guidance = Guidance(
+                batch=2 if guided else 1,
+                scale=runs.guidance_scale,
+                conditional=conditional,
+                unconditional=self._unconditional if guided else None,
+            )
+            calls: list[UNetCall] = []
+            for timestep in self.timesteps:
+                embedding = sinusoid([timestep], self._checkpoint.time_embedding)
+                prediction = guidance.predict(self.network, latents, embedding)
+                latents = self._ddim.step(prediction.model_output, timestep, latents, runs.steps).latents
+                calls += prediction.calls
+                self._advance(1)
+            finals.append(latents)
+            if record is not None:
+                record.append(calls)
+        return np.concatenate(finals)
+
+
+class OutputSignal:
+    """The signal of a component that is called once for a picture: its own output, for the inputs of real runs."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, component: ComponentName, inputs: Sequence[Arrays], advance: Advance | None = None
+    ) -> None:
+        """Runs the reference; `advance` is told of each call, here and in `measure`."""
+        self.network = StoredNetwork(checkpoint, component)
+        self._inputs = inputs
+        self._advance = advance or (lambda _: None)
+        self.outputs = self._run()
+        self.peak = float(np.abs(self.outputs).max())
+
+    def measure(self, final_db: float | None = None) -> Measurement:
+        """The outputs with the weights that the network has now; here a single call is the final result."""
+        found = self.final_db() if final_db is None else final_db
+        return Measurement(found, found)
+
+    def final_db(self) -> float:
+        """PSNR of the outputs."""
+        return psnr(self.outputs, self._run())
+
+    def samples(self, prompts: int | None = None) -> list[CalibrationSample]:
+        """One sample for each input; their square sums to the mean squared error of the output."""
+        one, scale = np.ones(1, np.float32), 1 / math.sqrt(self.outputs[0].size)
+        return [CalibrationSample((CalibrationCall(inputs, one),), scale) for inputs in self._inputs[:prompts]]
+
+    def _run(self) -> Float32:
+        outputs = []
+        for inputs in self._inputs:
+            outputs.append(self.network.predict(inputs)[OUTPUTS[self.network.name]])
+            self._advance(1)
+        return np.concatenate(outputs)
+
+
+def step_factors(ddim: DDIM, timestep: int, steps: int) -> tuple[float, float]:
+    """A DDIM step is linear: factors of the latents and of the network's output in the next latents.
+
+    Clipping of the denoised latents is left out: it changes what happens to errors in few places only.
+    """
+    ddim = DDIM(ddim.record.model_copy(update={"clip_sample": False}))
+    one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
+    carry = ddim.step(zero, timestep, one, steps).latents
+    gain = ddim.step(one, timestep, zero, steps).latents
+    return float(carry[0]), float(gain[0])

@@ -1,0 +1,1 @@
+"""ML Programs translated to ONNX and run by ONNX Runtime."""

@@ -1,0 +1,1 @@
+"""Architecture evolution: SnapFusion's Algorithm 1."""

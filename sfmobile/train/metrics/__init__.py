@@ -1,1 +1,0 @@
-"""Measures of a trained model: perceptual distance, feature distances, agreement, composed prompts, memorisation."""

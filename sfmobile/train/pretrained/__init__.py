@@ -1,0 +1,1 @@
+"""Networks that others trained, fetched by pinned checksums: judges, losses and starts."""

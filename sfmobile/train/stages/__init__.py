@@ -1,0 +1,1 @@
+"""Training stages: what each learns and from what."""

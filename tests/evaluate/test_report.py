@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sfmobile.errors import ArtifactError
+from sfmobile.evaluate.plots import write_grid, write_plots
+from sfmobile.evaluate.report import Measurement, Record, markdown, table
+
+OWN = {"compositions": {"pairs": 10, "candidates": 9, "recall_at_1": 0.5, "recall_at_5": 0.9, "agreement": 0.61}}
+
+
+def record() -> Record:
+    sweep = [
+        Measurement(
+            f"g{g}", {"guidance": g}, {"FD-EffNetLite0": 40 + g, "agreement": 0.2 + g / 50}, "guidance: student"
+        )
+        for g in (1.0, 2.0, 4.0)
+    ]
+    figures = {"FD-EffNetLite0": 51.25, "FD-EffNetLite0 floor": 20.5, "agreement": 0.4321, "count right": 0.875}
+    one = Measurement("student, 8 steps", {"steps": 8, "guidance": 3.0}, {**figures, "recognised R@5 of 9": 0.5})
+    made = {
+        "config": {"checks": ["background", "colour"], "feature_size": 112},
+        "prompts": {"distribution": 384, "recognition": 92, "composed": 64},
+        "machine": {"device": "test", "torch": "2.9", "threads": "1"},
+        "side": 64,
+        "command": "sfmobile train evaluate models/recipes/glyph-64 --run RUN -o DIRECTORY",
+    }
+    return Record(made, OWN, [one, *sweep], {"Decoder pair": {"own_psnr": 31.5, "full_macs": 1200}})
+
+
+def test_a_record_reads_back_and_finds_its_measurements(tmp_path: Path) -> None:
+    written = record()
+    written.write(tmp_path / "out" / "evaluation.json")
+    assert Record.read(tmp_path / "out" / "evaluation.json") == written
+    assert written.find("g2.0") is written.measurements[2]
+    assert written.find("other") is None
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"schema_version": 9}', '{"schema_version": 1, "made": {}, "judge": {}}'])
+def test_something_else_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "e.json").write_text(text)
+    with pytest.raises(ArtifactError, match=r"e\.json"):
+        Record.read(tmp_path / "e.json")
+
+
+def test_a_table_has_only_columns_that_someone_measured() -> None:
+    rows = [Measurement("a", {}, {"FD-EffNetLite0": 1.25}), Measurement("b", {}, {"prompt R@1": 0.5})]
+    assert table(rows, ("FD-EffNetLite0", "agreement", "prompt R@1")).splitlines() == [
+        "| | FD-EffNetLite0 | prompt R@1 |",
+        "|---|---:|---:|",
+        "| a | 1.2 | – |",
+        "| b | – | 50.0 % |",
+    ]
+
+
+def test_the_judges_own_figures_come_first_and_every_distance_has_its_floor_beside_it() -> None:
+    text = markdown(record())
+    assert text.index("| compositions | 10 | 9 | 50.0 % | 90.0 % | 0.610 |") < text.index("student, 8 steps")
+    header = next(line for line in text.splitlines() if "FD-EffNetLite0" in line)
+    assert "| FD-EffNetLite0 | FD-EffNetLite0 floor |" in header
+    assert "87.5 %" in text
+    assert "| full_macs | 1,200 |" in text
+    assert "FID" not in text.split("## ", 1)[1]
+
+
+def test_the_heading_says_on_what_and_how_it_was_measured() -> None:
+    heading = markdown(record()).split("## ")[0]
+    for words in (
+        "384 prompts",
+        "(background, colour)",
+        "64 px",
+        "112 px",
+        "not FID",
+        "Machine: test, torch 2.9, 1 thr",
+    ):
+        assert words in heading, words
+    assert "`sfmobile train evaluate models/recipes/glyph-64 --run RUN -o DIRECTORY --only NAME`" in heading
+
+
+def test_plots_and_grid_are_pictures(tmp_path: Path) -> None:
+    files = write_plots(record(), tmp_path)
+    assert [path.name for path in files] == ["trade-off.png", "guidance-sweep.png"]
+    for path in files:
+        with Image.open(path) as picture:
+            assert picture.width > 300
+    red = torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1).expand(2, 3, 16, 16)
+    grey = torch.full((2, 3, 16, 16), 128, dtype=torch.uint8)
+    long = "a yellow star on a blue background beside a very small green turtle"
+    grid = write_grid([("red", red), ("grey", grey)], [long, "b"], tmp_path / "g.png")
+    with Image.open(grid) as picture:
+        # Small pictures are shown large, below a heading of as many lines as the longest caption needs.
+        shown = np.asarray(picture)
+        height, width = shown.shape[:2]
+        assert (shown[height - 10, width - 10] == 128).all()
+        assert (shown[height - 10 - 132, width - 10] == (255, 0, 0)).all()
+        assert (shown[height - 128 - 4, width - 10] == 128).all()
+        heading = height - 2 * 132
+        assert heading >= 4 * 13
+        assert (shown[heading - 4 : heading] == 255).all()

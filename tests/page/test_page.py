@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import base64
+import io
+import re
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sfmobile.bench.report import RuntimeRecord, write_report
+from sfmobile.bundle.digest import digest_file
+from sfmobile.bundle.directory import MANIFEST_FILE, Bundle
+from sfmobile.errors import UsageError
+from sfmobile.page.charts import Bar, stacked_bars, step_lines
+from sfmobile.page.content import PageContent, gather, label_of, told_apart, work
+from sfmobile.page.page import render, write_page
+from sfmobile.sampling.picture import to_pixels
+from sfmobile.verify.signal import agreement
+from tests.bench.sample import BUNDLE, MACHINE, bench
+
+# Elements of HTML that are never closed; those of SVG are closed where they are opened, or around a title.
+ADDRESSES = ("src", "href", "srcset", "action", "data", "poster", "background", "xlink:href")
+VOID = {"meta", "img", "br"}
+SECTIONS = (
+    "Pictures",
+    "Agreement with the reference",
+    "Time on iPhone 14 Pro: estimated",
+    "Measured latency",
+    "Bits and sizes",
+    "Neural Engine lint",
+    "Versions and checksums",
+)
+
+
+class Page(HTMLParser):
+    """Reads a page strictly: every element is closed, in order; keeps headings, pictures and addresses."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.headings: list[str] = []
+        self.pictures: list[np.ndarray] = []
+        self.addresses: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == [], f"never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.addresses += [value or "" for name, value in attrs if name in ADDRESSES]
+        if tag == "img":
+            kind, data = (values["src"] or "").split(",", 1)
+            assert kind == "data:image/png;base64"
+            assert values["alt"]
+            self.pictures.append(np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag in ("line", "circle", "polyline", "rect")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open.pop() == tag, f"</{tag}> closes something else"
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] in ("h1", "h2"):
+            self.headings.append(data)
+
+
+@pytest.fixture(scope="module")
+def content(tiny_bundle: Bundle, tiny_palettized_bundle: Bundle) -> PageContent:
+    return gather(tiny_palettized_bundle, beside=[tiny_bundle], device="iphone-14-pro")
+
+
+def test_the_page_is_valid_and_has_every_section(content: PageContent) -> None:
+    page = Page(render(content))
+    assert page.headings == [content.manifest.name, *SECTIONS]
+
+
+def test_the_page_needs_no_network(content: PageContent) -> None:
+    text = render(content)
+    assert all(address.startswith("data:") for address in Page(text).addresses)
+    assert not re.search(r"https?://|@import|url\(|<link|<iframe|<object|<embed|fetch\(|XMLHttpRequest|import\(", text)
+    # A browser refuses what this would miss.
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', text)
+    assert policy.startswith("default-src 'none'; img-src data:; ")
+    assert not re.search(r"https?:|\*", policy)
+
+
+def test_it_fits_a_phone_and_paper(content: PageContent) -> None:
+    text = render(content)
+    assert 'name="viewport" content="width=device-width' in text
+    assert "@media print" in text and "beforeprint" in text
+    # Tables scroll inside the page instead of widening it.
+    assert text.count("<table>") == len(re.findall(r'<div class="scroll(?: stack)?"><table>', text))
+    # Prose in cells can't scroll: on a phone each row is a paragraph, a cell behind its column's name.
+    assert 'class="scroll stack"' in text and 'data-name="reason"' in text
+    assert re.search(r"@media \(max-width: 30rem\).*attr\(data-name\)", text, re.DOTALL)
+
+
+def test_pictures_are_the_references_and_each_bundles_own(content: PageContent, tiny_bundle: Bundle) -> None:
+    reference, half, packed = Page(render(content)).pictures
+    np.testing.assert_array_equal(reference, to_pixels(tiny_bundle.golden("decoder.image")))
+    assert [run.label for run in content.runs] == ["fp16", "6 bits"]
+    for pixels, run in zip((half, packed), content.runs, strict=True):
+        assert run.picture_agreement == agreement(reference, pixels, peak=255)
+        assert run.runtime.startswith("mil fp16")
+    fine, coarse = (run.picture_agreement.psnr_db for run in content.runs if run.picture_agreement)
+    assert fine is not None and coarse is not None and fine > coarse
+
+
+def test_agreement_is_told_per_component_and_step(content: PageContent, tiny_bundle: Bundle) -> None:
+    golden = tiny_bundle.manifest.golden
+    assert golden is not None
+    for run in content.runs:
+        assert list(run.components) == list(tiny_bundle.manifest.components)
+        assert len(run.steps) == golden.steps
+    text = render(content)
+    for run in content.runs:
+        for found in run.components.values():
+            assert f"{found.psnr_db:.1f} dB" in text
+
+
+def test_every_layer_is_listed_with_its_bits(content: PageContent) -> None:
+    text = render(content)
+    conv = next(one for one in content.weights if one.weight.name.startswith("down_blocks_0_resnets_0_conv1_weight"))
+    assert (conv.weight.bits, conv.block) == (6, "down_blocks.0.resnets.0")
+    assert f"<code>{conv.weight.name}</code>" in text
+    assert content.manifest_sha256 in text
+    for record in content.manifest.components.values():
+        assert all(file.sha256 in text for file in record.files.values())
+
+
+def test_times_are_labelled_estimated_and_held_against_the_budget(content: PageContent) -> None:
+    times = content.times
+    assert times is not None and times.label == "estimated"
+    text = render(content)
+    assert "estimated" in text and 'class="good">within</span> the budget of 2 s' in text
+    late = replace(content, times=times.model_copy(update={"budget_ms": times.picture_ms / 2}))
+    assert 'class="error">beyond</span>' in render(late)
+
+
+def test_measurements_of_this_bundle_are_shown_and_those_of_the_device_replace_the_estimate(
+    tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    root = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle.root, root)
+    bundle = Bundle.open(root, check="none")
+    here = BUNDLE.model_copy(update={"manifest_sha256": digest_file(root / MANIFEST_FILE).sha256})
+    phone = MACHINE.model_copy(update={"model": "iPhone15,2", "processor": "Apple A16", "os": "iOS 18.1"})
+    core_ml = RuntimeRecord(engine="coreml", description="coreml CPU_AND_NE", compute_unit="CPU_AND_NE")
+    write_report(bench(bundle=here), root / "reports" / "bench.json")
+    write_report(bench(7.0, bundle=here, machine=phone, runtime=core_ml), root / "reports" / "phone.json")
+    write_report(bench(), root / "reports" / "of_another_bundle.json")
+    (root / "reports" / "broken.json").write_text("{")
+    found = gather(bundle, device="iphone-14-pro", run=False)
+    assert len(found.benches) == 2
+    times = found.times
+    assert times is not None
+    bases = {one.component: (one.basis, one.call_ms) for one in times.components}
+    assert bases["unet"] == ("measured", 7.0)
+    assert bases["text_encoder"][0] == "estimated"
+    text = render(found)
+    assert "coreml CPU_AND_NE" in text and "iPhone15,2, iOS 18.1" in text
+    assert "Not measured for this page" in text
+
+
+def test_findings_without_a_reason_stand_out(content: PageContent) -> None:
+    accepted = next(finding for finding in content.findings if finding.exception)
+    text = render(content)
+    assert "No findings beyond the exceptions below" in text
+    assert accepted.exception is not None and accepted.exception in text
+    bare = accepted.model_copy(update={"exception": None, "message": "<sin> & cos"})
+    text = render(replace(content, findings=(bare,)))
+    assert 'class="badge warning"' in text and "&lt;sin&gt; &amp; cos" in text
+    Page(text)
+
+
+def test_a_run_that_breaks_off_is_told_instead_of_shown(content: PageContent) -> None:
+    broken = replace(content.runs[0], picture=None, picture_agreement=None, failure="NaN <in> step 1", steps=())
+    page = Page(render(replace(content, runs=(broken,))))
+    assert len(page.pictures) == 1
+
+
+def test_a_bundle_of_another_checkpoint_has_no_place_beside(
+    tiny_bundle: Bundle, tiny_palettized_bundle: Bundle
+) -> None:
+    records = tiny_bundle.manifest.components
+    changed = {**records, "unet": records["unet"].model_copy(update={"source_sha256": "f" * 64})}
+    other = Bundle(tiny_bundle.root, tiny_bundle.manifest.model_copy(update={"components": changed}))
+    with pytest.raises(UsageError, match="the unet of another checkpoint"):
+        gather(tiny_palettized_bundle, beside=[other], run=False)
+
+
+def test_a_bundle_without_golden_vectors_says_so(tiny_bundle: Bundle) -> None:
+    bare = Bundle(tiny_bundle.root, tiny_bundle.manifest.model_copy(update={"golden": None}))
+    text = render(gather(bare))
+    assert "holds no golden run" in text
+    Page(text)
+
+
+def test_progress_advances_as_often_as_announced(tiny_bundle: Bundle, tiny_palettized_bundle: Bundle) -> None:
+    told: list[int] = []
+    gather(tiny_palettized_bundle, beside=[tiny_bundle], advance=told.append)
+    assert sum(told) == work(tiny_palettized_bundle, [tiny_bundle])
+
+
+def test_labels_say_how_weights_are_stored(tiny_bundle: Bundle, tiny_palettized_bundle: Bundle) -> None:
+    assert (label_of(tiny_bundle), label_of(tiny_palettized_bundle)) == ("fp16", "6 bits")
+
+
+def test_bundles_that_store_weights_alike_are_told_apart_by_name(content: PageContent) -> None:
+    first, second = content.runs
+    assert [run.label for run in told_apart([first, second], ["a", "b"])] == ["fp16", "6 bits"]
+    assert [run.label for run in told_apart([second, second], ["a", "b"])] == ["6 bits (a)", "6 bits (b)"]
+
+
+def test_the_page_is_written_whole(content: PageContent, tmp_path: Path) -> None:
+    path = tmp_path / "pages" / "report.html"
+    write_page(content, path)
+    assert path.read_text(encoding="utf-8") == render(content)
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+
+
+def test_a_far_budget_is_told_rather_than_drawn() -> None:
+    bars = [Bar("unet", (("down_blocks.0.resnets.0", 2.0), ("mid_block.attentions.0", 1.0)))]
+    near, far = stacked_bars(bars, 5.0, "ms", "budget"), stacked_bars(bars, 2000.0, "ms", "budget")
+    assert 'class="limit"' in near and 'class="limit"' not in far
+    assert "667 times the longest bar" in far
+    widths = [float(width) for width in re.findall(r'width="([\d.]+)" height="22"', far)]
+    assert widths[0] == pytest.approx(2 * widths[1], rel=1e-2)
+
+
+def test_steps_without_a_finite_value_leave_a_gap() -> None:
+    drawn = step_lines([("fp16", [60.0, None, 58.0]), ("none", [None])], "dB")
+    assert drawn.count("<circle") == 2
+    assert step_lines([("none", [None])], "dB") == ""
