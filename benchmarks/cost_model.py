@@ -33,7 +33,7 @@ from sfmobile.inspect.estimate.fusion import DENSE_KINDS, fuse
 from sfmobile.inspect.lint.rule import rule_book
 from sfmobile.inspect.operations.blocks import stage_of
 from sfmobile.inspect.operations.op_table import op_table
-from sfmobile.mlpackage.program_graph import ProgramGraph
+from sfmobile.mlpackage.graph import Graph
 
 TABLES = Path(__file__).parent / "cost_model_data" / "networks.json"
 
@@ -71,7 +71,7 @@ def read_off(packages: Path) -> dict[str, Any]:
         path = packages / f"{name}.mlpackage"
         if not path.exists():
             write_resnet50(path) if name == "resnet50" else write_zero_package(name, path)
-        graph = ProgramGraph(load_program(path))
+        graph = Graph(load_program(path))
         costs = op_table(graph)
         segments = fuse(graph, cpu, costs)
         tables["networks"][name] = [list(row) for row in rows_of(segments)]

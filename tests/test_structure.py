@@ -47,6 +47,8 @@ HEAVY = (
     "numpy",
     "pydantic",
 )
+# What works on packages as data, above their own room.
+PACKAGE_WORK = ("chunk", "multifunction", "stored_weights", "footprint")
 MODULES = sorted(ROOT.rglob("*.py"))
 
 
@@ -123,6 +125,20 @@ def test_nothing_imports_in_a_circle() -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "bundle").rglob("*.py")), ids=lambda path: path.name)
 def test_the_bundle_needs_no_torch(path: Path) -> None:
     assert not {name.split(".")[0] for name in imported(path)} & {"torch", "coremltools", "diffusers", "transformers"}
+
+
+def test_packages_are_read_without_torch_and_without_loading_coremltools() -> None:
+    """Modules of `mlpackage` and those that cut, merge and weigh packages: imported for real, in a fresh process."""
+    rooms = [*(ROOT / "mlpackage").rglob("*.py"), *(ROOT / "export" / f"{name}.py" for name in PACKAGE_WORK)]
+    names = [".".join(("sfmobile", *path.relative_to(ROOT).with_suffix("").parts)) for path in rooms]
+    script = (
+        f"import importlib, sys\nfor name in {names!r}:\n    importlib.import_module(name.removesuffix('.__init__'))\n"
+        "from sfmobile.mlpackage import schema\n"
+        "schema.model().Model(), schema.mil().Program()\n"
+        "print(sorted({'torch', 'coremltools'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "cli").rglob("*.py")), ids=lambda path: path.name)

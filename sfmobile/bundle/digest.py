@@ -1,16 +1,27 @@
-"""Checksums of files and of values."""
+"""Checksums of files and of values, and the one file of a bundle that is compared by what it says.
+
+coremltools writes a package's Manifest.json anew whenever it opens and closes the package: the same content, keys
+sorted. Packages are written in that form to begin with (`listing_text`), and where such a file has changed, what counts
+is whether another spelling of what it says is the one that was recorded.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sfmobile.bundle.manifest import FileRecord
+from sfmobile.errors import ArtifactError
+from sfmobile.files import read_json
 
 CHUNK_BYTES = 8 << 20
+# A package's own listing of its files.
+LISTING_FILE = "Manifest.json"
+PACKAGE_SUFFIX = ".mlpackage"
 
 
 def digest_file(path: Path, advance: Callable[[int], None] | None = None) -> FileRecord:
@@ -44,3 +55,35 @@ def digest_value(value: Mapping[str, Any]) -> str:
     """SHA-256 of a JSON-like value in canonical form (sorted keys, no spaces)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def listing_text(listing: Mapping[str, Any]) -> str:
+    """The content of a package's Manifest.json in the form in which coremltools 9.0 leaves it on every system."""
+    return json.dumps(listing, indent=4, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def is_listing(relative: str) -> bool:
+    """Whether a file of a bundle is the Manifest.json of one of its packages."""
+    path = PurePosixPath(relative)
+    return path.name == LISTING_FILE and path.parent.suffix == PACKAGE_SUFFIX
+
+
+def listing_records(path: Path) -> Iterator[FileRecord]:
+    """What can have been recorded of a package's Manifest.json that says what the one at `path` says; none if broken.
+
+    Up to version 0.1.0 the file was written with the model's entry in front of the others.
+    """
+    try:
+        text = listing_text(read_json(path, "the Manifest.json of a package", "export it again"))
+    except ArtifactError:
+        return
+    yield _record(text)
+    listing = json.loads(text)
+    with suppress(LookupError, TypeError):
+        entries, model = listing["itemInfoEntries"], listing["rootModelIdentifier"]
+        yield _record(json.dumps({**listing, "itemInfoEntries": {model: entries[model], **entries}}, indent=4) + "\n")
+
+
+def _record(text: str) -> FileRecord:
+    content = text.encode("utf-8", "surrogatepass")
+    return FileRecord(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())

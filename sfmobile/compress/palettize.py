@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sfmobile.compress.kmeans import pack_bits, palettize
 from sfmobile.compress.recipe import FULL_BITS, LayerRecipe
 from sfmobile.errors import ArtifactError
+from sfmobile.mlpackage.names import palettized_name
 
 if TYPE_CHECKING:
     from coremltools.converters.mil.mil import Operation, Program
@@ -142,7 +143,7 @@ def _replace(constant: Operation, weight: PalettizedWeight) -> None:
     from coremltools.converters.mil.mil import types
     from coremltools.converters.mil.mil.block import is_current_opset_version_compatible_with
 
-    name = f"{constant.name}_palettized"
+    name = palettized_name(constant.name)
     if is_current_opset_version_compatible_with(AvailableTarget.iOS18):
         unit = types.nptype_from_builtin(types.string_to_builtin(f"uint{weight.bits}"))
         trailing = (1,) * (weight.indices.ndim - 1)

@@ -41,6 +41,7 @@ from sfmobile.export.component import SPECS, ComponentSpec, Setting, function_se
 from sfmobile.export.options import ExportOptions
 from sfmobile.export.package import PackageMetadata
 from sfmobile.export.plan import plan_export
+from sfmobile.mlpackage.names import layer_constant
 
 if TYPE_CHECKING:
     from torch import nn
@@ -258,7 +259,7 @@ def _build_package(
     observer: ExportObserver,
 ) -> None:
     from sfmobile.compress.palettize import palettize_program
-    from sfmobile.export.lowering import constant_name, lower, trace
+    from sfmobile.export.lowering import lower, trace
     from sfmobile.export.package import write_package
     from sfmobile.nets.attention import set_attention_form
 
@@ -273,7 +274,7 @@ def _build_package(
     }
     if chosen:
         layers = _layers(checkpoint, spec.name)
-        sizes = {constant_name(f"{layer}.weight"): math.prod(shape) for layer, shape in layers.items()}
+        sizes = {layer_constant(layer): math.prod(shape) for layer, shape in layers.items()}
         observer.phase(spec.name, "palettize", sum(sizes[name] for name in chosen))
         palettize_program(program, chosen, advance=observer.advance)
     observer.phase(spec.name, "write")
@@ -297,13 +298,11 @@ def _metadata(checkpoint: Checkpoint, spec: ComponentSpec, options: ExportOption
 
 def _chosen(checkpoint: Checkpoint, name: ComponentName, options: ExportOptions) -> dict[str, LayerRecipe]:
     """How each constant of a component that can be compressed is to be stored, by the constant's name."""
-    from sfmobile.export.lowering import constant_name
-
     recipe = options.compression
     if recipe is None:
         return {}
     layers = _layers(checkpoint, name)
-    return {constant_name(f"{layer}.weight"): recipe.layer(name, layer) for layer in layers}
+    return {layer_constant(layer): recipe.layer(name, layer) for layer in layers}
 
 
 def _layers(checkpoint: Checkpoint, name: ComponentName) -> dict[str, tuple[int, ...]]:

@@ -9,21 +9,20 @@ but on a phone that runs out of it the app is ended all the same, so all of it c
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from sfmobile.bundle.directory import Bundle
 from sfmobile.bundle.manifest import ComponentName, ComponentRecord
-from sfmobile.mlpackage.program_file import MAIN, ProgramFile, is_constant, names_read, tensor_type
+from sfmobile.mlpackage.graph import Graph
+from sfmobile.mlpackage.package import Package
+from sfmobile.mlpackage.program import read_program
 
 LIMITS_FILE = Path(__file__).with_name("memory_limits.json")
-# What decodes palettized and quantized weights.
-DECOMPRESSION = "constexpr_"
 
 
 class MemoryLimit(BaseModel):
@@ -113,47 +112,36 @@ def component_footprint(root: Path, name: ComponentName, record: ComponentRecord
     """The footprint of one component below `root`. Chunks are taken as loaded together and run one by one."""
     packages = [chunk.package for chunk in record.chunks] or [record.package]
     compressed = decompressed = activations = 0
-    for package in packages:
-        program = ProgramFile(root / package)
-        function = record.function if record.function in program.model.mlProgram.functions else MAIN
-        stored, dense = weight_bytes(program, function)
+    for path in packages:
+        package = Package(root / path)
+        # Chunks have one function, whatever the component's record says.
+        function = record.function if record.function in package.functions else None
+        graph = Graph(read_program(package, function))
+        stored, dense = weight_bytes(graph)
         compressed, decompressed = compressed + stored, decompressed + dense
-        activations = max(activations, activation_bytes(program, function))
+        activations = max(activations, activation_bytes(graph))
     return ComponentFootprint(name, record.bytes, compressed, decompressed, activations)
 
 
-def weight_bytes(program: ProgramFile, function: str = MAIN) -> tuple[int, int]:
-    """Bytes of a function's weights as they are stored, and decompressed."""
-    stored = dense = 0
-    for operation in program.block(function).operations:
-        if is_constant(operation):
-            size = program.stored_bytes(operation)
-            stored += size
-            compressed = size and operation.type.startswith(DECOMPRESSION)
-            dense += tensor_type(operation.outputs[0].type).bytes if compressed else size
-    return stored, dense
+def weight_bytes(graph: Graph) -> tuple[int, int]:
+    """Bytes of a program's weights as they are stored, and decompressed."""
+    stored: dict[int, int] = {}
+    dense: dict[str, int] = {}
+    for operation in graph.program.operations:
+        for _, constant in graph.constants_behind(operation):
+            stored[constant.position] = constant.file_bytes
+        for name in operation.reads():
+            read = graph.program.constants.get(name)
+            if read is not None:
+                dense[name] = read.type.bytes if read.compressed else read.file_bytes
+    return sum(stored.values()), sum(dense.values())
 
 
-def activation_bytes(program: ProgramFile, function: str = MAIN) -> int:
+def activation_bytes(graph: Graph) -> int:
     """The most bytes of inputs and results that are alive at once, operations in the order they are written in."""
-    block = program.block(function)
-    operations = [operation for operation in block.operations if not is_constant(operation)]
-    last: dict[str, int] = dict.fromkeys(block.outputs, len(operations))
-    for place, operation in enumerate(operations):
-        for name in names_read(operation):
-            last[name] = max(last.get(name, place), place)
-    sizes = {item.name: tensor_type(item.type).bytes for item in program.function(function).inputs}
-    alive = sum(sizes.values())
-    most = alive
-    for place, operation in enumerate(operations):
-        made = {output.name: tensor_type(output.type).bytes for output in operation.outputs}
-        sizes.update(made)
-        alive += sum(made.values())
+    alive = most = sum(type_.bytes for type_ in graph.program.inputs.values())
+    for operation, ending in zip(graph.program.operations, graph.ending, strict=True):
+        alive += sum(type_.bytes for _, type_ in operation.outputs)
         most = max(most, alive)
-        ended = {*_operands(operation, sizes), *made}
-        alive -= sum(sizes.pop(name) for name in ended if last.get(name, place) <= place)
+        alive -= sum(graph.types[name].bytes for name in ending)
     return most
-
-
-def _operands(operation: Any, known: Iterable[str]) -> set[str]:
-    return set(names_read(operation)) & set(known)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import re
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ from torch import nn
 
 from sfmobile.bundle.manifest import TensorRecord
 from sfmobile.errors import SfmobileError
+from sfmobile.mlpackage.names import constant_name, origin
 
 if TYPE_CHECKING:
     from coremltools.converters.mil._deployment_compatibility import AvailableTarget
@@ -132,11 +132,6 @@ def weight_names(exported: ExportedProgram) -> dict[str, str]:
     return {constant_name(key): key for key in exported.graph_signature.inputs_to_parameters.values()}
 
 
-def constant_name(key: str) -> str:
-    """Name of the constant that holds the weight `key`."""
-    return re.sub(r"\W", "_", key)
-
-
 TRACED = "traced_"
 
 
@@ -172,7 +167,7 @@ def rename_operations(program: Program, exported: ExportedProgram) -> None:
     taken: set[str] = set(fixed)
     added: list[Operation] = []
     for operation in function.operations:
-        stem = _stem(operation.name, names)
+        stem = origin(operation.name, names)
         if stem is None:
             added.append(operation)
             continue
@@ -189,14 +184,6 @@ def _rename(operation: Operation, name: str, fixed: set[str]) -> None:
     for index, variable in enumerate(operation.outputs):
         if variable.name not in fixed:
             variable.name = name if len(operation.outputs) == 1 else f"{name}_{index}"
-
-
-def _stem(name: str, names: dict[str, str]) -> str | None:
-    """The longest traced name that `name` is, or begins with at an underscore."""
-    stem = name
-    while stem and stem not in names:
-        stem = stem.rpartition("_")[0]
-    return stem or None
 
 
 def _free_name(operation: Operation, module: str, suffix: str, taken: set[str]) -> str:

@@ -10,28 +10,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from sfmobile.mlpackage.program_file import (
-    MAIN,
-    ProgramFile,
-    move_weights,
-    new_weight_file,
-    write_model,
-)
+from sfmobile.mlpackage import schema
+from sfmobile.mlpackage.package import Package, copy_weights, new_weight_file, write_model
 from sfmobile.mlpackage.weight_file import WeightWriter
 
 
 def merge_packages(packages: Mapping[str, Path], path: Path) -> None:
     """Write the package `path` with a function for each of `packages` (by function name), the first the default one.
 
-    Each package holds one function, "main", for iOS 18 or later. Raises `ArtifactError` if one can't be read.
+    Each package holds one function for iOS 18 or later. Raises `ArtifactError` if one can't be read.
     """
-    from coremltools.proto import Model_pb2
-
-    merged = Model_pb2.Model()
+    merged = schema.model().Model()
     with WeightWriter(new_weight_file(path)) as weights:
         for name, package in packages.items():
-            program = ProgramFile(package)
-            source = program.model
+            part = Package(package)
+            source = part.model
             if not merged.specificationVersion:
                 merged.mlProgram.version = source.mlProgram.version
                 merged.description.metadata.CopyFrom(source.description.metadata)
@@ -40,6 +33,6 @@ def merge_packages(packages: Mapping[str, Path], path: Path) -> None:
             description = merged.description.functions.add(name=name)
             description.input.extend(source.description.input)
             description.output.extend(source.description.output)
-            move_weights(program, program.block().operations, weights)
-            merged.mlProgram.functions[name].CopyFrom(program.function(MAIN))
+            copy_weights(part, part.block().operations, weights)
+            merged.mlProgram.functions[name].CopyFrom(part.function())
     write_model(merged, path)

@@ -6,15 +6,15 @@ in size. So every layer that was to be compressed is looked up in what ships.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from sfmobile.compress.recipe import FULL_BITS, LayerRecipe
 from sfmobile.errors import ArtifactError
-from sfmobile.mlpackage.program_file import ProgramFile, is_constant, tensor_type
-
-PALETTIZED_SUFFIX = "_palettized"
+from sfmobile.mlpackage.constexpr import palette_of
+from sfmobile.mlpackage.names import PALETTIZED
+from sfmobile.mlpackage.package import Package
+from sfmobile.mlpackage.program import Constant, read_program
 
 
 def check_stored(packages: Sequence[Path], layers: Mapping[str, LayerRecipe]) -> None:
@@ -23,18 +23,19 @@ def check_stored(packages: Sequence[Path], layers: Mapping[str, LayerRecipe]) ->
     A group size that doesn't divide a weight's channels means one table for all, as the palettizer has it.
     """
     missing = {name for name, layer in layers.items() if layer.bits != FULL_BITS}
-    for package in packages:
-        for constant in _constants(ProgramFile(package)):
-            name = constant.outputs[0].name
-            layer = layers.get(name.removesuffix(PALETTIZED_SUFFIX))
-            if layer is None:
-                continue
-            expected, found = _expected(layer, constant), _found(constant)
-            if found != expected:
-                raise ArtifactError(
-                    f"'{package}' stores weight '{name}' as {found}, expected {expected}; export it again."
-                )
-            missing.discard(name.removesuffix(PALETTIZED_SUFFIX))
+    for path in packages:
+        package = Package(path)
+        for function in package.functions:
+            for name, constant in read_program(package, function).constants.items():
+                layer = layers.get(name.removesuffix(PALETTIZED))
+                if layer is None:
+                    continue
+                expected, found = _expected(layer, constant), _found(constant)
+                if found != expected:
+                    raise ArtifactError(
+                        f"'{path}' stores weight '{name}' as {found}, expected {expected}; export it again."
+                    )
+                missing.discard(name.removesuffix(PALETTIZED))
     if missing:
         raise ArtifactError(
             f"'{packages[0]}' lacks {len(missing)} weights that were to be compressed, '{sorted(missing)[0]}' for one; "
@@ -42,27 +43,19 @@ def check_stored(packages: Sequence[Path], layers: Mapping[str, LayerRecipe]) ->
         )
 
 
-def _constants(program: ProgramFile) -> Iterator[Any]:
-    for name in program.model.mlProgram.functions:
-        yield from (operation for operation in program.block(name).operations if is_constant(operation))
-
-
-def _expected(layer: LayerRecipe, constant: Any) -> str:
+def _expected(layer: LayerRecipe, constant: Constant) -> str:
     if layer.bits == FULL_BITS:
-        return "FLOAT16"
-    channels = tensor_type(constant.outputs[0].type).shape[0] or 1
+        return "fp16"
+    channels = constant.type.sizes[0]
     grouped = layer.group_size is not None and channels % layer.group_size == 0
     tables = channels // layer.group_size if grouped and layer.group_size else 1
     return f"{layer.bits} bits in {tables} tables"
 
 
-def _found(constant: Any) -> str:
+def _found(constant: Constant) -> str:
     """How a constant is stored: its data type, or the bits and tables of a palettized one."""
-    if constant.type != "constexpr_lut_to_dense":
-        return tensor_type(constant.outputs[0].type).data_type
-    operands = {key: value.type for key, value in constant.attributes.items()}
-    operands |= {key: bindings.arguments[0].value.type for key, bindings in constant.inputs.items()}
-    shape = tensor_type(operands["lut"]).shape
-    # iOS 16 has one table (2**bits,); iOS 18 has (groups, 1, ..., 2**bits, 1).
-    entries, tables = (shape[0], 1) if len(shape) == 1 else (shape[-2], shape[0])
-    return f"{(entries or 1).bit_length() - 1} bits in {tables} tables"
+    table = constant.stored.get("lut")
+    if table is None:
+        return constant.type.data_type
+    palette = palette_of(table)
+    return f"{palette.bits} bits in {palette.tables} tables"

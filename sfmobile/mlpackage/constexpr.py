@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
+from sfmobile.mlpackage.types import TensorType
 from sfmobile.mlpackage.value import unpack_bits
 
 Argument: TypeAlias = "np.ndarray | str"
@@ -43,6 +44,20 @@ def decode(kind: str, arguments: Mapping[str, Argument], data_types: Sequence[st
         _rounded(values) if data_type == "fp16" else values
         for values, data_type in zip(outputs, data_types, strict=True)
     )
+
+
+class Palette(NamedTuple):
+    """What a lookup table's shape says: bits of one index, how many tables there are, weights that an entry holds."""
+
+    bits: int
+    tables: int
+    vector: int
+
+
+def palette_of(lut: TensorType) -> Palette:
+    """iOS 16 has one table (entries,); iOS 18 has (groups per axis..., entries, vector size)."""
+    *groups, entries, vector = lut.sizes if len(lut.sizes) > 1 else (*lut.sizes, 1)
+    return Palette(entries.bit_length() - 1, math.prod(groups), vector)
 
 
 def _wide(values: np.ndarray) -> np.ndarray:

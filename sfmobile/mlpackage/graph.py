@@ -1,52 +1,108 @@
-"""A program's operations as a graph to be rewritten: who makes a value, who reads it, what is constant."""
+"""A program as a graph: who makes a value, who reads it, how long it lives, what is constant.
+
+Nothing is executed; constants are read when their value is asked for.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
-from sfmobile.mlpackage.program import Constant, Operation, Program
-from sfmobile.mlpackage.value import TensorType
+from sfmobile.mlpackage.program import Constant, Operand, Operation, Program
+from sfmobile.mlpackage.types import TensorType
+
+# What decides how an operation computes rather than what it computes with.
+_ATTRIBUTES = frozenset(
+    {"perm", "shape", "axis", "axes", "strides", "dilations", "pad", "pad_type", "groups", "equation", "dtype"}
+)
 
 
-def literal(value: np.ndarray | float | int | bool) -> Constant:
-    """A Python or numpy value as an operand."""
-    array = np.asarray(value)
-    names = {"f": "fp32", "i": "int32", "b": "bool"}
-    return Constant(TensorType(names[array.dtype.kind], array.shape), lambda: array)
+class Life(NamedTuple):
+    """How long a value is needed, in places of `Program.operations`.
+
+    made: of the operation that computes it, -1 for an input. last: of the last operation that reads it, `made` if none
+    does. kept: it is an output of the program as well.
+    """
+
+    made: int
+    last: int
+    kept: bool
 
 
 class Graph:
-    """The operations of a program and the relations between them. Immutable: a rewrite makes a new one."""
+    """The operations of a program and the relations between them. The program must not change meanwhile."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
 
+    # --- makers and readers ---
+
     @cached_property
-    def producers(self) -> dict[str, Operation]:
-        """The operation that makes each value."""
+    def makers(self) -> dict[str, Operation]:
+        """The operation that computes each value."""
         return {name: operation for operation in self.program.operations for name, _ in operation.outputs}
+
+    @cached_property
+    def readers(self) -> dict[str, list[Operation]]:
+        """The operations that read each value, constants included, each once and in running order."""
+        readers: dict[str, list[Operation]] = {}
+        for operation in self.program.operations:
+            for name in dict.fromkeys(operation.reads()):
+                readers.setdefault(name, []).append(operation)
+        return readers
 
     @cached_property
     def uses(self) -> Counter[str]:
         """How often each value is read, being an output of the program included."""
         counter = Counter(self.program.outputs)
         for operation in self.program.operations:
-            counter.update(values_read(operation))
+            counter.update(operation.reads())
         return counter
 
+    def made_by(self, item: Operand | None, kind: str, *, alone: bool = True) -> Operation | None:
+        """The operation of `kind` that makes `item`; with `alone`, only if nobody else reads that value."""
+        operation = self.makers.get(item) if isinstance(item, str) else None
+        if operation is None or operation.kind != kind or (alone and self.uses[str(item)] != 1):
+            return None
+        return operation
+
+    def maker_of(self, operation: Operation, argument: str = "x") -> Operation | None:
+        """What computes the operand under `argument`; None for inputs and constants."""
+        item = self.operand(operation, argument)
+        return self.makers.get(item) if isinstance(item, str) else None
+
+    def readers_of(self, operation: Operation) -> list[Operation]:
+        """Operations that read an output of `operation`, each once."""
+        found = {reader.position: reader for name in operation.makes() for reader in self.readers.get(name, ())}
+        return list(found.values())
+
+    # --- how long values live ---
+
     @cached_property
-    def readers(self) -> dict[str, list[Operation]]:
-        """The operations that read each value."""
-        readers: dict[str, list[Operation]] = {}
-        for operation in self.program.operations:
-            for name in values_read(operation):
-                readers.setdefault(name, []).append(operation)
-        return readers
+    def lives(self) -> dict[str, Life]:
+        """How long each input and each computed value is needed."""
+        made = dict.fromkeys(self.program.inputs, -1)
+        last: dict[str, int] = {}
+        for place, operation in enumerate(self.program.operations):
+            last.update(dict.fromkeys(operation.reads(), place))
+            made.update(dict.fromkeys(operation.makes(), place))
+        kept = set(self.program.outputs)
+        return {name: Life(place, last.get(name, place), name in kept) for name, place in made.items()}
+
+    @cached_property
+    def ending(self) -> list[list[str]]:
+        """The values that nobody needs any more behind each operation. An input that nobody reads is in none."""
+        ending: list[list[str]] = [[] for _ in self.program.operations]
+        for name, life in self.lives.items():
+            if not life.kept and life.last >= 0:
+                ending[life.last].append(name)
+        return ending
+
+    # --- types and operands ---
 
     @cached_property
     def types(self) -> dict[str, TensorType]:
@@ -56,78 +112,92 @@ class Graph:
         types.update({name: type_ for operation in self.program.operations for name, type_ in operation.outputs})
         return types
 
-    def made_by(self, item: str | Constant | None, kind: str, *, alone: bool = True) -> Operation | None:
-        """The operation of `kind` that makes `item`; with `alone`, only if nobody else reads that value."""
-        if not isinstance(item, str):
-            return None
-        operation = self.producers.get(item)
-        if operation is None or operation.kind != kind or (alone and self.uses[item] != 1):
-            return None
-        return operation
+    def type_of(self, item: Operand) -> TensorType:
+        """Type of an operand."""
+        return self.types[item] if isinstance(item, str) else item.type
 
-    def operand(self, operation: Operation, argument: str) -> str | Constant | None:
-        """What `operation` reads for a single-valued argument; None if absent."""
+    def shape(self, item: Operand | None) -> tuple[int, ...] | None:
+        """Shape of an operand; None without one, or if part of it is unknown."""
+        type_ = self.types.get(item) if isinstance(item, str) else None if item is None else item.type
+        return None if type_ is None or None in type_.shape else type_.sizes
+
+    def operand(self, operation: Operation, argument: str) -> Operand | None:
+        """The only operand under `argument`; None if there is none, or several."""
         items = operation.inputs.get(argument, ())
         return items[0] if len(items) == 1 else None
 
-    def constant(self, item: str | Constant | None) -> np.ndarray | str | None:
-        """Value of a constant operand; None for anything else."""
-        constant = self.program.constants.get(item) if isinstance(item, str) else item
-        return None if constant is None else constant.load()
-
-    def number(self, item: str | Constant | None) -> float | None:
-        """Value of a constant with a single element; None for anything else."""
-        constant = self.program.constants.get(item) if isinstance(item, str) else item
-        if constant is None or any(size != 1 for size in constant.type.shape):
-            return None
-        value = constant.load()
-        return None if isinstance(value, str) else float(value.reshape(()))
-
-    def attribute(self, operation: Operation, argument: str, default: object = None) -> object:
-        """A constant attribute as a Python value (lists for vectors); `default` if absent; None if not constant."""
-        if argument not in operation.inputs:
-            return default
-        value = self.constant(self.operand(operation, argument))
-        return value.tolist() if isinstance(value, np.ndarray) else value
+    def operand_type(self, operation: Operation, argument: str) -> TensorType | None:
+        """Type of the operand under `argument`, or None where there is none."""
+        item = self.operand(operation, argument)
+        return None if item is None else self.type_of(item)
 
     def one_type(self, operations: Iterable[Operation]) -> bool:
         """Whether all results of `operations` have the same data type."""
         return len({type_.data_type for operation in operations for _, type_ in operation.outputs}) == 1
 
-    def shape(self, item: str | Constant | None) -> tuple[int, ...] | None:
-        """Shape of a value; None if part of it is unknown."""
-        type_ = self.types.get(item) if isinstance(item, str) else None if item is None else item.type
-        if type_ is None or None in type_.shape:
+    def activations(self, operation: Operation) -> list[str]:
+        """Values that an operation reads and that aren't constant, each once."""
+        constants = self.program.constants
+        return [name for name in dict.fromkeys(operation.reads()) if name not in constants]
+
+    def multiplies_activations(self, operation: Operation) -> bool:
+        """Whether an operation is a matrix product none of whose factors is a constant (both may be the same)."""
+        if operation.kind == "scaled_dot_product_attention":
+            return True
+        if operation.kind not in ("matmul", "einsum"):
+            return False
+        factors = [item for name in ("x", "y", "values") for item in operation.inputs.get(name, ())]
+        return all(self.program.constant(item) is None for item in factors)
+
+    # --- constants ---
+
+    def constant(self, operation: Operation, argument: str) -> Constant | None:
+        """The constant under `argument`, or None if it is absent or computed."""
+        return self.program.constant(self.operand(operation, argument))
+
+    def value(self, item: Operand | None) -> np.ndarray | str | None:
+        """Value of a constant operand; None for anything else."""
+        constant = self.program.constant(item)
+        return None if constant is None else constant.load()
+
+    def number(self, item: Operand | None) -> float | None:
+        """Value of a constant with a single element; None for anything else."""
+        constant = self.program.constant(item)
+        if constant is None or constant.type.elements != 1 or constant.type.data_type == "string":
             return None
-        return tuple(size for size in type_.shape if size is not None)
+        return float(np.asarray(constant.load()).reshape(()))
 
+    def attribute(self, operation: Operation, argument: str, default: object = None) -> object:
+        """A constant attribute as a Python value (lists for vectors); `default` if absent; None if not constant."""
+        if argument not in operation.inputs:
+            return default
+        value = self.value(self.operand(operation, argument))
+        return value.tolist() if isinstance(value, np.ndarray) else value
 
-def values_read(operation: Operation) -> Iterator[str]:
-    """Names of the values an operation reads, once per mention."""
-    return (item for items in operation.inputs.values() for item in items if isinstance(item, str))
+    def integers(self, operation: Operation, argument: str) -> tuple[int, ...] | None:
+        """An attribute of integers (or booleans), None if it is absent or computed."""
+        value = self.value(self.operand(operation, argument))
+        return None if value is None else tuple(int(item) for item in np.asarray(value).reshape(-1))
 
+    def weights(self, operation: Operation) -> dict[str, Constant]:
+        """Float constants of more than one element that an operation computes with, by name."""
+        found: dict[str, Constant] = {}
+        for argument, items in operation.inputs.items():
+            if argument in _ATTRIBUTES:
+                continue
+            for item in items:
+                constant = self.program.constant(item)
+                if constant is not None and constant.type.is_float and constant.type.elements > 1:
+                    found[item if isinstance(item, str) else f"{operation.name}.{argument}"] = constant
+        return found
 
-Rewrite = Callable[[Graph, Operation], "Operation | None"]
+    def constants_behind(self, operation: Operation) -> Iterator[tuple[str, Constant]]:
+        """Named constants that an operation reads, each behind those that it is decoded from, once per mention."""
+        return self._with_sources(operation.reads())
 
-
-def rewrite(program: Program, rewrites: Iterable[Rewrite]) -> Program:
-    """Apply each rewrite to every operation, last of its group first found, and drop what nobody reads any more.
-
-    A rewrite is shown an operation and returns another with the same outputs that reads further back, or None.
-    """
-    for one in rewrites:
-        graph = Graph(program)
-        operations = [one(graph, operation) or operation for operation in program.operations]
-        program = replace(program, operations=_living(operations, program.outputs))
-    return program
-
-
-def _living(operations: list[Operation], outputs: tuple[str, ...]) -> list[Operation]:
-    """The operations whose results reach an output."""
-    needed = set(outputs)
-    living = []
-    for operation in reversed(operations):
-        if any(name in needed for name, _ in operation.outputs):
-            needed.update(values_read(operation))
-            living.append(operation)
-    return living[::-1]
+    def _with_sources(self, names: Iterable[str]) -> Iterator[tuple[str, Constant]]:
+        for name in names:
+            constant = self.program.constants.get(name)
+            if constant is not None:
+                yield from self._with_sources(constant.sources)
+                yield name, constant

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from sfmobile.errors import ArtifactError, UnavailableError
-from sfmobile.mlpackage import constexpr, schema
-from sfmobile.mlpackage.value import TensorType, WeightFiles, read_value, tensor_type
+from sfmobile.mlpackage import constexpr
+from sfmobile.mlpackage.package import Package
+from sfmobile.mlpackage.types import TensorType, tensor_type
+from sfmobile.mlpackage.value import read_value
+from sfmobile.mlpackage.weight_file import BLOB_METADATA, WeightFiles
 
 
 @dataclass(frozen=True)
@@ -21,28 +23,48 @@ class Constant:
     """A constant, decoded anew (and, uncompressed, straight from the mapped file) by every `load`.
 
     Compressed floats come as float32 holding values of the declared type; everything else in its own type.
-    `stored` are the arrays that a compressed constant is decoded from, by the argument of the last constexpr op.
+
+    position: of the operation that holds it, in the package's block. file_bytes: what that operation keeps in a weight
+    file, metadata included. compressed: decoded by a constexpr op. stored: the arrays that a compressed constant is
+    decoded from, by the argument of the last constexpr op. sources: the constants among them that have a name.
     """
 
     type: TensorType
     load: Callable[[], np.ndarray | str]
     position: int = -1
+    file_bytes: int = 0
     compressed: bool = False
     stored: dict[str, TensorType] = field(default_factory=dict)
+    sources: tuple[str, ...] = ()
+
+
+# What an operation reads: a value by its name, or a constant written into the operation.
+Operand: TypeAlias = "str | Constant"
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation: `inputs` by argument name, each a tuple of value names and literals (one unless variadic)."""
+    """One operation: `inputs` by argument name, each a tuple of value names and literals (one unless variadic).
+
+    position: in the package's block, constants counted.
+    """
 
     position: int
     kind: str
     name: str
-    inputs: dict[str, tuple[str | Constant, ...]]
+    inputs: dict[str, tuple[Operand, ...]]
     outputs: tuple[tuple[str, TensorType], ...]
 
     def __str__(self) -> str:
         return f"operation {self.position} '{self.name}' ({self.kind})"
+
+    def reads(self) -> Iterator[str]:
+        """Names of the values it reads, constants included, once per mention."""
+        return (item for items in self.inputs.values() for item in items if isinstance(item, str))
+
+    def makes(self) -> tuple[str, ...]:
+        """Names of its results."""
+        return tuple(name for name, _ in self.outputs)
 
 
 @dataclass
@@ -64,6 +86,10 @@ class Program:
             "use the coreml runtime on a Mac, or export without it."
         )
 
+    def constant(self, operand: Operand | None) -> Constant | None:
+        """The constant that an operand is; None for anything computed or absent."""
+        return self.constants.get(operand) if isinstance(operand, str) else operand
+
     def output_types(self) -> dict[str, TensorType]:
         """Name and type of every output of the function, in order."""
         types = dict(self.inputs)
@@ -72,59 +98,22 @@ class Program:
         return {name: types[name] for name in self.outputs}
 
 
-def _model_file(package: Path) -> Path:
-    """The .mlmodel inside an .mlpackage, found through its Manifest.json."""
-    manifest = package / "Manifest.json"
-    try:
-        listing = json.loads(manifest.read_bytes())
-        root = listing["itemInfoEntries"][listing["rootModelIdentifier"]]["path"]
-        parts = Path(str(root)).parts
-    except FileNotFoundError:
-        raise ArtifactError(f"{package} is no .mlpackage: its Manifest.json is missing; export it again.") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{manifest} can't be read as a package manifest ({error}); export it again.") from error
-    if Path(root).is_absolute() or ".." in parts:
-        raise ArtifactError(f"{manifest} names '{root}', which isn't inside the package; export it again.")
-    return package.joinpath("Data", *parts)
-
-
-def _read_model(path: Path) -> Any:
-    """The Model message of a .mlmodel file."""
-    from google.protobuf.message import DecodeError
-
-    model = schema.model().Model()
-    try:
-        model.ParseFromString(path.read_bytes())
-    except FileNotFoundError:
-        raise ArtifactError(f"{path} is missing; export the package again.") from None
-    except DecodeError as error:
-        raise ArtifactError(f"{path} is truncated or altered: {error}; export the package again.") from error
-    if model.WhichOneof("Type") != "mlProgram":
-        raise ArtifactError(
-            f"{path} holds a model of kind '{model.WhichOneof('Type')}'; expected an ML Program (mlProgram)."
-        )
-    return model
-
-
 def load_program(package: Path, function: str | None = None) -> Program:
-    """Read one function of `package` (its default one, or "main", unless named). Weights stay memory-mapped.
+    """Read one function of `package` (its default one unless named). Weights stay memory-mapped.
 
-    Raises `ArtifactError` if the package is missing, truncated or altered or has no such function, and
-    `UnavailableError` if it uses something beyond tensors (lists, states, control flow).
+    Raises what `Package` and `read_program` raise.
     """
-    if not package.is_dir():
-        raise ArtifactError(f"{package} is missing; expected an .mlpackage directory.")
-    path = _model_file(package)
-    model = _read_model(path)
-    functions = model.mlProgram.functions
-    wanted = function or model.description.defaultFunctionName or "main"
-    if wanted not in functions:
-        raise ArtifactError(f"{package} has no function '{wanted}'; it has {', '.join(sorted(functions))}.")
-    body = functions[wanted]
-    block = body.block_specializations.get(body.opset)
-    if block is None:
-        raise ArtifactError(f"{package}: function '{wanted}' has no block for its opset '{body.opset}'.")
-    return _Reader(package, wanted, body, block, WeightFiles(path.parent)).read()
+    return read_program(Package(package), function)
+
+
+def read_program(package: Package, function: str | None = None) -> Program:
+    """One function of an opened package (its default one unless named).
+
+    Raises `ArtifactError` if there is no such function or its operations don't fit together, `UnavailableError` if it
+    uses something beyond tensors (lists, states, control flow).
+    """
+    body, block = package.function(function), package.block(function)
+    return _Reader(package.path, function or package.default_function, body, block, package.weights).read()
 
 
 def _input_type(package: Path, item: Any) -> TensorType:
@@ -155,11 +144,11 @@ class _Reader:
             elif operation.kind in constexpr.DECODERS:
                 self._add_compressed(operation)
             else:
-                for name in (item for items in operation.inputs.values() for item in items if isinstance(item, str)):
+                for name in operation.reads():
                     if name not in known:
                         raise ArtifactError(f"{program.package.name}: {operation} uses '{name}' before it is computed.")
                 program.operations.append(operation)
-            known.update(name for name, _ in operation.outputs)
+            known.update(operation.makes())
         for name in program.outputs:
             if name not in known:
                 raise ArtifactError(
@@ -176,16 +165,17 @@ class _Reader:
             outputs = tuple((item.name, tensor_type(item.type)) for item in proto.outputs)
         except ValueError as error:
             raise self.program.error(bare, f"gives {error}") from None
-        inputs: dict[str, tuple[str | Constant, ...]] = {
+        inputs: dict[str, tuple[Operand, ...]] = {
             argument: tuple(
                 binding.name if binding.WhichOneof("binding") == "name" else self._literal(bare, binding.value)
                 for binding in bindings.arguments
             )
-            for argument, bindings in proto.inputs.items()
+            # Protobuf's maps have another order in each process; everything made from a program must not.
+            for argument, bindings in sorted(proto.inputs.items())
         }
         if proto.type != "const":
             # iOS 16 keeps the operands of constexpr ops, and nothing else, in attributes.
-            for argument, value in proto.attributes.items():
+            for argument, value in sorted(proto.attributes.items()):
                 if argument != "name":
                     inputs[argument] = (self._literal(bare, value),)
         return Operation(position, proto.type, str(name), inputs, outputs)
@@ -195,7 +185,8 @@ class _Reader:
             type_ = tensor_type(proto.type)
         except ValueError as error:
             raise self.program.error(operation, f"takes {error}") from None
-        return Constant(type_, partial(self._load, operation, proto), operation.position)
+        in_file = type_.bytes + BLOB_METADATA.size if proto.WhichOneof("value") == "blobFileValue" else 0
+        return Constant(type_, partial(self._load, operation, proto), operation.position, in_file)
 
     def _load(self, operation: Operation, proto: Any) -> np.ndarray | str:
         try:
@@ -211,20 +202,28 @@ class _Reader:
 
     def _add_compressed(self, operation: Operation) -> None:
         stored: dict[str, TensorType] = {}
+        sources: list[str] = []
+        file_bytes = 0
         for argument, items in operation.inputs.items():
             for item in items:
-                constant = self.program.constants.get(item) if isinstance(item, str) else item
+                constant = self.program.constant(item)
                 if constant is not None:
                     stored.update(constant.stored or {argument: constant.type})
+                if isinstance(item, str):
+                    sources.append(item)
+                else:
+                    file_bytes += item.file_bytes
         for index, (name, type_) in enumerate(operation.outputs):
             load = partial(self._decompress, operation, index)
-            self.program.constants[name] = Constant(type_, load, operation.position, True, stored)
+            self.program.constants[name] = Constant(
+                type_, load, operation.position, file_bytes, True, stored, tuple(sources)
+            )
 
     def _decompress(self, operation: Operation, index: int) -> np.ndarray:
         arguments: dict[str, np.ndarray | str] = {}
         for argument, items in operation.inputs.items():
             (item,) = items
-            constant = self.program.constants.get(item) if isinstance(item, str) else item
+            constant = self.program.constant(item)
             if constant is None:
                 raise ArtifactError(
                     f"{self.program.package.name}: {operation} takes '{item}', which is no constant; export it again."

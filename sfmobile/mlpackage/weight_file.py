@@ -1,7 +1,12 @@
-"""weight.bin, copied blob by blob: for taking a package apart and for putting packages together.
+"""weight.bin: MIL's blob storage, format version 2, read from a mapping and written blob by blob.
 
-Blobs are copied as they are, from a mapping of the source, so memory stays small whatever the size. The format is
-MIL's blob storage, version 2: a storage header, then for each blob its metadata and its data, all aligned to 64 bytes.
+Layout (little-endian, every header and every blob aligned to 64 bytes):
+
+    storage header   u32 count, u32 version = 2, 56 reserved bytes
+    per blob         metadata at the offset the program names: u32 sentinel 0xDEADBEEF, u32 data type, u64 size in
+                     bytes, u64 offset of the data, u64 padding in bits (sub-byte types), 32 reserved bytes
+
+Blobs are copied from file to file as they are, so memory stays small whatever the size.
 """
 
 from __future__ import annotations
@@ -13,53 +18,110 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
 from typing_extensions import Self
 
 from sfmobile.errors import ArtifactError
+from sfmobile.mlpackage.types import DATA_TYPES
 
 ALIGNMENT = 64
 VERSION = 2
 SENTINEL = 0xDEADBEEF
-STORAGE_HEADER = struct.Struct("<II56x")  # number of blobs, version
-BLOB_METADATA = struct.Struct("<IIQQQ32x")  # sentinel, data type, bytes, place of the data, padding in bits
+STORAGE_HEADER = struct.Struct("<II56x")
+BLOB_METADATA = struct.Struct("<IIQQQ32x")
+# What weight files are named by in a program, and what stands for the folder of its model file there.
+MODEL_PATH = "@model_path"
+
+_NAMES = {row.blob: row.name for row in DATA_TYPES.values() if row.blob is not None}
 
 
 @dataclass(frozen=True)
 class Blob:
-    """One blob of a mapped file. data_type: MILBlob's code; padding: unused bits at the end (types below a byte)."""
+    """One blob of a mapped file.
 
-    data_type: int
+    code: MILBlob's data type. padding: unused bits at the end (types below a byte). data: uint8, 1-D, a view.
+    """
+
+    code: int
     padding: int
-    data: memoryview
+    data: np.ndarray
+
+    @property
+    def data_type(self) -> str:
+        """Its MIL data type, or "unknown type" with its code."""
+        return _NAMES.get(self.code, f"unknown type {self.code}")
 
     def key(self) -> tuple[int, int, bytes]:
         """Equal for blobs of one type and content."""
-        return self.data_type, len(self.data), hashlib.sha256(self.data).digest()
+        return self.code, len(self.data), hashlib.sha256(self.data.data).digest()
 
 
-class WeightReader:
-    """Blobs of one weight file by the offset that a program names."""
+class WeightFile:
+    """A memory-mapped weight file. Blobs are views of the mapping: nothing is copied."""
 
     def __init__(self, path: Path) -> None:
-        """Raises `ArtifactError` if the file is missing or no blob storage."""
+        """Map `path` and check its header. Raises `ArtifactError` if it is missing, truncated or of another version."""
         self.path = path
         try:
             with path.open("rb") as file:
-                self._view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        except (FileNotFoundError, ValueError) as error:  # An empty file can't be mapped.
-            raise ArtifactError(f"{path} is missing or empty; export the bundle again.") from error
-        if len(self._view) < STORAGE_HEADER.size or STORAGE_HEADER.unpack_from(self._view)[1] != VERSION:
-            raise ArtifactError(f"{path} is no weight file of version {VERSION}; export the bundle again.")
+                # A private mapping: torch takes only writable buffers without a warning; the file is never changed.
+                self._map: mmap.mmap | bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        except FileNotFoundError:
+            raise ArtifactError(f"{path} with weights of the program is missing; export the bundle again.") from None
+        except ValueError:  # An empty file can't be mapped.
+            self._map = b""
+        except OSError as error:
+            raise ArtifactError(f"{path} can't be read: {error.strerror}.") from error
+        if len(self._map) < STORAGE_HEADER.size:
+            raise self._broken(f"expected a header of {STORAGE_HEADER.size} bytes, found {len(self._map)} bytes")
+        self.count, version = STORAGE_HEADER.unpack_from(self._map, 0)
+        if version != VERSION:
+            raise self._broken(f"expected blob storage version {VERSION}, found version {version}")
 
     def blob(self, offset: int) -> Blob:
         """The blob whose metadata lies at `offset`. Raises `ArtifactError` if there is none."""
-        if offset % ALIGNMENT == 0 and offset + BLOB_METADATA.size <= len(self._view):
-            sentinel, data_type, size, start, padding = BLOB_METADATA.unpack_from(self._view, offset)
-            if sentinel == SENTINEL and start + size <= len(self._view):
-                return Blob(data_type, padding, self._view[start : start + size])
-        raise ArtifactError(
-            f"{self.path} is truncated or altered: no weight at byte {offset}; export the bundle again."
-        )
+        size = len(self._map)
+        if offset % ALIGNMENT or offset + BLOB_METADATA.size > size:
+            raise self._broken(f"expected blob metadata at byte {offset}, found {size} bytes in the file")
+        sentinel, code, stored, start, padding = BLOB_METADATA.unpack_from(self._map, offset)
+        if sentinel != SENTINEL:
+            raise self._broken(f"expected the sentinel {SENTINEL:#x} at byte {offset}, found {sentinel:#010x}")
+        if start % ALIGNMENT or start + stored > size:
+            raise self._broken(f"expected {stored} bytes from byte {start} on, found {size} bytes in the file")
+        return Blob(code, padding, np.frombuffer(self._map, dtype=np.uint8, count=stored, offset=start))
+
+    def read(self, offset: int, data_type: str, byte_count: int) -> np.ndarray:
+        """The raw bytes (uint8, 1-D) of the blob whose metadata lies at `offset`.
+
+        `data_type` (a MIL name) and `byte_count` are what the program expects; anything else is an `ArtifactError`.
+        """
+        blob = self.blob(offset)
+        if blob.data_type != data_type:
+            raise self._broken(f"expected {data_type} values at byte {offset}, found {blob.data_type}")
+        if len(blob.data) != byte_count:
+            raise self._broken(f"expected {byte_count} bytes of values at byte {offset}, found {len(blob.data)}")
+        return blob.data
+
+    def _broken(self, found: str) -> ArtifactError:
+        return ArtifactError(f"{self.path} is truncated or altered: {found}; export the bundle again.")
+
+
+class WeightFiles:
+    """The weight files of a package by the name a program uses ("@model_path/weights/weight.bin")."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` is what "@model_path" stands for."""
+        self._folder = folder
+        self._open: dict[str, WeightFile] = {}
+
+    def file(self, name: str) -> WeightFile:
+        """The mapped file; an `ArtifactError` if the name leads out of the package."""
+        if name not in self._open:
+            parts = name.split("/")
+            if parts[0] != MODEL_PATH or any(part in ("", ".", "..") for part in parts):
+                raise ArtifactError(f"{self._folder} names the weight file '{name}', which isn't inside the package.")
+            self._open[name] = WeightFile(self._folder.joinpath(*parts[1:]))
+        return self._open[name]
 
 
 class WeightWriter:
@@ -77,8 +139,8 @@ class WeightWriter:
         if key not in self._places:
             place = self._file.tell()
             start = place + BLOB_METADATA.size
-            self._file.write(BLOB_METADATA.pack(SENTINEL, blob.data_type, len(blob.data), start, blob.padding))
-            self._file.write(blob.data)
+            self._file.write(BLOB_METADATA.pack(SENTINEL, blob.code, len(blob.data), start, blob.padding))
+            self._file.write(blob.data.data)
             self._file.write(bytes(-self._file.tell() % ALIGNMENT))
             self._places[key] = place
             self._count += 1

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sfmobile.bench.report import Agreement, OperationDivergence
+from sfmobile.mlpackage.names import constant_name, origin
 from sfmobile.verify.signal import agreement
 
 if TYPE_CHECKING:
@@ -234,8 +235,8 @@ def trace_modules(network: nn.Module, call: Call) -> dict[str, Sample]:
 
 def weight_owners(program: Program, network: nn.Module) -> dict[int, str]:
     """Position of each operation that reads a module's weight, and the module's name."""
-    mangled = {
-        name.removesuffix(".weight").replace(".", "_"): name.removesuffix(".weight")
+    modules = {
+        constant_name(name): name.removesuffix(".weight")
         for name, _ in network.named_parameters()
         if name.endswith(".weight")
     }
@@ -243,9 +244,9 @@ def weight_owners(program: Program, network: nn.Module) -> dict[int, str]:
     for operation in program.operations:
         for item in operation.inputs.get(WEIGHT_ARGUMENTS.get(operation.kind, ""), ()):
             if isinstance(item, str) and item in program.constants:
-                module = mangled.get(item.split("_weight")[0])
-                if module is not None:
-                    owners[operation.position] = module
+                weight = origin(item, modules)
+                if weight is not None:
+                    owners[operation.position] = modules[weight]
     return owners
 
 

@@ -22,14 +22,15 @@ from sfmobile.export.footprint import (
     weight_bytes,
 )
 from sfmobile.export.options import ExportOptions
-from sfmobile.mlpackage.program_file import ProgramFile
+from sfmobile.mlpackage.graph import Graph
+from sfmobile.mlpackage.program import load_program
 from tests.cli.run import run
 
 GB = 10**9
 
 
 @pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> ProgramFile:
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Graph:
     """x (64 values) -> a -> b, and c from both a and b: a and b and c are alive at once."""
 
     @mb.program(input_specs=[mb.TensorSpec((1, 64), ct.converters.mil.mil.types.fp16)], opset_version=ct.target.iOS17)
@@ -44,16 +45,18 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> ProgramFile:
     )
     path = tmp_path_factory.mktemp("chain") / "chain.mlpackage"
     model.save(str(path))
-    return ProgramFile(path)
+    return Graph(load_program(path))
 
 
-def test_activations_are_the_most_values_alive_at_once(chain: ProgramFile) -> None:
+def test_activations_are_the_most_values_alive_at_once(chain: Graph) -> None:
     # While b is summed: a, 64 values, b, 256, and the sum. The input is done with.
     assert activation_bytes(chain) == 2 * (64 + 256 + 1)
 
 
 def test_weights_are_counted_as_stored_and_as_decompressed(tiny_bundle: Bundle, tiny_palettized_bundle: Bundle) -> None:
-    full, six = (weight_bytes(ProgramFile(one.package("unet"))) for one in (tiny_bundle, tiny_palettized_bundle))
+    full, six = (
+        weight_bytes(Graph(load_program(one.package("unet")))) for one in (tiny_bundle, tiny_palettized_bundle)
+    )
     assert full[0] == full[1]
     # Norms and biases stay fp16, tables are 128 bytes each.
     assert 6 / 16 * full[0] < six[0] < 0.6 * full[0]

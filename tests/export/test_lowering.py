@@ -16,8 +16,9 @@ from sfmobile.bundle.manifest import COMPONENTS, ComponentName
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.export import lowering
 from sfmobile.export.component import SPECS, Setting
-from sfmobile.export.lowering import constant_name, lower, trace, weight_names
+from sfmobile.export.lowering import lower, trace, weight_names
 from sfmobile.export.torch_ops import attention, channel_layer_norm, group_norm, replace_modules
+from sfmobile.mlpackage.names import constant_name
 from sfmobile.nets.attention import ATTENTION_FORMS, AttentionForm, set_attention_form
 from sfmobile.nets.norm import ChannelLayerNorm
 

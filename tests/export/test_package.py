@@ -16,10 +16,11 @@ from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.compress.palettize import palettize_program, palettize_weight
 from sfmobile.compress.recipe import LayerRecipe, compressible_layers
 from sfmobile.export.component import SPECS, Setting
-from sfmobile.export.lowering import constant_name, lower, trace
+from sfmobile.export.lowering import lower, trace
 from sfmobile.export.options import Target
 from sfmobile.export.package import PackageMetadata, write_package
 from sfmobile.export.weights import load_network
+from sfmobile.mlpackage.names import constant_name
 from sfmobile.mlpackage.program import load_program
 from sfmobile.runtime.mil.evaluate import Evaluator
 from sfmobile.verify.signal import psnr

@@ -21,7 +21,7 @@ from coremltools.optimize._utils import pack_elements_into_bits
 
 from sfmobile.errors import ArtifactError
 from sfmobile.mlpackage.program import Constant, Program, load_program
-from sfmobile.mlpackage.value import TensorType
+from sfmobile.mlpackage.types import TensorType
 from tests.runtime.mil.programs import evaluate, make_program
 
 RANDOM = np.random.default_rng(0)

@@ -1,45 +1,20 @@
-"""Packages: read, multifunction, broken."""
+"""Programs: read, of several functions, broken, beyond the runtime."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import coremltools as ct
 import numpy as np
 import pytest
-from coremltools.converters.mil import Builder as mb
-from coremltools.proto import Model_pb2
 
 from sfmobile.errors import ArtifactError, UnavailableError
 from sfmobile.mlpackage.program import load_program
-from sfmobile.mlpackage.value import TensorType
+from sfmobile.mlpackage.types import TensorType
 from sfmobile.runtime.mil.evaluate import Evaluator
-from tests.runtime.mil.programs import build_program, save_program
-
-X = np.random.default_rng(0).normal(size=(1, 2, 4, 4)).astype(np.float16)
-KERNEL = np.random.default_rng(1).normal(size=(3, 2, 3, 3)).astype(np.float16)
-
-
-def body(x: Any) -> Any:
-    return mb.relu(x=mb.conv(x=x, weight=KERNEL, pad_type="same", name="conv_in"), name="y")
-
-
-@pytest.fixture
-def package(tmp_path: Path) -> Path:
-    return save_program(build_program(body, {"x": X}), tmp_path)
-
-
-def model_file(package: Path) -> Path:
-    return package / "Data" / "com.apple.CoreML" / "model.mlmodel"
-
-
-def change_model(package: Path, change: Callable[[Any], None]) -> None:
-    model = Model_pb2.Model.FromString(model_file(package).read_bytes())
-    change(model)
-    model_file(package).write_bytes(model.SerializeToString())
+from tests.mlpackage.packages import X, body, change_model, model_file
+from tests.runtime.mil.programs import build_program
 
 
 def block_of(model: Any) -> Any:
@@ -98,35 +73,6 @@ def test_multifunction_packages_share_weights_and_are_run_by_name(tmp_path: Path
         load_program(tmp_path / "both.mlpackage", "main")
 
 
-def test_missing_parts_are_named(package: Path, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"nothing\.mlpackage is missing; expected an \.mlpackage directory"):
-        load_program(tmp_path / "nothing.mlpackage")
-    model_file(package).unlink()
-    with pytest.raises(ArtifactError, match=r"model\.mlmodel is missing"):
-        load_program(package)
-    (package / "Manifest.json").unlink()
-    with pytest.raises(ArtifactError, match=r"its Manifest\.json is missing"):
-        load_program(package)
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b'{"rootModelIdentifier": "model"}', b'{"itemInfoEntries": 3}', b"\xff\xfe"]
-)
-def test_a_broken_package_manifest(package: Path, content: bytes) -> None:
-    (package / "Manifest.json").write_bytes(content)
-    with pytest.raises(ArtifactError, match=r"Manifest\.json can't be read as a package manifest"):
-        load_program(package)
-
-
-@pytest.mark.parametrize("path", ["/etc/passwd", "../../model.mlmodel"])
-def test_a_package_manifest_that_leads_out(package: Path, path: str) -> None:
-    listing = json.loads((package / "Manifest.json").read_text())
-    listing["itemInfoEntries"]["model"]["path"] = path
-    (package / "Manifest.json").write_text(json.dumps(listing))
-    with pytest.raises(ArtifactError, match="which isn't inside the package"):
-        load_program(package)
-
-
 def test_a_truncated_model_never_loads(package: Path) -> None:
     whole = model_file(package).read_bytes()
     for size in range(0, len(whole), 7):
@@ -140,12 +86,6 @@ def test_a_truncated_weight_file_is_an_artifact_error(package: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-4])
     with pytest.raises(ArtifactError, match=r"weight\.bin is truncated or altered"):
         Evaluator(load_program(package))
-
-
-def test_another_kind_of_model_is_named(package: Path) -> None:
-    change_model(package, lambda model: model.neuralNetwork.SetInParent())
-    with pytest.raises(ArtifactError, match=r"of kind 'neuralNetwork'; expected an ML Program"):
-        load_program(package)
 
 
 def test_an_unknown_operation_names_package_and_position(package: Path) -> None:

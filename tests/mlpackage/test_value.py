@@ -12,8 +12,8 @@ from coremltools.proto import MIL_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sfmobile.errors import ArtifactError
-from sfmobile.mlpackage.value import TensorType, WeightFiles, read_value, tensor_type, unpack_bits
+from sfmobile.mlpackage.value import read_value, unpack_bits
+from sfmobile.mlpackage.weight_file import WeightFiles
 from tests.runtime.mil.programs import evaluate, make_program
 
 
@@ -66,10 +66,6 @@ def test_small_integer_constants(dtype: type) -> None:
     np.testing.assert_array_equal(found, value.astype(np.int32))
 
 
-def test_a_type_reads_as_text() -> None:
-    assert str(TensorType("fp16", (2, None, 64))) == "fp16[2, ?, 64]"
-
-
 def broken_value(**fields: Any) -> MIL_pb2.Value:
     value = MIL_pb2.Value()
     value.type.tensorType.dataType = fields.get("data_type", 10)
@@ -90,16 +86,3 @@ def broken_value(**fields: Any) -> MIL_pb2.Value:
 def test_values_no_program_should_hold(fields: dict[str, Any], found: str, tmp_path: Any) -> None:
     with pytest.raises(ValueError, match=found):
         read_value(broken_value(**fields), WeightFiles(tmp_path))
-
-
-def test_other_kinds_than_tensors_are_named() -> None:
-    kind = MIL_pb2.ValueType()
-    kind.listType.type.tensorType.dataType = 10
-    with pytest.raises(ValueError, match="a value of kind 'listType'"):
-        tensor_type(kind)
-
-
-@pytest.mark.parametrize("name", ["weights/weight.bin", "@model_path/../weight.bin", "@model_path//weight.bin"])
-def test_weight_files_lie_inside_the_package(name: str, tmp_path: Any) -> None:
-    with pytest.raises(ArtifactError, match="isn't inside the package"):
-        WeightFiles(tmp_path).blob(name)

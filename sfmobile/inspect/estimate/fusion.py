@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Literal
 
 from sfmobile.inspect.operations.flops import DENSE
 from sfmobile.inspect.operations.op_table import OpCost, op_table, padded_bytes
-from sfmobile.mlpackage.program_graph import FLOAT_TYPES
+from sfmobile.mlpackage.types import WIDE_FLOAT_TYPES
 
 if TYPE_CHECKING:
+    from sfmobile.mlpackage.graph import Graph
     from sfmobile.mlpackage.program import Operation
-    from sfmobile.mlpackage.program_graph import ProgramGraph
 
 # Operands beyond this stream from DRAM (arXiv 2606.22283, measured on M1, M2 and M5).
 RESIDENT_BYTES = 2 << 20
@@ -51,14 +51,14 @@ class Segment:
         return 2 * sum(self.macs.values())
 
 
-def fuse(graph: ProgramGraph, cpu_kinds: frozenset[str], table: list[OpCost] | None = None) -> list[Segment]:
+def fuse(graph: Graph, cpu_kinds: frozenset[str], table: list[OpCost] | None = None) -> list[Segment]:
     """Segments in running order. Operations of `cpu_kinds` and those in fp32 run on the CPU, in segments apart."""
     costs = {cost.position: cost for cost in (op_table(graph) if table is None else table)}
     segments: list[Segment] = []
     member: dict[int, int] = {}
     for operation in graph.program.operations:
         fallback = runs_on_cpu(graph, operation, cpu_kinds)
-        before = [member[graph.producers[name].position] for name in _computed(graph, operation)]
+        before = [member[graph.makers[name].position] for name in _computed(graph, operation)]
         joins = max(before, default=None)
         if operation.kind in DENSE or joins is None or segments[joins].fallback != fallback:
             segments.append(Segment(costs[operation.position].block, fallback))
@@ -71,19 +71,19 @@ def fuse(graph: ProgramGraph, cpu_kinds: frozenset[str], table: list[OpCost] | N
     return segments
 
 
-def runs_on_cpu(graph: ProgramGraph, operation: Operation, cpu_kinds: frozenset[str]) -> bool:
+def runs_on_cpu(graph: Graph, operation: Operation, cpu_kinds: frozenset[str]) -> bool:
     """Whether the Neural Engine can't run an operation: of a kind it lacks, or computing in fp32."""
     if operation.kind in cpu_kinds:
         return True
-    types = {type_.data_type for _, type_ in operation.outputs}
-    return bool(types & {"fp32", "fp64"}) and operation.kind != "cast"
+    wide = any(type_.data_type in WIDE_FLOAT_TYPES for _, type_ in operation.outputs)
+    return wide and operation.kind != "cast"
 
 
-def _computed(graph: ProgramGraph, operation: Operation) -> list[str]:
-    return [name for name in graph.activations(operation) if name in graph.producers]
+def _computed(graph: Graph, operation: Operation) -> list[str]:
+    return [name for name in graph.activations(operation) if name in graph.makers]
 
 
-def _add(graph: ProgramGraph, segment: Segment, operation: Operation, cost: OpCost) -> None:
+def _add(graph: Graph, segment: Segment, operation: Operation, cost: OpCost) -> None:
     segment.positions.append(operation.position)
     segment.elementwise += cost.elementwise
     segment.weight_bytes += cost.weight_bytes
@@ -92,17 +92,17 @@ def _add(graph: ProgramGraph, segment: Segment, operation: Operation, cost: OpCo
         segment.macs[kind] = segment.macs.get(kind, 0) + cost.macs
 
 
-def dense_kind(graph: ProgramGraph, operation: Operation) -> DenseKind:
+def dense_kind(graph: Graph, operation: Operation) -> DenseKind:
     """What kind of product a dense operation is."""
     if operation.kind in ("conv", "conv_transpose"):
         weight = graph.operand_type(operation, "weight")
-        kernel = 1 if weight is None else math.prod(size or 1 for size in weight.shape[2:])
+        kernel = 1 if weight is None else math.prod(weight.sizes[2:])
         return "spatial" if kernel > 1 else "pointwise"
     return "attention" if graph.multiplies_activations(operation) else "pointwise"
 
 
 def _add_traffic(
-    graph: ProgramGraph, segment: Segment, index: int, member: dict[int, int], operations: dict[int, Operation]
+    graph: Graph, segment: Segment, index: int, member: dict[int, int], operations: dict[int, Operation]
 ) -> None:
     """Bytes that cross the border of the segment, each value once in each direction."""
     outputs = set(graph.program.outputs)
@@ -110,15 +110,15 @@ def _add_traffic(
     for position in segment.positions:
         operation = operations[position]
         for name in graph.activations(operation):
-            producer = graph.producers.get(name)
-            if producer is None or member[producer.position] != index:
+            maker = graph.makers.get(name)
+            if maker is None or member[maker.position] != index:
                 crossing.add(name)
-        for name, _ in operation.outputs:
-            read_elsewhere = any(member[reader.position] != index for reader in graph.consumers.get(name, ()))
+        for name in operation.makes():
+            read_elsewhere = any(member[reader.position] != index for reader in graph.readers.get(name, ()))
             if read_elsewhere or name in outputs:
                 crossing.add(name)
     for name in crossing:
-        if graph.types[name].data_type in FLOAT_TYPES:
+        if graph.types[name].is_float:
             size = padded_bytes(graph.types[name])
             if size > RESIDENT_BYTES:
                 segment.streamed_bytes += size

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from sfmobile.inspect.estimate.cost import CallEstimate, CostModel, cost_model, estimate_call
 from sfmobile.inspect.estimate.fusion import Segment, fuse
 from sfmobile.inspect.lint.rule import rule_book
-from sfmobile.mlpackage.program_graph import ProgramGraph
+from sfmobile.mlpackage.graph import Graph
 
 if TYPE_CHECKING:
     from sfmobile.bundle.manifest import ComponentName, Manifest
@@ -97,7 +97,7 @@ def calls_per_picture(manifest: Manifest, component: ComponentName, steps: int |
 
 def segments_of(program: Program) -> list[Segment]:
     """The fused segments of a program, CPU operations by the linter's rule."""
-    return fuse(ProgramGraph(program), frozenset(rule_book().rule("cpu-operation").kinds))
+    return fuse(Graph(program), frozenset(rule_book().rule("cpu-operation").kinds))
 
 
 def estimate_programs(programs: Sequence[Program], chip: str, model: CostModel) -> CallEstimate:

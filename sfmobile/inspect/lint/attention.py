@@ -20,11 +20,8 @@ def _scores(subject: Subject, softmax: Operation) -> Operation | None:
     for _ in range(4):
         if operation is None:
             return None
-        before = [
-            subject.graph.producers[name]
-            for name in subject.graph.activations(operation)
-            if name in subject.graph.producers
-        ]
+        makers = subject.graph.makers
+        before = [makers[name] for name in subject.graph.activations(operation) if name in makers]
         products = [one for one in before if subject.graph.multiplies_activations(one)]
         if products:
             return products[0]
@@ -46,8 +43,8 @@ def whole_attention(subject: Subject, rule: Rule) -> Iterator[Found]:
         axis = (subject.graph.integers(operation, "axis") or (-1,))[0] % max(len(shape), 1)
         if scores is None or axis != len(shape) - 1:
             continue
-        products = math.prod(size or 1 for size in scores.outputs[0][1].shape[:-2])
-        batch = next((type_.shape[0] or 1 for type_ in subject.program.inputs.values() if len(type_.shape) == 4), 1)
+        products = math.prod(scores.outputs[0][1].sizes[:-2])
+        batch = next((type_.sizes[0] for type_ in subject.program.inputs.values() if len(type_.shape) == 4), 1)
         if products > batch:
             yield Found(
                 operation, f"{products} products of scores {scores.outputs[0][1]} at once, softmax over keys last"
@@ -64,7 +61,7 @@ def long_queries(subject: Subject, rule: Rule) -> Iterator[Found]:
         rank = len(type_.shape)
         axis = (subject.graph.integers(operation, "axis") or (-1,))[0] % rank
         # Keys run along the softmax's axis, queries along the last one, or the last but one if keys are there.
-        queries = type_.shape[-2 if axis == rank - 1 else -1] or 0
+        queries = type_.sizes[-2 if axis == rank - 1 else -1]
         size = padded_bytes(type_)
         if queries > rule.limits["queries"] and size > rule.limits["bytes"]:
             yield Found(

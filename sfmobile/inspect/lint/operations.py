@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from sfmobile.inspect.lint.rule import Rule
 from sfmobile.inspect.lint.subject import Found, Subject, checks
-from sfmobile.mlpackage.program_graph import FLOAT_TYPES, byte_count, elements
 
 if TYPE_CHECKING:
     from sfmobile.mlpackage.program import Operation
@@ -56,7 +55,7 @@ def kernel_width(subject: Subject, rule: Rule) -> Iterator[Found]:
     for operation in subject.program.operations:
         weight = subject.graph.operand_type(operation, "weight")
         if operation.kind in ("conv", "conv_transpose") and weight is not None:
-            widest = max((size or 0 for size in weight.shape[2:]), default=0)
+            widest = max(weight.sizes[2:], default=0)
             if widest > rule.limits["width"]:
                 yield Found(operation, f"kernel of width {widest}, at most {rule.limits['width']:g}")
 
@@ -109,8 +108,8 @@ def needless_reshape(subject: Subject, rule: Rule) -> Iterator[Found]:
 
 def _only_reader(subject: Subject, operation: Operation) -> str | None:
     """Kind of the one operation that reads the result, if there is just one and nothing else keeps it."""
-    readers = subject.graph.readers(operation)
-    is_output = any(name in subject.program.outputs for name, _ in operation.outputs)
+    readers = subject.graph.readers_of(operation)
+    is_output = any(name in subject.program.outputs for name in operation.makes())
     return readers[0].kind if len(readers) == 1 and not is_output else None
 
 
@@ -122,7 +121,7 @@ def last_axis_move(subject: Subject, rule: Rule) -> Iterator[Found]:
         if operation.kind not in ("transpose", "reshape") or x is None or not x.shape:
             continue
         out = operation.outputs[0][1]
-        if out.data_type not in FLOAT_TYPES or byte_count(out) < rule.limits["least_bytes"] or not out.shape:
+        if not out.is_float or out.bytes < rule.limits["least_bytes"] or not out.shape:
             continue
         perm = subject.graph.integers(operation, "perm") if operation.kind == "transpose" else None
         moved = x.shape[-1] != out.shape[-1] if perm is None else perm[-1] % len(perm) != len(perm) - 1
@@ -140,8 +139,8 @@ def uncompressed_weight(subject: Subject, rule: Rule) -> Iterator[Found]:
         if operation.kind not in WEIGHTED:
             continue
         for name, constant in subject.graph.weights(operation).items():
-            large = elements(constant.type) >= rule.limits["least_values"] and len(constant.type.shape) > 1
+            large = constant.type.elements >= rule.limits["least_values"] and len(constant.type.shape) > 1
             if large and not constant.compressed and name not in seen and name not in subject.full_width:
                 seen.add(name)
-                size = byte_count(constant.type)
+                size = constant.type.bytes
                 yield Found(operation, f"weight '{name}', {constant.type}, takes {size / 1e6:.2f} MB uncompressed")

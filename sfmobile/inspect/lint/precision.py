@@ -7,25 +7,22 @@ from typing import TYPE_CHECKING
 
 from sfmobile.inspect.lint.rule import Rule
 from sfmobile.inspect.lint.subject import Found, Subject, checks
-from sfmobile.mlpackage.program_graph import FLOAT_TYPES, elements
+from sfmobile.mlpackage.types import INTEGER_TYPES, WIDE_FLOAT_TYPES
 
 if TYPE_CHECKING:
     from sfmobile.mlpackage.program import Constant, Operation
 
-WIDE = frozenset({"fp32", "fp64"})
-INTEGERS = frozenset({"int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"})
 ARITHMETIC = frozenset(
     {
         "add", "sub", "mul", "real_div", "floor_div", "mod", "pow", "abs", "maximum", "minimum", "square", "select",
         "greater", "greater_equal", "less", "less_equal", "equal", "not_equal", "clip",
     }
 )  # fmt: skip
-SQUARES = frozenset({"square", "reduce_sum_square", "reduce_l2_norm"})
 MEANS = frozenset({"reduce_mean", "reduce_sum"})
 
 
 def _is_wide(operation: Operation) -> bool:
-    return any(type_.data_type in WIDE for _, type_ in operation.outputs)
+    return any(type_.data_type in WIDE_FLOAT_TYPES for _, type_ in operation.outputs)
 
 
 @checks("float32")
@@ -44,11 +41,11 @@ def float32(subject: Subject, rule: Rule) -> Iterator[Found]:
 def float32_border(subject: Subject, rule: Rule) -> Iterator[Found]:
     """Inputs and outputs in 32 bits."""
     for name, type_ in subject.program.inputs.items():
-        if type_.data_type in WIDE:
+        if type_.data_type in WIDE_FLOAT_TYPES:
             yield Found(None, f"input '{name}' is {type_}")
     for name, type_ in subject.program.output_types().items():
-        if type_.data_type in WIDE:
-            yield Found(subject.graph.producers.get(name), f"output '{name}' is {type_}")
+        if type_.data_type in WIDE_FLOAT_TYPES:
+            yield Found(subject.graph.makers.get(name), f"output '{name}' is {type_}")
 
 
 def _islands(subject: Subject) -> list[list[Operation]]:
@@ -59,9 +56,9 @@ def _islands(subject: Subject) -> list[list[Operation]]:
             continue
         merged = [operation]
         for name in subject.graph.activations(operation):
-            producer = subject.graph.producers.get(name)
-            if producer is not None and producer.position in group and group[producer.position] is not merged:
-                merged = [*group[producer.position], *merged]
+            maker = subject.graph.makers.get(name)
+            if maker is not None and maker.position in group and group[maker.position] is not merged:
+                merged = [*group[maker.position], *merged]
                 for member in merged:
                     group[member.position] = merged
         for member in merged:
@@ -77,7 +74,7 @@ def integer_arithmetic(subject: Subject, rule: Rule) -> Iterator[Found]:
     for operation in subject.program.operations:
         if operation.kind in ARITHMETIC:
             types = [graph.types[name] for name in graph.activations(operation)]
-            if any(type_.data_type in INTEGERS for type_ in types):
+            if any(type_.data_type in INTEGER_TYPES for type_ in types):
                 yield Found(operation, f"{operation.kind} on {types[0]}")
 
 
@@ -136,8 +133,8 @@ def _squares_for_a_mean(subject: Subject, operation: Operation) -> bool:
         return True
     x, y = subject.graph.operand(operation, "x"), subject.graph.operand(operation, "y")
     squares = operation.kind == "square" or (operation.kind == "mul" and isinstance(x, str) and x == y)
-    squares = squares or (operation.kind == "pow" and subject.graph.numbers(operation, "y") == (2.0,))
-    return squares and any(reader.kind in MEANS for reader in subject.graph.readers(operation))
+    squares = squares or (operation.kind == "pow" and subject.graph.number(y) == 2.0)
+    return squares and any(reader.kind in MEANS for reader in subject.graph.readers_of(operation))
 
 
 @checks("activation-overflow")
@@ -151,8 +148,8 @@ def activation_overflow(subject: Subject, rule: Rule) -> Iterator[Found]:
         if type_.data_type != "fp16" or found is None:
             continue
         # Masked scores are meant to be far below all others: only infinity harms them.
-        masked = all(reader.kind == "softmax" for reader in subject.graph.readers(operation))
-        room = 1.0 if masked and subject.graph.readers(operation) else headroom
+        masked = all(reader.kind == "softmax" for reader in subject.graph.readers_of(operation))
+        room = 1.0 if masked and subject.graph.readers_of(operation) else headroom
         if found * room > limit:
             yield Found(
                 operation,
@@ -169,15 +166,15 @@ def late_attention_scale(subject: Subject, rule: Rule) -> Iterator[Found]:
         if operation.kind not in ("mul", "real_div"):
             continue
         scale = graph.constant(operation, "y") or graph.constant(operation, "x")
-        if scale is None or elements(scale.type) != 1 or scale.type.data_type not in FLOAT_TYPES:
+        if scale is None or scale.type.elements != 1 or not scale.type.is_float:
             continue
-        source = graph.producer(operation) or graph.producer(operation, "y")
+        source = graph.maker_of(operation) or graph.maker_of(operation, "y")
         is_product = source is not None and graph.multiplies_activations(source)
-        if is_product and any(_leads_to_softmax(subject, reader) for reader in graph.readers(operation)):
+        if is_product and any(_leads_to_softmax(subject, reader) for reader in graph.readers_of(operation)):
             yield Found(operation, f"scores {operation.outputs[0][1]} are scaled behind their product")
 
 
 def _leads_to_softmax(subject: Subject, operation: Operation) -> bool:
     if operation.kind == "softmax":
         return True
-    return operation.kind == "add" and any(reader.kind == "softmax" for reader in subject.graph.readers(operation))
+    return operation.kind == "add" and any(reader.kind == "softmax" for reader in subject.graph.readers_of(operation))

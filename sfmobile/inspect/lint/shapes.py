@@ -8,7 +8,6 @@ from sfmobile.inspect.lint.rule import Rule
 from sfmobile.inspect.lint.subject import Found, Subject, checks
 from sfmobile.inspect.operations.flops import DENSE, VIEWS
 from sfmobile.inspect.operations.op_table import padded_bytes
-from sfmobile.mlpackage.program_graph import byte_count, elements
 
 
 @checks("rank-above-5")
@@ -25,7 +24,7 @@ def large_dimension(subject: Subject, rule: Rule) -> Iterator[Found]:
     """Axes beyond the limit."""
     limit = rule.limits["dimension"]
     for operation, name, type_ in subject.floats():
-        longest = max((size or 0 for size in type_.shape), default=0)
+        longest = max(type_.sizes, default=0)
         if longest > limit:
             yield Found(operation, f"'{name}' is {type_}: an axis of {longest}, at most {limit:g}")
 
@@ -48,7 +47,7 @@ def channels_last_layout(subject: Subject, rule: Rule) -> Iterator[Found]:
     graph = subject.graph
     for operation in subject.program.operations:
         x = graph.operand_type(operation, "x")
-        if x is None or len(x.shape) < 2 or elements(x) == x.shape[-1]:
+        if x is None or len(x.shape) < 2 or x.elements == x.shape[-1]:
             continue
         if operation.kind == "linear":
             yield Found(operation, f"linear on {x}, channels last", x.shape[-1])
@@ -67,11 +66,11 @@ def last_axis_padding(subject: Subject, rule: Rule) -> Iterator[Found]:
         width = type_.shape[-1] if type_.shape else None
         if width is None or width == 1 or operation.kind in VIEWS:
             continue
-        held, padded = byte_count(type_), padded_bytes(type_)
+        held, padded = type_.bytes, padded_bytes(type_)
         if padded - held >= rule.limits["least_wasted_bytes"] and padded >= rule.limits["least_factor"] * held:
             yield Found(
                 operation,
-                f"'{name}' is {type_}: rows of {held // (elements(type_) // width)} bytes, "
+                f"'{name}' is {type_}: rows of {held // (type_.elements // width)} bytes, "
                 f"{(padded - held) / 1e3:.0f} kB of padding on {held / 1e3:.0f} kB",
                 width,
             )
@@ -82,7 +81,7 @@ def singleton_last_axis(subject: Subject, rule: Rule) -> Iterator[Found]:
     """Results with a last axis of 1."""
     for operation, name, type_ in subject.floats():
         if len(type_.shape) > 1 and type_.shape[-1] == 1 and operation.kind not in VIEWS:
-            wasted = padded_bytes(type_) - byte_count(type_)
+            wasted = padded_bytes(type_) - type_.bytes
             if wasted >= rule.limits["least_wasted_bytes"]:
                 yield Found(operation, f"'{name}' is {type_}: {wasted / 1e3:.0f} kB of padding", 1)
 

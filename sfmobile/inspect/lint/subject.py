@@ -10,11 +10,11 @@ import numpy as np
 
 from sfmobile.inspect.lint.rule import Rule, Severity
 from sfmobile.inspect.operations.blocks import assign_blocks
-from sfmobile.mlpackage.program_graph import ProgramGraph
+from sfmobile.mlpackage.graph import Graph
 
 if TYPE_CHECKING:
     from sfmobile.mlpackage.program import Constant, Operation, Program
-    from sfmobile.mlpackage.value import TensorType
+    from sfmobile.mlpackage.types import TensorType
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class Subject:
     palettized: bool = False
     full_width: frozenset[str] = frozenset()
     magnitudes: Mapping[str, float] | None = None
-    graph: ProgramGraph = field(init=False)
+    graph: Graph = field(init=False)
     blocks: dict[int, str] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.graph = ProgramGraph(self.program)
+        self.graph = Graph(self.program)
         self.blocks = assign_blocks(self.graph)
         self._extremes: dict[str, Extremes] = {}
 
@@ -51,7 +51,7 @@ class Subject:
         """Every float value that an operation computes."""
         for operation in self.program.operations:
             for name, type_ in operation.outputs:
-                if type_.data_type in ("fp16", "fp32", "fp64", "bf16"):
+                if type_.is_float:
                     yield operation, name, type_
 
     def extremes(self, name: str, constant: Constant) -> Extremes:

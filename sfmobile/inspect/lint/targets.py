@@ -11,6 +11,7 @@ from sfmobile.compress.recipe import FULL_BITS, Recipe
 from sfmobile.inspect.lint.linter import Finding, lint
 from sfmobile.inspect.lint.rule import LintException, read_exceptions
 from sfmobile.inspect.lint.subject import Subject
+from sfmobile.mlpackage.names import layer_constant, origin
 from sfmobile.mlpackage.program import load_program
 from sfmobile.runtime.chunks import part_records
 
@@ -77,8 +78,8 @@ def _left_at_16_bits(bundle: Bundle, name: ComponentName, record: ComponentRecor
     recipe = Recipe.model_validate(content)
     part = recipe.components.get(name)
     kept = [layer for layer, choice in part.layers.items() if choice.bits == FULL_BITS] if part is not None else []
-    stems = tuple(layer.replace(".", "_") + "_weight" for layer in kept)
-    return frozenset(constant for constant in program.constants if stems and constant.startswith(stems))
+    names = {layer_constant(layer) for layer in kept}
+    return frozenset(constant for constant in program.constants if origin(constant, names) is not None)
 
 
 def lint_targets(targets: Sequence[LintTarget], exceptions: Sequence[LintException] | None = None) -> list[Finding]:

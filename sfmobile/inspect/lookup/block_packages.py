@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from sfmobile.bundle.manifest import TensorRecord
 from sfmobile.inspect.lookup.block_keys import TEXT_LENGTH, BlockKey, BlockOptions, Target
+from sfmobile.mlpackage.names import layer_constant
 
 if TYPE_CHECKING:
     from torch import nn
@@ -142,13 +143,13 @@ def _export(
 ) -> None:
     from sfmobile.compress.palettize import palettize_program
     from sfmobile.compress.recipe import Recipe, compressible_layers
-    from sfmobile.export.lowering import constant_name, lower, trace
+    from sfmobile.export.lowering import lower, trace
     from sfmobile.export.package import PackageMetadata, write_package
 
     layers = compressible_layers({name: tuple(weight.shape) for name, weight in net.state_dict().items()})
     program = lower(trace(net, inputs), inputs, outputs, target)
     if bits is not None and layers:
         recipe = Recipe.uniform(bits)
-        choices = {constant_name(f"{layer}.weight"): recipe.layer("unet", layer) for layer in layers}
+        choices = {layer_constant(layer): recipe.layer("unet", layer) for layer in layers}
         palettize_program(program, choices)
     write_package(program, path, target, PackageMetadata(description), inputs, outputs)

@@ -11,11 +11,9 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from sfmobile.mlpackage.program_graph import elements
-
 if TYPE_CHECKING:
+    from sfmobile.mlpackage.graph import Graph
     from sfmobile.mlpackage.program import Operation
-    from sfmobile.mlpackage.program_graph import ProgramGraph
 
 OUTSIDE = "outside any block"
 
@@ -63,7 +61,7 @@ def stage_of(block: str) -> str:
     return parts[0]
 
 
-def assign_blocks(graph: ProgramGraph) -> dict[int, str]:
+def assign_blocks(graph: Graph) -> dict[int, str]:
     """The block of every operation, by its position."""
     blocks: dict[int, str] = {}
     for operation in graph.program.operations:
@@ -76,19 +74,19 @@ def assign_blocks(graph: ProgramGraph) -> dict[int, str]:
             _take(blocks, operation, _blocks_before(graph, operation, blocks))
     for operation in reversed(graph.program.operations):
         if operation.position not in blocks:
-            after = {blocks[reader.position] for reader in graph.readers(operation) if reader.position in blocks}
+            after = {blocks[reader.position] for reader in graph.readers_of(operation) if reader.position in blocks}
             _take(blocks, operation, list(after) if len(after) == 1 else [])
     for operation in graph.program.operations:
         if operation.position not in blocks:
             _take(blocks, operation, _blocks_before(graph, operation, blocks))
     for operation in reversed(graph.program.operations):
         if operation.position not in blocks:
-            after = {blocks[reader.position] for reader in graph.readers(operation)}
+            after = {blocks[reader.position] for reader in graph.readers_of(operation)}
             _take(blocks, operation, [*sorted(after), OUTSIDE])
     return blocks
 
 
-def _told(graph: ProgramGraph, operation: Operation) -> str | None:
+def _told(graph: Graph, operation: Operation) -> str | None:
     """What the names say: of the weight, which can't be mistaken, of the results, of the operation, of constants.
 
     Constants come last: equal ones are shared between blocks and keep the name of the first.
@@ -96,36 +94,36 @@ def _told(graph: ProgramGraph, operation: Operation) -> str | None:
     weights = [graph.operand(operation, argument) for argument in ("weight", "gamma", "bias")]
     names: Iterable[str] = (
         *(name for name in weights if isinstance(name, str) and name in graph.program.constants),
-        *(name for name, _ in operation.outputs),
+        *operation.makes(),
         operation.name,
         *graph.weights(operation),
     )
     return next((block for block in map(block_of_name, names) if block is not None), None)
 
 
-def _is_residual(graph: ProgramGraph, operation: Operation) -> bool:
+def _is_residual(graph: Graph, operation: Operation) -> bool:
     if operation.kind != "add":
         return False
     read = graph.activations(operation)
     types = [graph.types[name] for name in read]
-    return len(read) == 2 and types[0].shape == types[1].shape and elements(types[0]) > 1
+    return len(read) == 2 and types[0].shape == types[1].shape and types[0].elements > 1
 
 
-def _blocks_before(graph: ProgramGraph, operation: Operation, blocks: dict[int, str]) -> list[str]:
+def _blocks_before(graph: Graph, operation: Operation, blocks: dict[int, str]) -> list[str]:
     """Blocks of the nearest operations before that have one, the last computed first."""
     found: dict[int, str] = {}
     seen: set[int] = set()
     waiting = [operation]
     while waiting:
         for name in graph.activations(waiting.pop()):
-            producer = graph.producers.get(name)
-            if producer is None or producer.position in seen:
+            maker = graph.makers.get(name)
+            if maker is None or maker.position in seen:
                 continue
-            seen.add(producer.position)
-            if producer.position in blocks:
-                found[producer.position] = blocks[producer.position]
+            seen.add(maker.position)
+            if maker.position in blocks:
+                found[maker.position] = blocks[maker.position]
             else:
-                waiting.append(producer)
+                waiting.append(maker)
     return [found[position] for position in sorted(found, reverse=True)]
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sfmobile.errors import ArtifactError, UnavailableError
 from sfmobile.inspect.operations.blocks import assign_blocks
-from sfmobile.mlpackage.program_graph import ProgramGraph
+from sfmobile.mlpackage.graph import Graph
 
 if TYPE_CHECKING:
     from sfmobile.mlpackage.program import Program
@@ -65,9 +65,9 @@ class ComputePlan(_Model):
         """
         owners: dict[str, str] = {}
         for program in programs:
-            blocks = assign_blocks(ProgramGraph(program))
+            blocks = assign_blocks(Graph(program))
             for operation in program.operations:
-                owners.update({name: blocks[operation.position] for name, _ in operation.outputs})
+                owners.update(dict.fromkeys(operation.makes(), blocks[operation.position]))
         costs: dict[str, float] = {}
         for one in self.operations:
             if one.output in owners and one.cost is not None:

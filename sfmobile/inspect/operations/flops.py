@@ -11,11 +11,10 @@ import re
 from typing import TYPE_CHECKING
 
 from sfmobile.errors import ArtifactError
-from sfmobile.mlpackage.program_graph import FLOAT_TYPES, elements
 
 if TYPE_CHECKING:
+    from sfmobile.mlpackage.graph import Graph
     from sfmobile.mlpackage.program import Operation
-    from sfmobile.mlpackage.program_graph import ProgramGraph
 
 # Operations of the matrix engines.
 DENSE = frozenset({"conv", "conv_transpose", "linear", "matmul", "einsum", "scaled_dot_product_attention"})
@@ -32,7 +31,7 @@ MOVING = frozenset(
 VIEWS = frozenset({"reshape", "reshape_like", "expand_dims", "squeeze", "identity", "flatten2d"})
 
 
-def multiply_accumulates(graph: ProgramGraph, operation: Operation) -> int:
+def multiply_accumulates(graph: Graph, operation: Operation) -> int:
     """Multiply-accumulates of a dense operation; 0 for any other."""
     counter = {
         "conv": _conv,
@@ -45,7 +44,7 @@ def multiply_accumulates(graph: ProgramGraph, operation: Operation) -> int:
     return 0 if counter is None else counter(graph, operation)
 
 
-def flops(graph: ProgramGraph, operation: Operation) -> int:
+def flops(graph: Graph, operation: Operation) -> int:
     """Two per multiply-accumulate."""
     return 2 * multiply_accumulates(graph, operation)
 
@@ -54,47 +53,47 @@ def elementwise(operation: Operation) -> int:
     """Values that an operation computes one by one; 0 for dense ones and for those that only move values."""
     if operation.kind in DENSE or operation.kind in MOVING:
         return 0
-    return sum(elements(type_) for _, type_ in operation.outputs if type_.data_type in FLOAT_TYPES)
+    return sum(type_.elements for _, type_ in operation.outputs if type_.is_float)
 
 
-def _shape(graph: ProgramGraph, operation: Operation, argument: str) -> tuple[int, ...]:
+def _shape(graph: Graph, operation: Operation, argument: str) -> tuple[int, ...]:
     type_ = graph.operand_type(operation, argument)
     if type_ is None:
         raise ArtifactError(
             f"{graph.program.package.name}: {operation} lacks its operand '{argument}'; export it again."
         )
-    return tuple(1 if size is None else size for size in type_.shape)
+    return type_.sizes
 
 
-def _conv(graph: ProgramGraph, operation: Operation) -> int:
+def _conv(graph: Graph, operation: Operation) -> int:
     """weight (K, C / groups, *kernel): every output value takes C / groups * kernel of them."""
     weight = _shape(graph, operation, "weight")
-    return elements(operation.outputs[0][1]) * math.prod(weight[1:])
+    return operation.outputs[0][1].elements * math.prod(weight[1:])
 
 
-def _conv_transpose(graph: ProgramGraph, operation: Operation) -> int:
+def _conv_transpose(graph: Graph, operation: Operation) -> int:
     """weight (C, K / groups, *kernel): every input value is spread over K / groups * kernel."""
     return math.prod(_shape(graph, operation, "x")) * math.prod(_shape(graph, operation, "weight")[1:])
 
 
-def _linear(graph: ProgramGraph, operation: Operation) -> int:
-    return elements(operation.outputs[0][1]) * _shape(graph, operation, "weight")[-1]
+def _linear(graph: Graph, operation: Operation) -> int:
+    return operation.outputs[0][1].elements * _shape(graph, operation, "weight")[-1]
 
 
-def _matmul(graph: ProgramGraph, operation: Operation) -> int:
+def _matmul(graph: Graph, operation: Operation) -> int:
     x = _shape(graph, operation, "x")
     transposed = graph.integers(operation, "transpose_x") or (0,)
     inner = x[-2] if transposed[0] and len(x) > 1 else x[-1]
-    return elements(operation.outputs[0][1]) * inner
+    return operation.outputs[0][1].elements * inner
 
 
-def _einsum(graph: ProgramGraph, operation: Operation) -> int:
+def _einsum(graph: Graph, operation: Operation) -> int:
     """The product over every letter of the equation."""
-    equation = graph.text(operation, "equation") or ""
+    equation = str(graph.attribute(operation, "equation") or "")
     terms = re.split(r"->|,", equation.replace(" ", ""))
     sizes: dict[str, int] = {}
     for term, item in zip(terms, operation.inputs.get("values", ()), strict=False):
-        shape = tuple(1 if size is None else size for size in graph.type_of(item).shape)
+        shape = graph.type_of(item).sizes
         if len(term) != len(shape):
             raise ArtifactError(
                 f"{graph.program.package.name}: {operation} has the equation '{equation}' for an operand of shape "
@@ -104,7 +103,7 @@ def _einsum(graph: ProgramGraph, operation: Operation) -> int:
     return math.prod(sizes.values())
 
 
-def _attention(graph: ProgramGraph, operation: Operation) -> int:
+def _attention(graph: Graph, operation: Operation) -> int:
     """query (..., Q, D), key (..., K, D), value (..., K, E): Q * K * (D + E) for each of the leading axes."""
     query, key = _shape(graph, operation, "query"), _shape(graph, operation, "key")
     value = _shape(graph, operation, "value")

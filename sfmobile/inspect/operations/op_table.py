@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sfmobile.inspect.operations.blocks import assign_blocks
 from sfmobile.inspect.operations.flops import DENSE, elementwise, multiply_accumulates
-from sfmobile.mlpackage.program_graph import FLOAT_TYPES, ProgramGraph, byte_count, elements
+from sfmobile.mlpackage.constexpr import palette_of
 
 if TYPE_CHECKING:
+    from sfmobile.mlpackage.graph import Graph
     from sfmobile.mlpackage.program import Constant, Operation
-    from sfmobile.mlpackage.value import TensorType
+    from sfmobile.mlpackage.types import TensorType
 
 # The Neural Engine stores the last axis in rows of this many bytes (Apple, "Deploying Transformers on the Apple Neural
 # Engine", 2022).
@@ -64,37 +64,34 @@ class OpCost:
 def padded_bytes(type_: TensorType) -> int:
     """Bytes of an activation on the Neural Engine: the last axis padded to a multiple of `ROW_BYTES`."""
     if not type_.shape:
-        return byte_count(type_)
-    last = 1 if type_.shape[-1] is None else type_.shape[-1]
-    rows = elements(type_) // max(last, 1)
-    width = byte_count(type_) // max(elements(type_), 1)
+        return type_.bytes
+    last = type_.sizes[-1]
+    rows = type_.elements // max(last, 1)
+    width = type_.bytes // max(type_.elements, 1)
     return rows * -(-last * width // ROW_BYTES) * ROW_BYTES
 
 
 def stored_weight(name: str, constant: Constant) -> Weight:
     """How a constant is stored."""
-    shape = tuple(size or 0 for size in constant.type.shape)
-    dense = byte_count(constant.type)
-    values = max(elements(constant.type), 1)
+    type_ = constant.type
+    values = max(type_.elements, 1)
     if not constant.compressed:
-        return Weight(name, shape, constant.type.data_type, 8 * dense / values, dense, False)
+        return Weight(name, type_.sizes, type_.data_type, 8 * type_.bytes / values, type_.bytes, False)
     stored = {argument: type_ for argument, type_ in constant.stored.items() if argument != "shape"}
-    total = sum(byte_count(type_) for type_ in stored.values())
-    return Weight(name, shape, constant.type.data_type, _index_bits(stored, values), total, True)
+    total = sum(type_.bytes for type_ in stored.values())
+    return Weight(name, type_.sizes, type_.data_type, _index_bits(stored, values), total, True)
 
 
 def _index_bits(stored: dict[str, TensorType], values: int) -> float:
     """Bits of one index into the lookup table, or of one quantized value."""
     table = stored.get("lut")
     if table is not None:
-        # iOS 16: (entries,); iOS 18: (groups..., entries, vector length).
-        entries = table.shape[0] if len(table.shape) == 1 else table.shape[-2]
-        vector = 1 if len(table.shape) == 1 else table.shape[-1] or 1
-        return math.log2(entries or 1) / vector
-    return 8 * max((byte_count(type_) for type_ in stored.values()), default=0) / values
+        palette = palette_of(table)
+        return palette.bits / palette.vector
+    return 8 * max((type_.bytes for type_ in stored.values()), default=0) / values
 
 
-def op_table(graph: ProgramGraph) -> list[OpCost]:
+def op_table(graph: Graph) -> list[OpCost]:
     """Cost of every operation in running order."""
     blocks = assign_blocks(graph)
     counted: set[str] = set()
@@ -104,6 +101,7 @@ def op_table(graph: ProgramGraph) -> list[OpCost]:
         # A weight that several operations read is stored, and fetched, once.
         new = {name: constant for name, constant in weights.items() if name not in counted}
         counted.update(new)
+        read = [graph.types[name] for name in graph.activations(operation)]
         table.append(
             OpCost(
                 position=operation.position,
@@ -113,31 +111,21 @@ def op_table(graph: ProgramGraph) -> list[OpCost]:
                 macs=multiply_accumulates(graph, operation),
                 elementwise=elementwise(operation),
                 weight_bytes=_weight_bytes(operation, new),
-                read_bytes=sum(
-                    padded_bytes(graph.types[name]) for name in _floats(graph, graph.activations(operation))
-                ),
-                written_bytes=sum(padded_bytes(graph.types[name]) for name in _floats(graph, _outputs(operation))),
+                read_bytes=sum(padded_bytes(type_) for type_ in read if type_.is_float),
+                written_bytes=sum(padded_bytes(type_) for _, type_ in operation.outputs if type_.is_float),
             )
         )
     return table
 
 
-def _outputs(operation: Operation) -> list[str]:
-    return [name for name, _ in operation.outputs]
-
-
-def _floats(graph: ProgramGraph, names: Iterable[str]) -> list[str]:
-    return [name for name in names if graph.types[name].data_type in FLOAT_TYPES]
-
-
 def _weight_bytes(operation: Operation, weights: dict[str, Constant]) -> int:
     """Bytes of the weights read. A lookup reads only its rows, not the table."""
     if operation.kind.startswith("gather"):
-        return sum(byte_count(type_) for _, type_ in operation.outputs)
+        return sum(type_.bytes for _, type_ in operation.outputs)
     return sum(stored_weight(name, constant).bytes for name, constant in weights.items())
 
 
-def weights_of(graph: ProgramGraph) -> list[tuple[str, Weight]]:
+def weights_of(graph: Graph) -> list[tuple[str, Weight]]:
     """Every weight that operations read, with the block that reads it, each once and in running order."""
     blocks = assign_blocks(graph)
     found: dict[str, tuple[str, Weight]] = {}

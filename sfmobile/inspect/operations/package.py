@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     import onnx
 
     from sfmobile.mlpackage.program import Constant, Program
-    from sfmobile.mlpackage.value import TensorType
-
-FLOATS = ("fp16", "fp32", "fp64", "bf16")
+    from sfmobile.mlpackage.types import TensorType
 
 
 class TensorInspection(BaseModel):
@@ -70,7 +68,7 @@ def inspect_package(path: Path, function: str | None = None) -> PackageInspectio
 
 def _inspect_program(program: Program) -> PackageInspection:
     constants = _constants_read(program)
-    weights = sum(_elements(constant.type) for constant in constants)
+    weights = sum(constant.type.elements for constant in constants)
     files = {file: file.stat().st_size for file in program.package.rglob("*") if file.is_file()}
     weight_bytes = sum(size for file, size in files.items() if file.suffix == ".bin")
     return PackageInspection(
@@ -84,28 +82,18 @@ def _inspect_program(program: Program) -> PackageInspection:
         bytes=sum(files.values()),
         weight_bytes=weight_bytes,
         bits_per_weight=weight_bytes * 8 / weights if weights else None,
-        compressed_weights=sum(_elements(constant.type) for constant in constants if constant.compressed),
+        compressed_weights=sum(constant.type.elements for constant in constants if constant.compressed),
     )
 
 
 def _constants_read(program: Program) -> list[Constant]:
     """Float constants of more than one element that operations read, each once."""
-    read = {
-        item
-        for operation in program.operations
-        for items in operation.inputs.values()
-        for item in items
-        if isinstance(item, str)
-    }
+    read = {name for operation in program.operations for name in operation.reads()}
     return [
         constant
         for name, constant in program.constants.items()
-        if name in read and constant.type.data_type in FLOATS and _elements(constant.type) > 1
+        if name in read and constant.type.is_float and constant.type.elements > 1
     ]
-
-
-def _elements(type_: TensorType) -> int:
-    return math.prod(size or 0 for size in type_.shape)
 
 
 def _tensor(name: str, type_: TensorType) -> TensorInspection:

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from sfmobile.errors import ArtifactError
-from sfmobile.mlpackage.program import Constant, Operation, Program
+from sfmobile.mlpackage.program import Constant, Operand, Operation, Program
 from sfmobile.runtime.mil.ops import OPS, TORCH_TYPES, Op
 
 Call: TypeAlias = "Callable[..., Tensor | Sequence[Tensor]]"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Bound:
     """`call(*operands)` computes `operation`; an absent optional operand is None.
 
@@ -28,7 +28,7 @@ class Bound:
     operation: Operation
     op: Op
     call: Call
-    operands: list[str | Constant | None]
+    operands: list[Operand | None]
     attributes: dict[str, object]
 
 
@@ -67,7 +67,7 @@ def bind(program: Program, operation: Operation) -> Bound:
     missing = entry.required - set(operation.inputs)
     if missing:
         raise ArtifactError(f"{program.package.name}: {operation} lacks its argument '{sorted(missing)[0]}'.")
-    operands: list[str | Constant | None] = []
+    operands: list[Operand | None] = []
     for name in entry.tensors:
         if name in entry.variadic:
             operands.extend(operation.inputs.get(name, ()))
@@ -95,7 +95,7 @@ def _attributes(program: Program, operation: Operation, entry: Op) -> tuple[dict
         items = operation.inputs.get(name)
         if items is None:
             continue
-        constants = [program.constants.get(item) if isinstance(item, str) else item for item in items]
+        constants = [program.constant(item) for item in items]
         values = [attribute_value(constant.load()) for constant in constants if constant is not None]
         if len(values) != len(constants):
             dynamic.append(name)
@@ -108,7 +108,7 @@ def _attributes(program: Program, operation: Operation, entry: Op) -> tuple[dict
     return attributes, dynamic
 
 
-def _single(program: Program, operation: Operation, name: str) -> str | Constant:
+def _single(program: Program, operation: Operation, name: str) -> Operand:
     items = operation.inputs[name]
     if len(items) != 1:
         raise ArtifactError(f"{program.package.name}: {operation} has {len(items)} values for '{name}'; expected one.")

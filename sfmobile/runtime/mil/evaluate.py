@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sfmobile.errors import ArtifactError, UsageError
 from sfmobile.mlpackage.program import Operation, Program
-from sfmobile.mlpackage.value import TensorType
+from sfmobile.mlpackage.types import TensorType
 from sfmobile.runtime.mil.ops import TORCH_TYPES
 from sfmobile.runtime.mil.plan import Manner, Plan, Precision, Slots, make_plan, rounded, run_steps
 
@@ -72,7 +72,7 @@ class Evaluator:
             )
 
         def observe(operation: Operation, values: list[Tensor]) -> None:
-            for (name, type_), value in zip(operation.outputs, values, strict=False):
+            for (name, type_), value in zip(operation.outputs, values, strict=True):
                 if not _fits(tuple(value.shape), type_):
                     raise ArtifactError(
                         f"{self.program.package.name}: {operation} declares '{name}' as {type_}, but its inputs give "

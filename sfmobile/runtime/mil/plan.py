@@ -15,8 +15,10 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from sfmobile.mlpackage.graph import Graph, rewrite
-from sfmobile.mlpackage.program import Constant, Operation, Program
+from sfmobile.errors import ArtifactError
+from sfmobile.mlpackage.graph import Graph
+from sfmobile.mlpackage.program import Constant, Operand, Operation, Program
+from sfmobile.mlpackage.rewriting import rewrite
 from sfmobile.runtime.mil.binding import Bound, Call, bind, constant_tensor
 from sfmobile.runtime.mil.fusion import FUSIONS, ROUNDED_FUSIONS
 from sfmobile.runtime.mil.ops.inplace import INPLACE
@@ -114,7 +116,7 @@ class _Builder:
             self.slots[name] = len(self.initial) - 1
         return len(self.initial) - 1
 
-    def operand(self, item: str | Constant | None, operation: Operation) -> int:
+    def operand(self, item: Operand | None, operation: Operation) -> int:
         """The slot that holds `item` when `operation` runs."""
         if item is None:
             return 0
@@ -125,22 +127,21 @@ class _Builder:
         if item in self.folded:
             return self.new_slot(item, self.folded[item])
         constant = self.program.constants[item]
-        if self.manner.lean and prod(size or 0 for size in constant.type.shape) > _LEAN_ELEMENTS:
+        if self.manner.lean and constant.type.elements > _LEAN_ELEMENTS:
             slot = self.new_slot(None)
             self.steps.append(Step(partial(constant_tensor, constant), (), (slot,), (), operation, False))
             return slot
         return self.new_slot(item, constant_tensor(constant))
 
-    def is_constant(self, item: str | Constant | None) -> bool:
+    def is_constant(self, item: Operand | None) -> bool:
         return not isinstance(item, str) or item in self.folded or item in self.program.constants
 
-    def value(self, item: str | Constant | None) -> Tensor | None:
+    def value(self, item: Operand | None) -> Tensor | None:
         """A constant operand's value."""
-        if item is None:
-            return None
         if isinstance(item, str) and item in self.folded:
             return self.folded[item]
-        return constant_tensor(self.program.constants[item] if isinstance(item, str) else item)
+        constant = self.program.constant(item)
+        return None if constant is None else constant_tensor(constant)
 
     def compute(self, bound: Bound, call: Call) -> Tensor | Sequence[Tensor]:
         """The result of an operation whose operands are all constant."""
@@ -152,12 +153,11 @@ class _Builder:
     def add(self, operation: Operation) -> None:
         bound = bind(self.program, operation)
         if self.manner.fold and all(self.is_constant(item) for item in bound.operands):
-            result = self.compute(bound, self.rounding(bound, bound.call))
-            values = [result] if isinstance(result, Tensor) else list(result)
+            values = outputs_of(self.program, operation, self.compute(bound, self.rounding(bound, bound.call)))
             self.folded.update({name: value for (name, _), value in zip(operation.outputs, values, strict=True)})
             return
-        call = self.packed(bound) or self.overwriting(bound) or bound.call
-        arguments = tuple(self.operand(item, operation) for item in bound.operands)
+        call, operands = self.packed(bound) or (self.overwriting(bound) or bound.call, bound.operands)
+        arguments = tuple(self.operand(item, operation) for item in operands)
         outputs = tuple(self.new_slot(name) for name, _ in operation.outputs)
         self.steps.append(Step(self.rounding(bound, call), arguments, outputs, (), operation, True))
         if bound.op.fresh:
@@ -170,8 +170,8 @@ class _Builder:
             return call
         return partial(_round_fresh, call) if bound.op.fresh else partial(_round_outputs, call, fp16)
 
-    def packed(self, bound: Bound) -> Call | None:
-        """A convolution or linear layer over weights in oneDNN's layout; its operands then are the input alone."""
+    def packed(self, bound: Bound) -> tuple[Call, list[Operand | None]] | None:
+        """A convolution or linear layer over weights in oneDNN's layout: the call, and its operand, the input alone."""
         if not self.manner.fuse or self.manner.lean or bound.op.kind not in ("conv", "linear"):
             return None
         x, *weights = bound.operands
@@ -187,9 +187,7 @@ class _Builder:
             if bound.op.kind == "conv"
             else packed_linear(weight, bias, prod(shape[:-1]))
         )
-        if packed is not None:
-            bound.operands = [x]
-        return packed
+        return None if packed is None else (packed, [x])
 
     def overwriting(self, bound: Bound) -> Call | None:
         """The op computing in place of an operand that nobody else will read and that is as large as the result."""
@@ -205,23 +203,28 @@ class _Builder:
         return None
 
     def finish(self, outputs: Mapping[str, int]) -> list[Step]:
-        """Steps with what each one empties: values used here for the last time, and results nobody uses."""
+        """Steps with what each one empties: values that end there, and weights that were decoded for it alone."""
         kept = set(outputs.values()) | {slot for slot, value in enumerate(self.initial) if value is not None}
-        last: dict[int, int] = {}
-        for index, step in enumerate(self.steps):
-            last.update(dict.fromkeys((*step.outputs, *step.arguments), index))
-        spent: list[list[int]] = [[] for _ in self.steps]
-        for slot, index in last.items():
-            if slot and slot not in kept:
-                spent[index].append(slot)
-        return [step._replace(spent=tuple(sorted(gone))) for step, gone in zip(self.steps, spent, strict=True)]
+        decoded = {slot for step in self.steps if not step.computes for slot in step.outputs}
+        ending = {
+            operation.position: names
+            for operation, names in zip(self.program.operations, self.graph.ending, strict=True)
+        }
+        finished = []
+        for step in self.steps:
+            spent: set[int] = set()
+            if step.computes:
+                spent.update(self.slots[name] for name in ending[step.operation.position] if name in self.slots)
+                spent.update(decoded.intersection(step.arguments))
+            finished.append(step._replace(spent=tuple(sorted(spent - kept))))
+        return finished
 
 
 def make_plan(program: Program, precision: Precision, manner: Manner) -> Plan:
     """Plan `program`.
 
     Raises `UnavailableError` naming package, operation and position for an op or attribute the table doesn't know,
-    `ArtifactError` for weights that can't be read.
+    `ArtifactError` for weights that can't be read, and for an operation that declares other outputs than it has.
     """
     if manner.fuse:
         program = rewrite(program, FUSIONS if precision == "fp32" else ROUNDED_FUSIONS)
@@ -234,21 +237,32 @@ def make_plan(program: Program, precision: Precision, manner: Manner) -> Plan:
     return Plan(precision, builder.initial, inputs, outputs, builder.finish(outputs), channels_last=manner.fuse)
 
 
+def outputs_of(program: Program, operation: Operation, result: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    """What a call gave, as many values as the operation declares. Raises `ArtifactError` if it declares others."""
+    values = [result] if isinstance(result, Tensor) else list(result)
+    if len(values) != len(operation.outputs):
+        raise ArtifactError(
+            f"{program.package.name}: {operation} declares {len(operation.outputs)} outputs, but gives {len(values)}; "
+            "export it again."
+        )
+    return values
+
+
 def run_steps(
     plan: Plan, program: Program, slots: Slots, observe: Callable[[Operation, list[Tensor]], None] | None = None
 ) -> None:
-    """Run all steps over `slots`; `observe` is shown each operation's outputs."""
+    """Run all steps over `slots`; `observe` is shown each operation's outputs. Raises as `make_plan` does."""
     step = None
     try:
         for step in plan.steps:
             result = step.function(*[slots[index] for index in step.arguments])
-            if isinstance(result, Tensor):
+            if isinstance(result, Tensor) and len(step.outputs) == 1:
                 slots[step.outputs[0]] = result
             else:
-                for index, value in zip(step.outputs, result, strict=True):
+                for index, value in zip(step.outputs, outputs_of(program, step.operation, result), strict=True):
                     slots[index] = value
             if observe is not None and step.computes:
-                observe(step.operation, [result] if isinstance(result, Tensor) else list(result))
+                observe(step.operation, outputs_of(program, step.operation, result))
             for index in step.spent:
                 slots[index] = None
     except _FAILURES as error:

@@ -59,20 +59,11 @@ def attention(builder: GraphBuilder, arguments: Arguments) -> None:
     lengths = [arguments.shape(name)[-1 if parts[name][3] else -2] for name in ("query", "key")]
     scale = arguments.constant("scale", depth**-0.5)
     mask = "mask" if fused else "attn_mask"
-    if mask in arguments and _data_type(builder, arguments, mask) == "bool":
+    if mask in arguments and builder.graph.type_of(arguments.item(mask)).data_type == "bool":
         raise ValueError("has a boolean mask")
     bias = _bias(builder, arguments, mask, (lengths[0], lengths[1]))
     attended = _attend(builder, parts["query"][0], parts["key"][0], parts["value"][0], heads, scale, bias)
     _restored(builder, arguments, attended, heads, bool(fused and arguments.constant("columns")))
-
-
-def _data_type(builder: GraphBuilder, arguments: Arguments, name: str) -> str:
-    """MIL data type of an operand."""
-    item = arguments.item(name)
-    if not isinstance(item, str):
-        return item.type.data_type
-    constant = builder.program.constants.get(item)
-    return (constant.type if constant is not None else builder.types[item]).data_type
 
 
 @translates("fused.split_attention")

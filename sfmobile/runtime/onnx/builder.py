@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sfmobile.mlpackage.program import Constant, Operation, Program
-from sfmobile.mlpackage.value import FLOAT_TYPES, TensorType
+from sfmobile.mlpackage.graph import Graph
+from sfmobile.mlpackage.program import Constant, Operand, Operation, Program
 
 if TYPE_CHECKING:
     import onnx
@@ -23,10 +23,10 @@ class GraphBuilder:
 
     def __init__(self, program: Program) -> None:
         self.program = program
+        self.graph = Graph(program)
         self.nodes: list[onnx.NodeProto] = []
         self.inline: list[onnx.TensorProto] = []
         self.weights: dict[str, np.ndarray] = {}
-        self.types: dict[str, TensorType] = dict(program.inputs)
         self._constants: dict[str, str] = {}
         self._count = 0
 
@@ -74,7 +74,7 @@ class GraphBuilder:
         """An INT64 vector, as ONNX takes shapes and axes."""
         return self.constant(np.array(values, dtype=np.int64))
 
-    def operand(self, item: str | Constant) -> str:
+    def operand(self, item: Operand) -> str:
         """Name of the ONNX value for an operand of the program."""
         if isinstance(item, Constant):
             return self.constant(onnx_array(item))
@@ -84,17 +84,11 @@ class GraphBuilder:
             return self._constants[item]
         return item
 
-    def shape(self, item: str | Constant) -> tuple[int, ...]:
+    def shape(self, item: Operand) -> tuple[int, ...]:
         """Static shape of an operand. Raises `ValueError` if part of it is unknown."""
-        if isinstance(item, Constant):
-            type_ = item.type
-        elif item in self.program.constants:
-            type_ = self.program.constants[item].type
-        else:
-            type_ = self.types[item]
-        shape = tuple(size for size in type_.shape if size is not None)
-        if len(shape) != len(type_.shape):
-            raise ValueError(f"has an operand of type {type_}")
+        shape = self.graph.shape(item)
+        if shape is None:
+            raise ValueError(f"has an operand of type {self.graph.type_of(item)}")
         return shape
 
 
@@ -103,7 +97,7 @@ def onnx_array(constant: Constant) -> np.ndarray:
     value = constant.load()
     if isinstance(value, str):
         raise ValueError(f"has the string '{value}' for a tensor")
-    if constant.type.data_type in FLOAT_TYPES:
+    if constant.type.is_float:
         return np.ascontiguousarray(value, dtype=np.float32)
     return np.ascontiguousarray(value, dtype=np.bool_ if value.dtype == np.bool_ else np.int32)
 
@@ -115,7 +109,7 @@ class Arguments:
         self.builder = builder
         self.operation = operation
 
-    def item(self, name: str) -> str | Constant:
+    def item(self, name: str) -> Operand:
         """The one operand `name`. Raises `ValueError` without it."""
         items = self.operation.inputs.get(name, ())
         if len(items) != 1:
@@ -141,11 +135,9 @@ class Arguments:
         """A constant attribute as a Python value (lists for vectors), or `default`. Raises `ValueError` if computed."""
         if name not in self:
             return default
-        item = self.item(name)
-        constant = self.builder.program.constants.get(item) if isinstance(item, str) else item
-        if constant is None:
+        value = self.builder.graph.value(self.item(name))
+        if value is None:
             raise ValueError(f"computes its '{name}'")
-        value = constant.load()
         return value if isinstance(value, str) else value.tolist()
 
     def choice(self, name: str, allowed: Sequence[str], default: str) -> str:
@@ -158,7 +150,7 @@ class Arguments:
     @property
     def outputs(self) -> list[str]:
         """Names of the results."""
-        return [name for name, _ in self.operation.outputs]
+        return list(self.operation.makes())
 
     @property
     def out_shape(self) -> tuple[int, ...]:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sfmobile.errors import UnavailableError
-from sfmobile.mlpackage.graph import rewrite
 from sfmobile.mlpackage.program import Operation, Program
-from sfmobile.mlpackage.value import FLOAT_TYPES, TensorType
+from sfmobile.mlpackage.rewriting import rewrite
+from sfmobile.mlpackage.types import TensorType
 from sfmobile.runtime.mil.fusion import FUSIONS
 from sfmobile.runtime.onnx import attention, elementwise, layers, shapes
 from sfmobile.runtime.onnx.builder import CONTRIB_DOMAIN, Arguments, GraphBuilder
@@ -44,7 +44,6 @@ def translate(program: Program) -> Translation:
     program = rewrite(program, FUSIONS)
     builder = GraphBuilder(program)
     for operation in program.operations:
-        builder.types.update(dict(operation.outputs))
         _translate_operation(builder, operation)
     inputs = [_value_info(name, type_) for name, type_ in program.inputs.items()]
     outputs = [_value_info(name, type_) for name, type_ in program.output_types().items()]
@@ -77,5 +76,5 @@ def _untranslatable(program: Program, operation: Operation, found: str) -> Unava
 def _value_info(name: str, type_: TensorType) -> Any:
     from onnx import TensorProto, helper
 
-    kind = TensorProto.FLOAT if type_.data_type in FLOAT_TYPES else TensorProto.INT32
-    return helper.make_tensor_value_info(name, kind, [size or 0 for size in type_.shape])
+    kind = TensorProto.FLOAT if type_.is_float else TensorProto.INT32
+    return helper.make_tensor_value_info(name, kind, list(type_.shape))

@@ -9,8 +9,8 @@ from sfmobile.bundle.directory import Bundle
 from sfmobile.inspect.estimate.cost import runs
 from sfmobile.inspect.estimate.fusion import RESIDENT_BYTES, Segment, fuse
 from sfmobile.inspect.operations.op_table import op_table
+from sfmobile.mlpackage.graph import Graph
 from sfmobile.mlpackage.program import load_program
-from sfmobile.mlpackage.program_graph import ProgramGraph
 from tests.runtime.mil.programs import make_program
 
 RANDOM = np.random.default_rng(0)
@@ -23,7 +23,7 @@ def half(*shape: int) -> np.ndarray:
 
 def segments(body: Any, *values: np.ndarray) -> list[Segment]:
     program = make_program(body, {f"in{index}": value for index, value in enumerate(values)})
-    return fuse(ProgramGraph(program), CPU)
+    return fuse(Graph(program), CPU)
 
 
 def test_elementwise_work_joins_the_product_before_it() -> None:
@@ -87,7 +87,7 @@ def test_products_of_two_activations_are_attention() -> None:
 
 
 def test_nothing_of_an_exported_unet_is_lost_or_counted_twice(tiny_bundle: Bundle) -> None:
-    graph = ProgramGraph(load_program(tiny_bundle.package("unet")))
+    graph = Graph(load_program(tiny_bundle.package("unet")))
     table = op_table(graph)
     found = fuse(graph, CPU, table)
     positions = [position for segment in found for position in segment.positions]

@@ -52,10 +52,10 @@ class Counting(Timer):
 
     def time(self, package: Path, inputs: object) -> BlockTiming:
         from sfmobile.inspect.operations.op_table import op_table
-        from sfmobile.mlpackage.program_graph import ProgramGraph
+        from sfmobile.mlpackage.graph import Graph
 
         self.timed.append(package.stem)
-        macs = sum(cost.macs for cost in op_table(ProgramGraph(load_program(package))))
+        macs = sum(cost.macs for cost in op_table(Graph(load_program(package))))
         return BlockTiming(milliseconds=macs / 1e6 + self.overhead, minimum_ms=self.overhead, predictions=3)
 
 

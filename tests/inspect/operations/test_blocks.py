@@ -9,8 +9,8 @@ import torch
 
 from sfmobile.bundle.directory import Bundle
 from sfmobile.inspect.operations.blocks import OUTSIDE, assign_blocks, block_kind, block_of_name, stage_of
+from sfmobile.mlpackage.graph import Graph
 from sfmobile.mlpackage.program import load_program
-from sfmobile.mlpackage.program_graph import ProgramGraph
 from tests.tiny import TINY_TEXT_ENCODER, TINY_UNET
 
 
@@ -43,7 +43,7 @@ def test_kinds_and_stages_of_blocks() -> None:
 
 def blocks_of(bundle: Bundle, component: Any) -> list[str]:
     """Blocks of a component in the order in which they begin."""
-    graph = ProgramGraph(load_program(bundle.package(component)))
+    graph = Graph(load_program(bundle.package(component)))
     found = assign_blocks(graph)
     return list(dict.fromkeys(found[operation.position] for operation in graph.program.operations))
 
@@ -90,7 +90,7 @@ def test_a_plain_conversion_is_divided_by_its_weights_names(tmp_path: Path) -> N
         traced = torch.jit.trace(Net().eval(), torch.zeros(1, 4, 8, 8))
         model = ct.convert(traced, inputs=[ct.TensorType(shape=(1, 4, 8, 8))], skip_model_load=True)
         model.save(str(tmp_path / "plain.mlpackage"))
-    graph = ProgramGraph(load_program(tmp_path / "plain.mlpackage"))
+    graph = Graph(load_program(tmp_path / "plain.mlpackage"))
     blocks = assign_blocks(graph)
     kinds = [(operation.kind, blocks[operation.position][-1]) for operation in graph.program.operations]
     computed = [kind for kind in kinds if kind[0] != "cast"]

@@ -14,9 +14,9 @@ from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.inspect.operations.flops import elementwise, flops
 from sfmobile.inspect.operations.op_table import block_costs, op_table, padded_bytes, stored_weight, weights_of
+from sfmobile.mlpackage.graph import Graph
 from sfmobile.mlpackage.program import load_program
-from sfmobile.mlpackage.program_graph import ProgramGraph
-from sfmobile.mlpackage.value import TensorType
+from sfmobile.mlpackage.types import TensorType
 from sfmobile.nets.layout import SD15_UNET, SNAPFUSION_UNET
 from sfmobile.nets.unet import UNet
 from tests.runtime.mil.programs import make_program
@@ -29,7 +29,7 @@ def half(*shape: int) -> np.ndarray:
 
 
 def flops_of(body: Any, *values: np.ndarray, target: str = "ios16") -> int:
-    graph = ProgramGraph(make_program(body, {f"in{i}": value for i, value in enumerate(values)}, target))
+    graph = Graph(make_program(body, {f"in{i}": value for i, value in enumerate(values)}, target))
     return sum(flops(graph, operation) for operation in graph.program.operations)
 
 
@@ -83,7 +83,7 @@ def test_elementwise_work_is_counted_apart_and_moves_not_at_all() -> None:
         lambda x: mb.transpose(x=mb.silu(x=mb.reshape(x=x, shape=(1, 8, 4, 4))), perm=(0, 2, 3, 1)),
         {"x": half(1, 4, 8, 4)},
     )
-    graph = ProgramGraph(program)
+    graph = Graph(program)
     assert [elementwise(operation) for operation in program.operations] == [0, 128, 0]
     assert [flops(graph, operation) for operation in program.operations] == [0, 0, 0]
 
@@ -104,7 +104,7 @@ def test_the_exported_unet_counts_what_torch_counts_of_the_network(
         net = UNet(tiny_checkpoint.unet_layout)
     for bundle in (tiny_bundle, tiny_palettized_bundle):
         inputs = [torch.empty(record.shape, device="meta") for record in bundle.manifest.components["unet"].inputs]
-        table = op_table(ProgramGraph(load_program(bundle.package("unet"))))
+        table = op_table(Graph(load_program(bundle.package("unet"))))
         assert sum(cost.flops for cost in table) == counted_by_torch(lambda inputs=inputs: net(*inputs))
         assert sum(block.flops for block in block_costs(table)) == sum(cost.flops for cost in table)
 
@@ -136,7 +136,7 @@ def test_attention_at_the_highest_resolution_is_what_snapfusion_removes() -> Non
 
 def test_stored_bytes_are_those_of_the_weight_file(tiny_palettized_bundle: Bundle) -> None:
     package = tiny_palettized_bundle.package("unet")
-    graph = ProgramGraph(load_program(package))
+    graph = Graph(load_program(package))
     stored = [weight for _, weight in weights_of(graph)]
     packed = [weight for weight in stored if weight.compressed]
     assert packed and all(weight.bits == 6 for weight in packed)

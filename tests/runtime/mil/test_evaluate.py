@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from coremltools.converters.mil import Builder as mb
 
 from sfmobile.errors import ArtifactError, UsageError
-from sfmobile.mlpackage.value import TensorType
+from sfmobile.mlpackage.types import TensorType
 from sfmobile.runtime.mil import plan as planning
 from sfmobile.runtime.mil.evaluate import Evaluator, OpResult
 from sfmobile.runtime.mil.plan import Manner, make_plan, rounded, run_steps
@@ -100,6 +101,24 @@ def test_a_trace_checks_shapes_against_their_declarations() -> None:
     first.outputs[0][1].__dict__["shape"] = (1, 4, 8, 9)
     with pytest.raises(ArtifactError, match=r"'first' \(conv\) declares 'first' as fp16\[1, 4, 8, 9\]"):
         Evaluator(program).trace({"x": X}, lambda result: None)
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (lambda x: mb.relu(x=x, name="y"), r"'y' \(relu\) declares 2 outputs, but gives 1"),
+        (lambda x: mb.split(x=x, num_splits=2, axis=1, name="y"), r"'y' \(split\) declares 3 outputs, but gives 2"),
+        (lambda x: mb.exp(x=mb.const(val=np.float16(1.0)), name="y"), r"'y' \(exp\) declares 2 outputs, but gives 1"),
+    ],
+)
+def test_an_operation_that_declares_more_outputs_than_it_has_is_named(body: Any, found: str) -> None:
+    """Not run with what is left over unset: that would fail wherever the missing value is read, if it is."""
+    program = make_program(body, {"x": X})
+    (operation,) = program.operations
+    program.operations[0] = replace(operation, outputs=(*operation.outputs, ("more", operation.outputs[0][1])))
+    for run in (lambda: Evaluator(program)({"x": X}), lambda: Evaluator(program).trace({"x": X}, lambda result: None)):
+        with pytest.raises(ArtifactError, match=found):
+            run()
 
 
 def test_all_outputs_of_a_split_are_traced() -> None:

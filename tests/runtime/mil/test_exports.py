@@ -17,8 +17,8 @@ from sfmobile.bundle.manifest import COMPONENTS, ComponentName
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.export.exporter import export_bundle
 from sfmobile.export.options import ExportOptions
-from sfmobile.mlpackage.graph import rewrite
 from sfmobile.mlpackage.program import load_program
+from sfmobile.mlpackage.rewriting import rewrite
 from sfmobile.runtime.mil.evaluate import Evaluator
 from sfmobile.runtime.mil.fusion import FUSIONS
 from sfmobile.runtime.opening import open_runtime

@@ -13,8 +13,8 @@ import torch
 from coremltools.converters.mil import Builder as mb
 from torch.nn import functional as F
 
-from sfmobile.mlpackage.graph import rewrite
 from sfmobile.mlpackage.program import Program
+from sfmobile.mlpackage.rewriting import rewrite
 from sfmobile.runtime.mil.evaluate import Evaluator
 from sfmobile.runtime.mil.fusion import FUSIONS
 from tests.runtime.mil.programs import make_program, psnr

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sfmobile.mlpackage.graph import Graph, Rewrite
+from sfmobile.mlpackage.graph import Graph
 from sfmobile.mlpackage.program import Operation
+from sfmobile.mlpackage.rewriting import Rewrite
 from sfmobile.runtime.mil.fusion.attention import fuse_attention
 from sfmobile.runtime.mil.fusion.group_norm import fuse_group_norm, fuse_rounded_group_norm
 from sfmobile.runtime.mil.fusion.split_attention import fuse_split_attention

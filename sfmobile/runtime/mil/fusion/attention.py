@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from sfmobile.mlpackage.graph import Graph, literal
-from sfmobile.mlpackage.program import Constant, Operation
+from sfmobile.mlpackage.graph import Graph
+from sfmobile.mlpackage.program import Operand, Operation
+from sfmobile.mlpackage.rewriting import literal
 from sfmobile.runtime.mil.fusion.rounded import attend_rounded
 from sfmobile.runtime.mil.ops.registry import op
 
@@ -88,7 +89,7 @@ def fuse_attention(graph: Graph, operation: Operation) -> Operation | None:
     leading = [None if (whole := graph.shape(item)) is None else whole[:-2] for item in (query, key, value)]
     if query is None or key is None or leading != [shape[:-2]] * 3 or len(shape) < 3:
         return None
-    inputs: dict[str, tuple[str | Constant, ...]] = {
+    inputs: dict[str, tuple[Operand, ...]] = {
         "query": (query,),
         "key": (key,),
         "value": (value,),
@@ -104,10 +105,10 @@ def fuse_attention(graph: Graph, operation: Operation) -> Operation | None:
 
 
 def _scores(
-    graph: Graph, item: str | Constant | None, shape: tuple[int, ...]
-) -> tuple[Operation, float, str | Constant | None, list[Operation]] | None:
+    graph: Graph, item: Operand | None, shape: tuple[int, ...]
+) -> tuple[Operation, float, Operand | None, list[Operation]] | None:
     """The product behind the scores, the factor it is multiplied by, what is added to it, and the ops that do so."""
-    mask: str | Constant | None = None
+    mask: Operand | None = None
     scale = 1.0
     between: list[Operation] = []
     masked = graph.made_by(item, "add")

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sfmobile.mlpackage.graph import Graph, literal
-from sfmobile.mlpackage.program import Constant, Operation
+from sfmobile.mlpackage.graph import Graph
+from sfmobile.mlpackage.program import Operand, Operation
+from sfmobile.mlpackage.rewriting import literal
 from sfmobile.runtime.mil.ops.registry import op
 
 
@@ -66,7 +67,7 @@ def _fused(
     if affine is None or x is None:
         return None
     gamma, beta = affine
-    inputs: dict[str, tuple[str | Constant, ...]] = {
+    inputs: dict[str, tuple[Operand, ...]] = {
         "x": (x,),
         "gamma": (literal(gamma),),
         "beta": (literal(beta),),
@@ -76,7 +77,7 @@ def _fused(
     return Operation(operation.position, kind, operation.name, inputs, operation.outputs)
 
 
-def _instance_norm(graph: Graph, item: str | Constant | None) -> tuple[Operation, float] | None:
+def _instance_norm(graph: Graph, item: Operand | None) -> tuple[Operation, float] | None:
     """The reshape before a plain `instance_norm`, and its epsilon."""
     norm = graph.made_by(item, "instance_norm")
     if norm is None or {"gamma", "beta"} & set(norm.inputs):
@@ -86,7 +87,7 @@ def _instance_norm(graph: Graph, item: str | Constant | None) -> tuple[Operation
     return (grouped, epsilon) if grouped is not None and isinstance(epsilon, float) else None
 
 
-def _chain(graph: Graph, item: str | Constant | None) -> tuple[Operation, float] | None:
+def _chain(graph: Graph, item: Operand | None) -> tuple[Operation, float] | None:
     """The reshape before (x - mean) / sqrt(mean((x - mean)^2) + epsilon), and the epsilon."""
     quotient = graph.made_by(item, "real_div")
     if quotient is None:
@@ -124,7 +125,7 @@ def _affine(graph: Graph, operation: Operation, channels: int) -> tuple[np.ndarr
     values: dict[str, np.ndarray] = {}
     for argument, default in (("mean", 0.0), ("variance", 1.0), ("gamma", 1.0), ("beta", 0.0)):
         if argument in operation.inputs:
-            value = graph.constant(graph.operand(operation, argument))
+            value = graph.value(graph.operand(operation, argument))
             if not isinstance(value, np.ndarray) or value.shape != (channels,):
                 return None
             values[argument] = value.astype(np.float64)

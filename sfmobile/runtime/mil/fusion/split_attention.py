@@ -11,8 +11,9 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
-from sfmobile.mlpackage.graph import Graph, literal
-from sfmobile.mlpackage.program import Constant, Operation
+from sfmobile.mlpackage.graph import Graph
+from sfmobile.mlpackage.program import Operand, Operation
+from sfmobile.mlpackage.rewriting import literal
 from sfmobile.runtime.mil.fusion.rounded import attend_rounded
 from sfmobile.runtime.mil.ops.registry import op
 
@@ -87,7 +88,7 @@ def fuse_split_attention(graph: Graph, operation: Operation) -> Operation | None
     shape = graph.shape(root)
     if whole is None or shape is None or graph.shape(whole.value) is None:
         return None
-    inputs: dict[str, tuple[str | Constant, ...]] = {
+    inputs: dict[str, tuple[Operand, ...]] = {
         "query": (whole.query,),
         "key_by_position": (whole.key,),
         "value": (whole.value,),
@@ -131,7 +132,7 @@ def _product(graph: Graph, name: str) -> _Product | None:
     mask = None
     masked = graph.made_by(item, "add")
     if masked is not None:
-        found = graph.constant(graph.operand(masked, "y"))
+        found = graph.value(graph.operand(masked, "y"))
         shape = graph.shape(item)
         if not isinstance(found, np.ndarray) or shape is None or found.shape != (1, *shape[1:]):
             return None
@@ -140,7 +141,7 @@ def _product(graph: Graph, name: str) -> _Product | None:
     scores = _einsum(graph, product)
     if scores is None or product is None:
         return None
-    if not graph.one_type([graph.producers[name], weights, product, *([] if masked is None else [masked])]):
+    if not graph.one_type([graph.makers[name], weights, product, *([] if masked is None else [masked])]):
         return None
     shapes = [graph.shape(part) for part in (scores[1], scores[0], values[0])]
     if any(shape is None or len(shape) != 4 or shape[2] != 1 for shape in shapes):
@@ -184,7 +185,7 @@ def _joined(graph: Graph, heads: list[_Product]) -> _Product | None:
 
 def _whole_of(graph: Graph, parts: list[str], axis: int, equal: bool = False) -> str | None:
     """The value that `parts` are a split of along `axis`, all of them and in order (of equal size)."""
-    split = graph.producers.get(parts[0])
+    split = graph.makers.get(parts[0])
     if split is None or split.kind != "split" or graph.attribute(split, "axis") != axis:
         return None
     if [name for name, _ in split.outputs] != parts:

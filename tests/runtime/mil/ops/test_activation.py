@@ -71,7 +71,7 @@ def test_activations_are_rounded_to_float16_in_fp16_evaluation() -> None:
 
 def test_an_unknown_mode_names_operation_package_and_position() -> None:
     from sfmobile.mlpackage.program import Constant
-    from sfmobile.mlpackage.value import TensorType
+    from sfmobile.mlpackage.types import TensorType
     from sfmobile.runtime.mil.evaluate import Evaluator
 
     program = make_program(lambda a: mb.gelu(x=mb.relu(x=a), name="gate"), {"a": X})
