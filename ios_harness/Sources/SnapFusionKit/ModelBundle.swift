@@ -69,7 +69,7 @@ public struct ModelBundle: Sendable {
         guard let size = (attributes?[.size] as? NSNumber)?.intValue, !FileManager.default.isDirectory(target) else {
             throw BundleError(.missingFile, "'\(path)' is missing; \(mend).")
         }
-        guard size == record.bytes else {
+        guard size == record.bytes || PackageListing.says(record.sha256, path, at: target) else {
             let word = size < record.bytes ? "truncated" : "too long"
             throw BundleError(
                 .wrongSize, "'\(path)' is \(word): expected \(record.bytes) bytes, found \(size); \(mend).")
@@ -81,7 +81,7 @@ public struct ModelBundle: Sendable {
         } catch {
             throw BundleError(.missingFile, "'\(path)' can't be read; \(mend).")
         }
-        guard found == record.sha256 else {
+        guard found == record.sha256 || PackageListing.says(record.sha256, path, at: target) else {
             throw BundleError(
                 .wrongChecksum,
                 "'\(path)' has changed: expected SHA-256 \(record.sha256.prefix(12))…, found \(found.prefix(12))…; \(mend)."

@@ -172,3 +172,95 @@ extension JSONValue {
         return .object(members)
     }
 }
+
+/// A package's `Manifest.json` may be spelt anew, by coremltools or anyone; what it says may not change.
+final class PackageListingTests: XCTestCase {
+    private static let entries = [
+        #""c33b": {"author": "com.apple.CoreML", "name": "model.mlmodel", "path": "com.apple.CoreML/model.mlmodel"}"#,
+        #""7ca8": {"author": "com.apple.CoreML", "name": "weights", "path": "com.apple.CoreML/weights"}"#,
+    ]
+    /// As coremltools leaves it, and as sfmobile 0.1.0 wrote it.
+    private static let sorted = """
+        {
+            "fileFormatVersion": "1.0.0",
+            "itemInfoEntries": {
+                "7ca8": {
+                    "author": "com.apple.CoreML",
+                    "name": "weights",
+                    "path": "com.apple.CoreML/weights"
+                },
+                "c33b": {
+                    "author": "com.apple.CoreML",
+                    "name": "model.mlmodel",
+                    "path": "com.apple.CoreML/model.mlmodel"
+                }
+            },
+            "rootModelIdentifier": "c33b"
+        }
+
+        """
+    private static let modelFirst = """
+        {
+            "fileFormatVersion": "1.0.0",
+            "itemInfoEntries": {
+                "c33b": {
+                    "author": "com.apple.CoreML",
+                    "name": "model.mlmodel",
+                    "path": "com.apple.CoreML/model.mlmodel"
+                },
+                "7ca8": {
+                    "author": "com.apple.CoreML",
+                    "name": "weights",
+                    "path": "com.apple.CoreML/weights"
+                }
+            },
+            "rootModelIdentifier": "c33b"
+        }
+
+        """
+
+    /// The sample bundle with `recorded` as the listing of its UNet, and `found` in its place on disk.
+    private func bundle(recorded: String, found: String) throws -> URL {
+        let root = try temporaryFolder().appendingPathComponent("bundle")
+        try FileManager.default.copyItem(at: GoldenFiles.sampleBundle(), to: root)
+        var digest = SHA256Digest()
+        digest.update(Data(recorded.utf8))
+        let manifest = root.appendingPathComponent("manifest.json")
+        let text = try String(contentsOf: manifest, encoding: .utf8)
+        let record = #"("UNet\.mlpackage/Manifest\.json": \{\s*"bytes": )\d+(,\s*"sha256": ")[0-9a-f]+"#
+        let changed = text.replacingOccurrences(
+            of: record, with: "$1\(recorded.utf8.count)$2\(digest.hexadecimal())", options: .regularExpression)
+        XCTAssertNotEqual(text, changed)
+        try Data(changed.utf8).write(to: manifest)
+        try Data(found.utf8).write(to: root.appendingPathComponent("UNet.mlpackage/Manifest.json"))
+        return root
+    }
+
+    func testAnotherSpellingOfWhatWasRecordedWillDo() throws {
+        let compact =
+            #"{"rootModelIdentifier": "c33b", "itemInfoEntries": {"#
+            + Self.entries.joined(separator: ",") + #"}, "fileFormatVersion": "1.0.0"}"#
+        let escaped = Self.sorted.replacingOccurrences(of: "/", with: "\\/")
+        for recorded in [Self.sorted, Self.modelFirst] {
+            for found in [Self.sorted, Self.modelFirst, compact, escaped] {
+                for check in [ModelBundle.Check.full, .sizes] {
+                    XCTAssertNoThrow(
+                        try ModelBundle(opening: bundle(recorded: recorded, found: found), check: check), found)
+                }
+            }
+        }
+    }
+
+    func testAnotherContentIsRefused() throws {
+        for (found, reason) in [
+            (Self.sorted.replacingOccurrences(of: "weights", with: "Weights"), BundleError.Reason.wrongChecksum),
+            (Self.sorted.replacingOccurrences(of: #""1.0.0""#, with: "1.00000"), .wrongChecksum),
+            (Self.sorted.replacingOccurrences(of: "model.mlmodel", with: "another.mlmodel"), .wrongSize),
+            (String(Self.sorted.dropLast(9)), .wrongSize),
+        ] {
+            XCTAssertThrowsError(try ModelBundle(opening: bundle(recorded: Self.sorted, found: found)), found) {
+                XCTAssertEqual(($0 as? BundleError)?.reason, reason, "\($0)")
+            }
+        }
+    }
+}
