@@ -4,8 +4,7 @@ The unknowns are logarithms: one efficiency and how much each of three kinds of 
 share of the memory bandwidth, the overhead of a segment, and a factor per measured chip. They minimise the squared
 relative errors (in units of 10 %) plus a prior that keeps them near what is plausible where the points say little: the
 kinds differ little (held loosely together, networks left out are predicted half as badly as with three free
-efficiencies), chips reach about what is advertised. Levenberg-Marquardt with numerical derivatives, because the
-roofline's maximum has kinks and everything is small.
+efficiencies), chips reach about what is advertised.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.optimize import least_squares
 
 from sfmobile.errors import ArtifactError
 from sfmobile.inspect.estimate.cost import (
@@ -46,8 +46,6 @@ PRIOR: tuple[tuple[float, float], ...] = (
     (math.log(1.0), 1.5),
 )
 CHIP_SPREAD = 0.25
-MOST_ITERATIONS = 60
-STEP = 1e-4
 
 Networks = Mapping[str, Sequence[SegmentRow]]
 
@@ -138,7 +136,8 @@ def fit(points: Sequence[PublishedPoint], networks: Networks, table: DeviceTable
         errors = np.log(cases.milliseconds(theta)) - published
         return np.concatenate([errors / TOLERANCE, (theta - start) / spread])
 
-    return _coefficients(_least_squares(residuals, start), chips)
+    # With numerical derivatives: the roofline's maximum has kinks.
+    return _coefficients(least_squares(residuals, start).x, chips)
 
 
 def _meaning(theta: np.ndarray) -> tuple[np.ndarray, float, float, np.ndarray]:
@@ -157,25 +156,6 @@ def _coefficients(theta: np.ndarray, chips: Sequence[str]) -> Coefficients:
         dispatch_ms=DISPATCH_MS,
         chips={chip: float(value) for chip, value in zip(chips, factors, strict=True)},
     )
-
-
-def _least_squares(residuals: Callable[[np.ndarray], np.ndarray], start: np.ndarray) -> np.ndarray:
-    """Levenberg-Marquardt from `start`."""
-    theta, current = start, residuals(start)
-    damping = 1e-2
-    for _ in range(MOST_ITERATIONS):
-        shifted = [residuals(theta + STEP * direction) for direction in np.eye(theta.size)]
-        jacobian = np.stack([(one - current) / STEP for one in shifted], axis=1)
-        step = np.linalg.solve(jacobian.T @ jacobian + damping * np.eye(theta.size), -jacobian.T @ current)
-        candidate = residuals(theta + step)
-        gain = float(current @ current - candidate @ candidate)
-        if gain > 0:
-            theta, current, damping = theta + step, candidate, damping / 3
-            if gain < 1e-6:
-                break
-        else:
-            damping *= 4
-    return theta
 
 
 def left_out(

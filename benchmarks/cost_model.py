@@ -27,6 +27,7 @@ from calibration import (
 )
 
 from sfmobile.cli.console import print_table
+from sfmobile.files import write_json
 from sfmobile.inspect.estimate.cost import MODEL_FILE, Coefficients, CostModel, call_milliseconds, chip_speed, rows_of
 from sfmobile.inspect.estimate.devices import DeviceTable, PublishedPoint, device_table
 from sfmobile.inspect.estimate.fusion import DENSE_KINDS, fuse
@@ -55,7 +56,7 @@ def main() -> None:
     print_stages(json.loads(TABLES.read_text(encoding="utf-8"))["blocks"])
     print_devices(model.coefficients, networks, table)
     if options.write:
-        MODEL_FILE.write_text(model.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        write_json(MODEL_FILE, model)
 
 
 def read_off(packages: Path) -> dict[str, Any]:

@@ -7,7 +7,9 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from sfmobile.bundle.directory import Bundle
 from sfmobile.bundle.manifest import ComponentName, ComponentRecord
+from sfmobile.errors import UsageError
 from sfmobile.runtime.component import Component
 
 Part = TypeVar("Part", bound=Component)
@@ -57,3 +59,23 @@ class ChunkedComponent(Component, Generic[Part]):
         """Close every chunk."""
         while self.parts:
             self.parts.pop().close()
+
+
+def load_packages(
+    bundle: Bundle, name: ComponentName, load: Callable[[ComponentRecord], Part]
+) -> Part | ChunkedComponent[Part]:
+    """A component of `bundle`, however many packages it is: `load` makes one ready, given its record.
+
+    A record names the package, the function of it to run, and that function's inputs and outputs. Raises
+    `ArtifactError` if the bundle has no such component, and what `load` raises.
+    """
+    bundle.package(name)
+    record = bundle.manifest.components[name]
+    return ChunkedComponent(name, record, load) if record.chunks else load(record)
+
+
+def check_ml_program(bundle: Bundle, name: ComponentName, reader: str) -> None:
+    """Raise `UsageError` if a component is an ONNX file, which `reader` can't execute."""
+    package = bundle.package(name)
+    if bundle.manifest.components[name].format != "mlprogram":
+        raise UsageError(f"{package} is an ONNX file, which {reader} can't execute; use --runtime onnx.")

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 from typing_extensions import Self
 
 from sfmobile.bundle.manifest import ComponentName, ComponentRecord, TensorRecord
-from sfmobile.errors import UsageError
+from sfmobile.errors import ArtifactError, UsageError
 from sfmobile.runtime.protocol import Arrays
 
 _INT32 = np.iinfo(np.int32)
+
+# Shapes by tensor, as a package declares them; a size that isn't static is no integer.
+Shapes = Mapping[str, Sequence[int | str | None]]
 
 
 class InputError(UsageError):
@@ -29,7 +34,7 @@ class Component(ABC):
         self._closed = False
 
     def predict(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        """Run once. Inputs by name with the recorded shapes; outputs are float32.
+        """Run once. Inputs by name with the recorded shapes; outputs are float32, int32 where that is recorded.
 
         Any float dtype is taken for a float input and any integer dtype for an int32 one. Raises `InputError` for
         anything else, and `UsageError` after `close`.
@@ -44,7 +49,8 @@ class Component(ABC):
             if name not in inputs:
                 raise InputError(f"Component '{self.name}' lacks its input '{name}'; it takes {', '.join(known)}.")
         ready = {name: self._checked(record, np.asarray(inputs[name])) for name, record in known.items()}
-        return {name: value.astype(np.float32, copy=False) for name, value in self.run(ready).items()}
+        types = {record.name: np.int32 if record.dtype == "int32" else np.float32 for record in self.outputs}
+        return {name: value.astype(types[name], copy=False) for name, value in self.run(ready).items()}
 
     @abstractmethod
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -89,3 +95,20 @@ class Component(ABC):
                 f"Input '{record.name}' of component '{self.name}' has dtype {value.dtype}; expected floats."
             )
         return np.ascontiguousarray(value, dtype=np.float32)
+
+
+def check_border(record: ComponentRecord, package: Path, inputs: Shapes, outputs: Shapes) -> None:
+    """Raise `ArtifactError` unless the shapes of a package's inputs and outputs are those the manifest records."""
+    for what, tensors, declared in (("input", record.inputs, inputs), ("output", record.outputs, outputs)):
+        recorded = {tensor.name: list(tensor.shape) for tensor in tensors}
+        found = {name: list(shape) for name, shape in declared.items()}
+        differing = {name for name in (*recorded, *found) if recorded.get(name) != found.get(name)}
+        if differing:
+            raise ArtifactError(
+                f"{package}: {what}s are {_listed(found, differing)} in the file and {_listed(recorded, differing)} in "
+                "the manifest; export the bundle again."
+            )
+
+
+def _listed(shapes: Shapes, names: set[str]) -> str:
+    return ", ".join(f"'{name}' {shape}" for name, shape in shapes.items() if name in names) or "missing"

@@ -15,7 +15,7 @@ import numpy as np
 from sfmobile.bundle.directory import Bundle
 from sfmobile.bundle.manifest import ComponentName, ComponentRecord
 from sfmobile.errors import ArtifactError, UnavailableError, UsageError
-from sfmobile.runtime.chunks import ChunkedComponent
+from sfmobile.runtime.chunks import ChunkedComponent, check_ml_program, load_packages
 from sfmobile.runtime.component import Component
 
 ComputeUnit = Literal["ALL", "CPU_AND_NE", "CPU_AND_GPU", "CPU_ONLY"]
@@ -90,13 +90,8 @@ class CoreMLRuntime:
 
     def load(self, name: ComponentName) -> CoreMLComponent | ChunkedComponent[CoreMLComponent]:
         """Load one component. Raises `UsageError` if it is no ML Program."""
-        package = self.bundle.package(name)
-        record = self.bundle.manifest.components[name]
-        if record.format != "mlprogram":
-            raise UsageError(f"{package} is an ONNX file, which Core ML can't execute; use --runtime onnx.")
-        if record.chunks:
-            return ChunkedComponent(name, record, lambda part: self._load_package(name, part))
-        return self._load_package(name, record)
+        check_ml_program(self.bundle, name, "Core ML")
+        return load_packages(self.bundle, name, lambda record: self._load_package(name, record))
 
     def _load_package(self, name: ComponentName, record: ComponentRecord) -> CoreMLComponent:
         # Only a package of several functions takes a function's name, also that of the default one.

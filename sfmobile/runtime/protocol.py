@@ -22,7 +22,8 @@ class LoadedComponent(Protocol):
     outputs: tuple[TensorRecord, ...]
 
     def predict(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        """Run once. Inputs by name with the recorded shape (any float dtype is converted); outputs are float32."""
+        """Run once. Inputs by name with the recorded shape (any float dtype is converted); outputs are float32, int32
+        where that is recorded."""
         ...
 
     def close(self) -> None:

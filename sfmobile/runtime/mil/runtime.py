@@ -9,13 +9,12 @@ import numpy as np
 
 from sfmobile.bundle.directory import Bundle
 from sfmobile.bundle.manifest import ComponentName, ComponentRecord
-from sfmobile.errors import ArtifactError, UsageError
-from sfmobile.runtime.chunks import ChunkedComponent
-from sfmobile.runtime.component import Component
+from sfmobile.errors import UsageError
+from sfmobile.runtime.chunks import ChunkedComponent, check_ml_program, load_packages
+from sfmobile.runtime.component import Component, check_border
 from sfmobile.runtime.protocol import Arrays
 
 if TYPE_CHECKING:
-    from sfmobile.mlpackage.program import Program
     from sfmobile.runtime.mil.evaluate import Evaluator, OpResult
 
 
@@ -67,34 +66,15 @@ class MilRuntime:
         Raises `ArtifactError` if its package is missing or broken or isn't what the manifest says, `UsageError` if it
         is no ML Program, `UnavailableError` if the program uses an op that the evaluator doesn't know.
         """
-        package = self.bundle.package(name)
-        record = self.bundle.manifest.components[name]
-        if record.format != "mlprogram":
-            raise UsageError(f"{package} is an ONNX file, which the mil runtime can't execute; use --runtime onnx.")
-        if record.chunks:
-            return ChunkedComponent(name, record, lambda part: self._load_package(name, part))
-        return self._load_package(name, record)
+        check_ml_program(self.bundle, name, "the mil runtime")
+        return load_packages(self.bundle, name, lambda record: self._load_package(name, record))
 
     def _load_package(self, name: ComponentName, record: ComponentRecord) -> MilComponent:
         from sfmobile.mlpackage.program import load_program
         from sfmobile.runtime.mil.evaluate import Evaluator
 
         program = load_program(self.bundle.root / record.package, record.function)
-        _check_border(program, record)
+        inputs = {tensor: type_.shape for tensor, type_ in program.inputs.items()}
+        outputs = {tensor: type_.shape for tensor, type_ in program.output_types().items()}
+        check_border(record, program.package, inputs, outputs)
         return MilComponent(name, record, Evaluator(program, self.precision, lean=self.lean))
-
-
-def _check_border(program: Program, record: ComponentRecord) -> None:
-    """Raise `ArtifactError` unless the program's inputs and outputs are those the manifest records."""
-    for what, tensors, types in (
-        ("input", record.inputs, program.inputs),
-        ("output", record.outputs, program.output_types()),
-    ):
-        recorded = {tensor.name: tensor.shape for tensor in tensors}
-        found = {name: type_.shape for name, type_ in types.items()}
-        for name in sorted(set(recorded) | set(found)):
-            if recorded.get(name) != found.get(name):
-                raise ArtifactError(
-                    f"{program.package}: {what} '{name}' is {found.get(name, 'missing')} in the package and "
-                    f"{recorded.get(name, 'missing')} in the manifest; export the bundle again."
-                )

@@ -10,7 +10,8 @@ import numpy as np
 from sfmobile.bundle.directory import Bundle
 from sfmobile.bundle.manifest import ComponentName, ComponentRecord
 from sfmobile.errors import ArtifactError, UnavailableError
-from sfmobile.runtime.component import Component
+from sfmobile.runtime.chunks import ChunkedComponent, load_packages
+from sfmobile.runtime.component import Component, check_border
 
 if TYPE_CHECKING:
     from sfmobile.runtime.onnx.translate import Translation
@@ -82,16 +83,24 @@ class OnnxRuntime:
         how = " fp32, translated from ML Programs" if translated else ""
         return f"onnx{how} (ONNX Runtime {self._onnxruntime.__version__} CPU)"
 
-    def load(self, name: ComponentName) -> OnnxComponent:
+    def load(self, name: ComponentName) -> OnnxComponent | ChunkedComponent[OnnxComponent]:
         """Load one component.
 
         Raises `ArtifactError` if its file is missing, broken or not what the manifest says, `UnavailableError` for an
         ML Program that uses an op without translation.
         """
-        path = self.bundle.package(name)
-        record = self.bundle.manifest.components[name]
+        return load_packages(self.bundle, name, lambda record: self._load_package(name, record))
+
+    def _load_package(self, name: ComponentName, record: ComponentRecord) -> OnnxComponent:
+        path = self.bundle.root / record.package
         session = self._translated(path, record) if record.format == "mlprogram" else self._session(path)
-        _check_border(session, record, str(path))
+        inputs, outputs = session.get_inputs(), session.get_outputs()
+        check_border(
+            record, path, {node.name: node.shape for node in inputs}, {node.name: node.shape for node in outputs}
+        )
+        for node in (*inputs, *outputs):
+            if node.type not in _NUMPY_TYPES:
+                raise ArtifactError(f"{path}: '{node.name}' is a {node.type}; expected floats or int32.")
         return OnnxComponent(name, record, session)
 
     def _session(self, path: Path) -> Any:
@@ -113,20 +122,3 @@ class OnnxRuntime:
         from sfmobile.runtime.onnx.translate import translate
 
         return translated_session(translate(load_program(package, record.function)))
-
-
-def _check_border(session: Any, record: ComponentRecord, path: str) -> None:
-    """Raise `ArtifactError` unless the session's inputs and outputs are those the manifest records."""
-    for what, tensors, nodes in (
-        ("input", record.inputs, session.get_inputs()),
-        ("output", record.outputs, session.get_outputs()),
-    ):
-        recorded = {tensor.name: list(tensor.shape) for tensor in tensors}
-        found = {node.name: list(node.shape) for node in nodes}
-        if recorded != found:
-            raise ArtifactError(
-                f"{path}: {what}s are {found} in the file and {recorded} in the manifest; export the bundle again."
-            )
-        for node in nodes:
-            if node.type not in _NUMPY_TYPES:
-                raise ArtifactError(f"{path}: {what} '{node.name}' is a {node.type}; expected floats or int32.")
