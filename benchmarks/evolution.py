@@ -11,7 +11,6 @@ training nor the evolution's choices saw.
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,17 +26,17 @@ from sfmobile.evaluate.evaluation import DUAL_ENCODER
 from sfmobile.evaluate.metrics.frechet import DistanceMeter
 from sfmobile.evaluate.metrics.memorisation import as_float
 from sfmobile.evaluate.prompt_sets import distribution_prompts, held_out_prompts, kind_shares
+from sfmobile.files import read_json, write_json
 from sfmobile.nets.unet import UNet
 from sfmobile.train.config import read_config
 from sfmobile.train.evolve.evolution import read_decisions, read_round
 from sfmobile.train.evolve.mutation import mutate
 from sfmobile.train.evolve.plot import block_counts
 from sfmobile.train.evolve.run import EvolutionRun, EvolutionSettings, Observers
-from sfmobile.train.glyph import SCHEDULES
 from sfmobile.train.network_sampler import Sampler, network_sampler
 from sfmobile.train.pictures import Pictures, PicturesConfig
+from sfmobile.train.plan import PlanRun
 from sfmobile.train.pretrained.efficientnet_lite import EfficientNetLite0
-from sfmobile.train.recipe import RecipeRun
 
 EVOLVED = "evolved"
 FEATURE_SIZE = 64
@@ -71,7 +70,7 @@ def of(features: EfficientNetLite0, pictures: torch.Tensor) -> torch.Tensor:
 
 def contenders(run: EvolutionRun, supernet: UNet, target_ms: float, hand_written: str, seeds: int) -> dict[str, UNet]:
     """The other networks at the target's latency, with the supernet's weights as far as they go."""
-    layout = run.run.networks.unet(hand_written)
+    layout = run.run.unet_layout(hand_written)
     network = supernet
     for action in removals_to(supernet.layout, layout):
         network = mutate(network, action, name=layout.name)
@@ -94,18 +93,18 @@ def sampler(run: EvolutionRun, unet: UNet) -> Sampler:
         run.text_encoder,
         unet.eval(),
         run.decoder,
-        run.run.schedule(settings.schedule, unet.layout),
-        SCHEDULES[settings.schedule],
+        run.schedule(unet.layout),
         run.judge.encode,
         steps=settings.steps,
         guidance_scale=settings.guidance_scale,
         latent_shape=(shape[1], shape[2], shape[3]),
+        scaling_factor=run.run.pool_record(settings.pool).scaling_factor,
     )
 
 
-def open_test(recipe: Path, run: EvolutionRun, cache: Path, count: int) -> Test:
+def open_test(plan: Path, run: EvolutionRun, cache: Path, count: int) -> Test:
     """Held-out compositions, without the evolution's own prompts."""
-    selection = read_config(PicturesConfig, recipe / f"{run.settings.pictures}.json")
+    selection = read_config(PicturesConfig, plan / f"{run.settings.pictures}.json")
     pool = Pictures.open(cache, selection, run.run.device).pool
     prompts = held_out_prompts(pool, count, selection.splits, 4242, selection.side)
     shares = kind_shares(prompts)
@@ -126,7 +125,7 @@ def open_test(recipe: Path, run: EvolutionRun, cache: Path, count: int) -> Test:
 def compare(run: EvolutionRun, test: Test, hand_written: str, seeds: int, out: Path) -> list[dict[str, Any]]:
     """Train and measure each contender; what `out` already holds is kept."""
     settings = run.settings
-    result = json.loads((run.root / "result.json").read_text(encoding="utf-8"))
+    result = read_json(run.root / "result.json", "an evolution's result", "run `sfmobile train evolve` first")
     supernet = run.supernet()
     run.fine_tune(supernet, 0)
     decisions = read_decisions(run.root)
@@ -136,7 +135,7 @@ def compare(run: EvolutionRun, test: Test, hand_written: str, seeds: int, out: P
     networks = {"supernet (not at the target)": supernet, EVOLVED: read_round(run.root / f"round-{len(decisions)}")}
     networks |= contenders(run, supernet, result["target_ms"], hand_written, seeds)
     path = out / "comparison.json"
-    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    rows: list[dict[str, Any]] = read_json(path, "a comparison", "delete it")["rows"] if path.exists() else []
     for name, network in networks.items():
         if any(row["name"] == name for row in rows):
             continue
@@ -159,7 +158,7 @@ def compare(run: EvolutionRun, test: Test, hand_written: str, seeds: int, out: P
         machine = describe_machine().model_dump(mode="json")
         record = {"target_ms": result["target_ms"], "machine": machine, "rows": rows}
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_json(path, record, indent=1)
     return rows
 
 
@@ -216,7 +215,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     """Train, measure, print, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", type=Path)
+    parser.add_argument("plan", type=Path)
     parser.add_argument("--run", type=Path, required=True, help="where `sfmobile train evolve` ran")
     parser.add_argument("--name", default="evolution", help="the settings file's name, as given to train evolve")
     parser.add_argument("--table", type=Path, help="lookup table [lookup.json in the run]")
@@ -229,14 +228,14 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=192)
     parser.add_argument("-o", "--output", type=Path, required=True)
     given = parser.parse_args()
-    settings = read_config(EvolutionSettings, given.recipe / f"{given.name}.json")
-    run = RecipeRun(given.recipe, given.run, given.cache, cpu=True).run
+    settings = read_config(EvolutionSettings, given.plan / f"{given.name}.json")
+    run = PlanRun(given.plan, given.run, given.cache, cpu=True).run
     table = train_evolve.open_table(
         run, settings, given.table or given.run / "lookup.json", None, given.device, given.blocks
     )
-    judge = train_evolve.open_judge(run, settings, given.recipe, given.cache, given.judge)
+    judge = train_evolve.open_judge(run, settings, given.plan, given.cache, given.judge)
     evolution = EvolutionRun(run, given.name, settings, judge, table.latency, Observers(told=note))
-    test = open_test(given.recipe, evolution, given.cache, given.pictures)
+    test = open_test(given.plan, evolution, given.cache, given.pictures)
     rows = compare(evolution, test, given.hand_written, given.random, given.output)
     show(rows)
     plot(rows, float(read_decisions(evolution.root)[0]["target_ms"]), given.output / "comparison.png")

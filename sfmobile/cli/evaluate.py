@@ -10,10 +10,12 @@ import typer
 from sfmobile.cli import console
 
 if TYPE_CHECKING:
-    from sfmobile.evaluate.report import Record
+    from sfmobile.evaluate.report import EvaluationRecord
     from sfmobile.train.loop import Progress
 
-Cache = Annotated[Path | None, typer.Option("--cache", help="Sprites and metric weights [~/.cache/sfmobile].")]
+Cache = Annotated[
+    Path | None, typer.Option("--cache", help="Sprites and metric weights [$SFMOBILE_CACHE or ~/.cache/sfmobile].")
+]
 Judge = Annotated[Path | None, typer.Option("--judge", help="dual_encoder.safetensors [the one that comes along].")]
 Out = Annotated[Path, typer.Option("-o", "--output", help="Directory for evaluation.json, .md and pictures.")]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Stay on the CPU even where a GPU is found.")]
@@ -31,7 +33,7 @@ def evaluate(
     pictures: Annotated[int, typer.Option("--pictures", min=2, help="Pictures for distances and agreement.")] = 128,
     composed: Annotated[int, typer.Option("--composed", min=1, help="Prompts of each exact check.")] = 24,
     selection: Annotated[
-        Path | None, typer.Option("--trained-on", help="pictures.json of the recipe that trained it [all sprites].")
+        Path | None, typer.Option("--trained-on", help="pictures.json of the plan that trained it [all sprites].")
     ] = None,
     memorisation: Annotated[
         bool, typer.Option("--memorisation", help="Also measure the distance to training drawings (needs LPIPS).")
@@ -58,13 +60,13 @@ def evaluate(
         load_judges,
     )
     from sfmobile.evaluate.prompt_sets import trained_checks
-    from sfmobile.evaluate.report import Record, machine
+    from sfmobile.evaluate.report import EvaluationRecord, machine
+    from sfmobile.files import cache_folder
     from sfmobile.train.config import read_config
-    from sfmobile.train.data.packages import default_cache
     from sfmobile.train.network_sampler import checkpoint_sampler, picture_side
     from sfmobile.train.pictures import Pictures, PicturesConfig
 
-    where = cache or default_cache()
+    where = cache or cache_folder()
     device = torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
     compared = [(Checkpoint.open(checkpoint), steps)]
     if teacher is not None:
@@ -86,7 +88,8 @@ def evaluate(
         evaluation = Evaluation(Pictures.open(where, trained_on, device).pool, judges, config, side, trained_on.splits)
     parts = PARTS if memorisation else tuple(part for part in PARTS if part != "memorisation")
     with console.status("measuring real pictures"):
-        record = Record({**evaluation.describe(), "machine": machine(device)}, evaluation.judge_figures(128))
+        made = {**evaluation.describe(), "machine": machine(device)}
+        record = EvaluationRecord(made, evaluation.judge_figures(128), kinds=evaluation.kinds())
         record.measurements.append(evaluation.real(parts))
     for opened, count in compared:
         scale = opened.guidance_scale if guidance is None else guidance
@@ -111,7 +114,7 @@ def _steps(count: int) -> str:
 
 
 def evaluate_run(
-    recipe: Annotated[Path, typer.Argument(help="Directory with recipe.json and evaluation.json.")],
+    plan: Annotated[Path, typer.Argument(metavar="PLAN", help="Directory with recipe.json and evaluation.json.")],
     run: Annotated[Path, typer.Option("--run", help="The run whose stages are measured.")],
     output: Out,
     pictures: Annotated[
@@ -128,16 +131,16 @@ def evaluate_run(
     cpu: Cpu = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
 ) -> None:
-    """Measure every stage, sweep and ablation of a run by the recipe's plan; what is measured already is kept."""
+    """Measure every stage, sweep and ablation of a run by its plan; what is measured already is kept."""
     from sfmobile.evaluate.evaluation import DUAL_ENCODER
-    from sfmobile.evaluate.plan import evaluate_recipe
-    from sfmobile.train.data.packages import default_cache
+    from sfmobile.evaluate.plan import evaluate_by_plan
+    from sfmobile.files import cache_folder
 
     with console.status("measuring"):
-        record = evaluate_recipe(
-            recipe,
+        record = evaluate_by_plan(
+            plan,
             run,
-            cache or default_cache(),
+            cache or cache_folder(),
             output,
             judge=judge or DUAL_ENCODER,
             pictures=pictures,
@@ -149,13 +152,14 @@ def evaluate_run(
     _finish(record, output, as_json)
 
 
-def _finish(record: Record, output: Path, as_json: bool) -> None:
+def _finish(record: EvaluationRecord, output: Path, as_json: bool) -> None:
     from dataclasses import asdict
 
     from sfmobile.evaluate.plots import write_plots
     from sfmobile.evaluate.report import markdown
+    from sfmobile.files import write_text
 
-    (output / "evaluation.md").write_text(markdown(record), encoding="utf-8")
+    write_text(output / "evaluation.md", markdown(record))
     for path in write_plots(record, output):
         console.note(f"wrote {path}")
     if as_json:
@@ -172,10 +176,8 @@ def dual_encoder(
     as_json: Annotated[bool, typer.Option("--json", help="Print its retrieval figures as JSON.")] = False,
 ) -> None:
     """Train the dual encoder that measures agreement, on drawings that no generator sees; resumes if interrupted."""
-    import json
-
     from sfmobile.evaluate.contrastive import train_from_cache
-    from sfmobile.train.data.packages import default_cache
+    from sfmobile.files import cache_folder, read_json
 
     with console.progress(remaining=True) as bars:
         task = bars.add_task("dual encoder", total=None)
@@ -184,8 +186,8 @@ def dual_encoder(
             figures = " ".join(f"{name} {value:.4g}" for name, value in progress.figures.items())
             bars.update(task, completed=progress.step, total=progress.steps, description=f"dual encoder  {figures}")
 
-        train_from_cache(config, cache or default_cache(), run, observer=show, cpu=cpu)
-    figures = json.loads((run / "retrieval.json").read_text(encoding="utf-8"))
+        train_from_cache(config, cache or cache_folder(), run, observer=show, cpu=cpu)
+    figures = read_json(run / "retrieval.json", "the dual encoder's figures", "run the command again")
     if as_json:
         console.print_json(figures)
         return

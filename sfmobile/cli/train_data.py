@@ -12,7 +12,8 @@ from sfmobile.cli import console
 
 def data(
     cache: Annotated[
-        Path | None, typer.Option("--cache", help="Where packages and sprites are kept [~/.cache/sfmobile].")
+        Path | None,
+        typer.Option("--cache", help="Where packages and sprites are kept [$SFMOBILE_CACHE or ~/.cache/sfmobile]."),
     ] = None,
     packages: Annotated[
         Path | None,
@@ -28,11 +29,12 @@ def data(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Prepare the training data: captioned sprites of five styles, with the licences of what they come from."""
+    from sfmobile.files import cache_folder
     from sfmobile.train.data.pack import pack_sources
-    from sfmobile.train.data.packages import default_cache, fetch_packages, read_sources
+    from sfmobile.train.data.packages import fetch_packages, read_sources
     from sfmobile.train.data.sprites import build_cache
 
-    cache = cache or default_cache()
+    cache = cache or cache_folder()
     sources = packages or fetch_packages(cache, report=console.note)
     if pack is not None:
         console.note(f"packing the sources into {pack}")

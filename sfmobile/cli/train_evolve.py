@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sfmobile.cli import console, engine, profile_blocks
-from sfmobile.cli.train_stages import Cache, Cpu, RecipeDirectory, RunDirectory
+from sfmobile.cli.train_stages import Cache, Cpu, PlanDirectory, RunDirectory
 from sfmobile.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from sfmobile.inspect.lookup.table import GrowingTable
     from sfmobile.train.evolve.run import EvolutionSettings, Judge, Observers
     from sfmobile.train.loop import Observer, Progress
-    from sfmobile.train.stages.run import Run
+    from sfmobile.train.run import Run
 
 
 def evolve(
-    recipe: RecipeDirectory,
+    plan: PlanDirectory,
     run: RunDirectory,
     name: Annotated[
-        str, typer.Argument(help="Settings file in the recipe without .json, and the directory in the run.")
+        str, typer.Argument(help="Settings file in the plan without .json, and the directory in the run.")
     ] = "evolution",
     table: Annotated[
         Path | None,
@@ -58,17 +58,17 @@ def evolve(
     RUN/NAME/ keeps each round's layout and weights, decisions.jsonl, path.png and the evolved network; an interrupted
     evolution goes on where it was. Spread over processes: accelerate launch -m sfmobile train evolve …
     """
+    from sfmobile.files import cache_folder
     from sfmobile.train.config import read_config
-    from sfmobile.train.data.packages import default_cache
     from sfmobile.train.evolve.run import EvolutionRun, EvolutionSettings
-    from sfmobile.train.recipe import RecipeRun
+    from sfmobile.train.plan import PlanRun
 
-    settings = read_config(EvolutionSettings, recipe / f"{name}.json")
-    where = cache or default_cache()
-    opened = RecipeRun(recipe, run, where, cpu).run
+    settings = read_config(EvolutionSettings, plan / f"{name}.json")
+    where = cache or cache_folder()
+    opened = PlanRun(plan, run, where, cpu).run
     lookup = open_table(opened, settings, table or run / "lookup.json", runtime, device, blocks)
     with console.status("reading sprites and the dual encoder"):
-        judged = open_judge(opened, settings, recipe, where, judge)
+        judged = open_judge(opened, settings, plan, where, judge)
     first = int(os.environ.get("RANK", "0")) == 0
     with console.progress(remaining=True) as bars:
         show = observers(bars) if first else None
@@ -114,7 +114,7 @@ def open_table(
     return GrowingTable(path, held, options, timer, blocks or default_cache())
 
 
-def open_judge(run: Run, settings: EvolutionSettings, recipe: Path, cache: Path, dual_encoder: Path | None) -> Judge:
+def open_judge(run: Run, settings: EvolutionSettings, plan: Path, cache: Path, dual_encoder: Path | None) -> Judge:
     """The dual encoder and the prompts that it scores pictures of."""
     import torch
 
@@ -132,7 +132,7 @@ def open_judge(run: Run, settings: EvolutionSettings, recipe: Path, cache: Path,
         return torch.as_tensor(tokenizer.encode_batch(captions))  # type: ignore[arg-type]
 
     encoder = DualEncoder.load(dual_encoder or DUAL_ENCODER).to(run.device)
-    sprites = Pictures.open(cache, read_config(PicturesConfig, recipe / f"{settings.pictures}.json"), run.device).pool
+    sprites = Pictures.open(cache, read_config(PicturesConfig, plan / f"{settings.pictures}.json"), run.device).pool
     prompts = prompts_apart(sprites.sprites, run.pool(settings.pool), encode, settings.prompt_kinds, settings.prompts)
     return Judge(Agreement(encoder, encode, prompts), encode)
 
@@ -160,14 +160,13 @@ def observers(bars: Bars) -> Observers:
 
 def finish(root: Path, json_output: bool) -> None:
     """Draw the path and print the rounds."""
-    import json
-
+    from sfmobile.files import read_json
     from sfmobile.train.evolve.evolution import read_decisions
     from sfmobile.train.evolve.plot import plot_path, read_path
 
     plot_path(root, root / "path.png")
     console.note(f"The path is drawn in {root / 'path.png'}; the network is in {root / 'weights.safetensors'}")
-    result = json.loads((root / "result.json").read_text(encoding="utf-8"))
+    result = read_json(root / "result.json", "an evolution's result", "evolve again")
     if json_output:
         console.print_json({**result, "decisions": read_decisions(root)})
         return

@@ -1,4 +1,4 @@
-"""`sfmobile train stage|all|assemble|plot`: run a recipe's stages, each resumable, and write the checkpoint."""
+"""`sfmobile train stage|all|assemble|plot`: run a plan's stages, each resumable, and write the checkpoint."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
     from sfmobile.train.loop import Progress
-    from sfmobile.train.recipe import RecipeRun
+    from sfmobile.train.plan import PlanRun
 
-RecipeDirectory = Annotated[Path, typer.Argument(help="Directory with recipe.json and one settings file per stage.")]
+PlanDirectory = Annotated[
+    Path, typer.Argument(metavar="PLAN", help="Directory with recipe.json and one settings file per stage.")
+]
 RunDirectory = Annotated[Path, typer.Option("--run", help="Where the stages keep checkpoints, logs and results.")]
-Cache = Annotated[Path | None, typer.Option("--cache", help="Sprites and metric weights [~/.cache/sfmobile].")]
+Cache = Annotated[
+    Path | None, typer.Option("--cache", help="Sprites and metric weights [$SFMOBILE_CACHE or ~/.cache/sfmobile].")
+]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Stay on the CPU even where a GPU is found.")]
 
 
@@ -44,14 +48,14 @@ class _Display:
         self.bars.update(self.task, completed=done, total=total)
 
 
-def _open(recipe: Path, run: Path, cache: Path | None = None, cpu: bool = False) -> RecipeRun:
-    from sfmobile.train.data.packages import default_cache
-    from sfmobile.train.recipe import RecipeRun
+def _open(plan: Path, run: Path, cache: Path | None = None, cpu: bool = False) -> PlanRun:
+    from sfmobile.files import cache_folder
+    from sfmobile.train.plan import PlanRun
 
-    return RecipeRun(recipe, run, cache or default_cache(), cpu)
+    return PlanRun(plan, run, cache or cache_folder(), cpu)
 
 
-def _run_stage(run: RecipeRun, name: str) -> None:
+def _run_stage(run: PlanRun, name: str) -> None:
     with console.progress(remaining=True) as bars:
         display = _Display(name, bars)
         run.run_stage(name, display.step, display.count)
@@ -59,23 +63,23 @@ def _run_stage(run: RecipeRun, name: str) -> None:
 
 
 def stage(
-    recipe: RecipeDirectory,
-    name: Annotated[str, typer.Argument(help="The stage, as recipe.json names it.")],
+    plan: PlanDirectory,
+    name: Annotated[str, typer.Argument(help="The stage, as the plan names it.")],
     run: RunDirectory,
     cache: Cache = None,
     cpu: Cpu = False,
 ) -> None:
-    """Run one stage of a recipe, from its last checkpoint if it was interrupted.
+    """Run one stage of a plan, from its last checkpoint if it was interrupted.
 
     On several GPUs: accelerate launch -m sfmobile.cli.main train stage …
     """
-    _run_stage(_open(recipe, run, cache, cpu), name)
+    _run_stage(_open(plan, run, cache, cpu), name)
 
 
-def all_stages(recipe: RecipeDirectory, run: RunDirectory, cache: Cache = None, cpu: Cpu = False) -> None:
-    """Run every stage of a recipe that isn't done yet, in order."""
-    opened = _open(recipe, run, cache, cpu)
-    for entry in opened.recipe.stages:
+def all_stages(plan: PlanDirectory, run: RunDirectory, cache: Cache = None, cpu: Cpu = False) -> None:
+    """Run every stage of a plan that isn't done yet, in order."""
+    opened = _open(plan, run, cache, cpu)
+    for entry in opened.plan.stages:
         if opened.is_done(entry.name):
             console.note(f"{entry.name} is done already: {run / entry.name}")
         else:
@@ -83,14 +87,14 @@ def all_stages(recipe: RecipeDirectory, run: RunDirectory, cache: Cache = None, 
 
 
 def assemble(
-    recipe: RecipeDirectory,
+    plan: PlanDirectory,
     run: RunDirectory,
     output: Annotated[Path, typer.Option("-o", "--output", help="The checkpoint directory to write.")],
 ) -> None:
     """Write the run's networks as a diffusers-format checkpoint (fp16, safetensors)."""
     from sfmobile.train.data.tokens import TOKENIZER_DIR
 
-    _open(recipe, run, cpu=True).assemble(output, TOKENIZER_DIR)
+    _open(plan, run, cpu=True).assemble(output, TOKENIZER_DIR)
     console.print_text(str(output))
 
 

@@ -21,13 +21,14 @@ from sfmobile.errors import UsageError
 from sfmobile.evaluate.metrics.dual_encoder import DualEncoder, DualEncoderLayout
 from sfmobile.evaluate.metrics.memorisation import as_float
 from sfmobile.evaluate.metrics.retrieval import Retrieval, distinct_texts, retrieval
+from sfmobile.files import write_json
 from sfmobile.train.config import LoopConfig, read_config
 from sfmobile.train.data.split import HELD_OUT, SPLITS
 from sfmobile.train.network_sampler import Encode
 from sfmobile.train.pictures import Pictures, PicturesConfig, Selection
 from sfmobile.train.pretrained.efficientnet_lite import BLOCKS, FEATURES_FILE, EfficientNetLite0
 from sfmobile.train.randomness import generator_for
-from sfmobile.train.state import load_tensors, write_json
+from sfmobile.train.state import load_tensors
 
 if TYPE_CHECKING:
     from sfmobile.train.data.compose import SpritePool
@@ -94,7 +95,7 @@ class ContrastiveObjective(nn.Module):
         return {"loss": loss, "recall_at_1": hits}
 
 
-class ContrastiveStage:
+class ContrastiveTraining:
     """Draws distorted compositions of the judge's sprites with their captions' tokens."""
 
     def __init__(self, config: DualEncoderConfig, encoder: DualEncoder, pool: SpritePool, encode: Encode) -> None:
@@ -143,14 +144,14 @@ def distorted(images: Tensor, generator: torch.Generator) -> Tensor:
 
 def caption_vocabulary(pool: SpritePool, encode: Encode, batches: int = 64) -> Tensor:
     """Sorted ids of every token that captions of these sprites use: their phrases, plurals and tags, and the words
-    around them as they occur in `batches` planned batches."""
+    around them as they occur in `batches` batches of scenes."""
     from sfmobile.train.data.english import plural
-    from sfmobile.train.data.scenes import Planner
+    from sfmobile.train.data.scenes import Composer
 
     texts = {text for sprite in pool.sprites for text in (sprite.phrase, plural(sprite.phrase), *sprite.tags) if text}
-    planner = Planner(pool.sprites, SPLITS, judge=True)
+    composer = Composer(pool.sprites, SPLITS, judge=True)
     for index in range(batches):
-        texts.update(planner.plan(index, 256, seed=0).captions)
+        texts.update(composer.compose(index, 256, seed=0).captions)
     return torch.unique(encode(sorted(texts)))
 
 
@@ -205,8 +206,8 @@ def train_dual_encoder(
     encoder = new_dual_encoder(config, caption_vocabulary(pool, encode), features, token_init)
     # Depthwise convolutions are a third faster this way round on a CPU, too.
     encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    stage = ContrastiveStage(config, encoder, pool, encode)
-    averaged = TrainingLoop(stage, config.loop, directory, observer, cpu=cpu).run()
+    training = ContrastiveTraining(config, encoder, pool, encode)
+    averaged = TrainingLoop(training, config.loop, directory, observer, cpu=cpu).run()
     encoder.load_state_dict({name.removeprefix("encoder."): value for name, value in averaged.items()}, strict=False)
     path = directory / "dual_encoder.safetensors"
     encoder.save(path)
@@ -312,7 +313,7 @@ def train_from_cache(
 def _judges_sprites(cache: Path, settings: DualEncoderConfig, device: torch.device) -> SpritePool:
     """What the encoder learns from, at its own picture size; it may see pairs that are held out of the generator."""
     from sfmobile.train.data.compose import load_pool
-    from sfmobile.train.data.scenes import Planner
+    from sfmobile.train.data.scenes import Composer
     from sfmobile.train.data.split import JUDGE
     from sfmobile.train.data.sprites import find_cache
 
@@ -326,7 +327,7 @@ def _judges_sprites(cache: Path, settings: DualEncoderConfig, device: torch.devi
     kept = sorted(rows)
     sprites = [pool.sprites[row] for row in kept]
     pixels = shrunk(pool.pixels[torch.tensor(kept)], settings.image_size).to(device)
-    return type(pool)(sprites, pixels, Planner(sprites, SPLITS, settings.kinds, judge=True))
+    return type(pool)(sprites, pixels, Composer(sprites, SPLITS, settings.kinds, judge=True))
 
 
 def shrunk(pixels: Tensor, side: int) -> Tensor:

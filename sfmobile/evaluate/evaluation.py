@@ -17,12 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from sfmobile.errors import UsageError
+from sfmobile.evaluate import figures as named
 from sfmobile.evaluate.contrastive import concept_texts, embed_pictures, own_retrieval, recognised
+from sfmobile.evaluate.figures import KINDS, NETWORK, THROUGHPUT, FigureKind
 from sfmobile.evaluate.metrics.compositions import ColourReferences, check_compositions
 from sfmobile.evaluate.metrics.dual_encoder import DualEncoder
 from sfmobile.evaluate.metrics.frechet import DistanceMeter
 from sfmobile.evaluate.metrics.memorisation import as_bytes, as_float, nearest_training
-from sfmobile.evaluate.metrics.retrieval import Retrieval
+from sfmobile.evaluate.metrics.retrieval import Retrieval, distinct_texts
 from sfmobile.evaluate.prompt_sets import (
     COMPOSED_KINDS,
     COMPOSED_SPLITS,
@@ -34,7 +36,7 @@ from sfmobile.evaluate.prompt_sets import (
     portraits,
     recognition_prompts,
 )
-from sfmobile.evaluate.report import Measurement
+from sfmobile.evaluate.report import Axis, SamplerFigures
 from sfmobile.train.data.split import HELD_OUT, TRAIN
 from sfmobile.train.network_sampler import Encode, Sampler, SamplingPrecision
 from sfmobile.train.pretrained.efficientnet_lite import INPUT_SIZE, EfficientNetLite0
@@ -46,8 +48,6 @@ if TYPE_CHECKING:
 
 Part = Literal["distribution", "recognition", "composed", "memorisation"]
 PARTS: tuple[Part, ...] = ("distribution", "recognition", "composed", "memorisation")
-NETWORK = "EffNetLite0"
-THROUGHPUT = "pictures per second"
 # The dual encoder that comes with the sources.
 DUAL_ENCODER = Path(__file__).resolve().parents[2] / "models" / "dual-encoder" / "dual_encoder.safetensors"
 
@@ -191,10 +191,12 @@ class Evaluation:
         settings: dict[str, float | int | str] | None = None,
         parts: Sequence[Part] = PARTS,
         series: str = "",
+        varies: Axis | None = None,
         observer: Callable[[int], None] = lambda done: None,
         first_seed: int = 0,
-    ) -> Measurement:
-        """Figures of `sampler` in the chosen parts; `series` names the sweep that it is a point of; each part's
+    ) -> SamplerFigures:
+        """Figures of `sampler` in the chosen parts; `series` names the sweep that it is a point of,
+        `varies` what its points differ in; each part's
         prompts get the seeds from `first_seed` on.
 
         `observer` is told the pictures made so far, of `picture_count`.
@@ -224,7 +226,7 @@ class Evaluation:
                 figures |= figures_of(made)
         if seconds > 0:
             figures[THROUGHPUT] = pictures / seconds
-        return Measurement(name, dict(settings or {}), figures, series)
+        return SamplerFigures(name, dict(settings or {}), figures, series, varies)
 
     def picture_count(self, parts: Sequence[Part] = PARTS) -> int:
         """How many pictures `measure` samples for these parts."""
@@ -239,26 +241,28 @@ class Evaluation:
         )
         return {name: asdict(figures) for name, figures in own.items()}
 
-    def real(self, parts: Sequence[Part] = PARTS) -> Measurement:
+    def real(self, parts: Sequence[Part] = PARTS) -> SamplerFigures:
         """The same figures of the real pictures: what the measures themselves allow."""
-        figures = self.distribution_figures(self.distribution.pictures)
         # A set's distance to itself says nothing; the floor is what real pictures reach.
-        figures = {key: value for key, value in figures.items() if not key.startswith(("FD", "KD")) or "floor" in key}
+        figures: dict[str, float] = {name: float(value) for name, value in self._distance.floor_row().items()}
+        figures |= self._agreement_figures(self.distribution.pictures)
         if "recognition" in parts:
             figures |= self.recognition_figures(self.recognition.pictures)
         if "composed" in parts:
             figures |= self.composed_figures(self.compositions.pictures, self.compositions.attributes)
         if "memorisation" in parts:
             figures |= self.memorisation_figures(self.distribution.pictures)
-        return Measurement("real held-out pictures", {}, figures)
+        return SamplerFigures("real held-out pictures", {}, figures)
 
     def distribution_figures(self, made: Tensor) -> dict[str, float]:
         """Distances to the real held-out pictures, each with its floor; agreement with the prompts; retrieval."""
         distance = self._distance.measure(self._features(made))
+        return {name: float(value) for name, value in distance.row().items()} | self._agreement_figures(made)
+
+    def _agreement_figures(self, made: Tensor) -> dict[str, float]:
         found = self._recognised(made, self.distribution.texts)
         return {
-            **{name: float(value) for name, value in distance.row().items()},
-            "agreement": found.agreement,
+            named.AGREEMENT: found.agreement,
             "agreement with other prompts": found.mismatch,
             "prompt R@1": found.recall_at_1,
             "prompt R@5": found.recall_at_5,
@@ -270,11 +274,17 @@ class Evaluation:
         every = self._recognised(made, self.recognition.texts, self.concepts)
         return {
             "agreement with held-out concept × style": own.agreement,
-            f"recognised R@1 of {own.candidates}": own.recall_at_1,
-            f"recognised R@5 of {own.candidates}": own.recall_at_5,
-            f"recognised R@1 of {every.candidates}": every.recall_at_1,
-            f"recognised R@5 of {every.candidates}": every.recall_at_5,
+            named.recognised(1, own.candidates): own.recall_at_1,
+            named.recognised(5, own.candidates): own.recall_at_5,
+            named.recognised(1, every.candidates): every.recall_at_1,
+            named.recognised(5, every.candidates): every.recall_at_5,
         }
+
+    def kinds(self) -> dict[str, FigureKind]:
+        """What each figure that it can measure is, in the order of the tables' columns."""
+        own, every = self.recognition.texts, [*self.recognition.texts, *self.concepts]
+        candidates = [len(distinct_texts(self.judges.encode(texts))[0]) for texts in (own, every)]
+        return {**KINDS, **named.kinds_of_recognition(*candidates)}
 
     def _recognised(self, made: Tensor, texts: Sequence[str], others: Sequence[str] = ()) -> Retrieval:
         judges = self.judges

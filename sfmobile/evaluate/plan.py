@@ -1,6 +1,6 @@
 """A plan of measurements over a training run: which stages at which steps and guidance, what of each, and the grid.
 
-Runs without the command line: `python -m sfmobile.evaluate.plan --recipe models/recipes/glyph-128 --run RUN
+Runs without the command line: `python -m sfmobile.evaluate.plan --plan models/recipes/glyph-128 --run RUN
 --cache CACHE --out OUT`. Measurements already in OUT are kept, so a killed evaluation goes on where it was.
 """
 
@@ -13,24 +13,19 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from sfmobile.errors import UsageError
-from sfmobile.evaluate.evaluation import (
-    DUAL_ENCODER,
-    THROUGHPUT,
-    Evaluation,
-    EvaluationConfig,
-    load_judges,
-)
+from sfmobile.evaluate.evaluation import DUAL_ENCODER, Evaluation, EvaluationConfig, load_judges
+from sfmobile.evaluate.figures import AGREEMENT, DISTANCES, THROUGHPUT
 from sfmobile.evaluate.metrics.decoder_pair import compare_decoders
 from sfmobile.evaluate.metrics.memorisation import as_bytes, as_float
-from sfmobile.evaluate.plots import AGREEMENT, write_grid
-from sfmobile.evaluate.report import DISTANCES, GROUPS, Measurement, Record, machine, markdown
+from sfmobile.evaluate.plots import write_grid
+from sfmobile.evaluate.report import EvaluationRecord, SamplerFigures, machine, markdown
 from sfmobile.evaluate.run_samplers import RunSamplers, Variant
-from sfmobile.evaluate.targets import Target, target_table
+from sfmobile.evaluate.targets import QualityTarget, target_table
+from sfmobile.files import sha256_of_file, write_text
 from sfmobile.train.config import read_config
 from sfmobile.train.pictures import Pictures, PicturesConfig
-from sfmobile.train.pretrained.packages import file_sha256
-from sfmobile.train.recipe import RecipeRun
-from sfmobile.train.stages.run import Run
+from sfmobile.train.plan import PlanRun
+from sfmobile.train.run import Run
 
 RECORD = "evaluation.json"
 WEIGHTS = "weights.safetensors"
@@ -38,7 +33,7 @@ DECODER_PAIR = "Decoder pair"
 
 
 @dataclass(frozen=True)
-class Plan:
+class EvaluationPlan:
     """What to measure on a run. Variants whose stage wasn't trained are left out and said so.
 
     pictures: settings file of the pictures that the run was trained on; decoder_pair: stages of the full and the
@@ -53,7 +48,7 @@ class Plan:
     grid_seed: int = 0
     decoder_pair: tuple[str, str] | None = ("autoencoder", "decoder")
     own_latents: int = 512
-    targets: tuple[Target, ...] = ()
+    targets: tuple[QualityTarget, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -64,14 +59,14 @@ class Plan:
 
 
 def run_plan(
-    plan: Plan,
+    plan: EvaluationPlan,
     run: Run,
     evaluation: Evaluation,
     out: Path,
     say: Callable[[str], None] = lambda line: None,
     only: Sequence[str] = (),
     command: str = "",
-) -> Record:
+) -> EvaluationRecord:
     """Measure every variant of the plan whose stages exist, keeping what `out` has of the same weights; write record
     and grid.
 
@@ -80,7 +75,7 @@ def run_plan(
     """
     path = out / RECORD
     judges = evaluation.judges
-    record = _record(path, {**evaluation.describe(), "machine": machine(run.device), "command": command})
+    record = _record(path, evaluation, machine(run.device), command)
     samplers = RunSamplers(run, judges.encode, evaluation.side, evaluation.config.precision)
     known = []
     for variant in _chosen(plan, only):
@@ -107,6 +102,7 @@ def run_plan(
             settings,
             variant.parts,
             series=variant.series,
+            varies=variant.varies,
             first_seed=variant.first_seed,
         )
         # Other figures don't mind what else the machine does at the time; this one is `measure_throughput`'s.
@@ -122,15 +118,17 @@ def run_plan(
     record.notes = list(plan.notes)
     record.targets = target_table(plan.targets, record)
     record.write(path)
-    (out / "evaluation.md").write_text(markdown(record), encoding="utf-8")
+    write_text(out / "evaluation.md", markdown(record))
     return record
 
 
-def _record(path: Path, made: dict[str, object]) -> Record:
+def _record(path: Path, evaluation: Evaluation, on: dict[str, str], command: str) -> EvaluationRecord:
     """The record at `path`, or a new one; figures of other prompts or sizes don't belong in one table."""
+    made = {**evaluation.describe(), "machine": on, "command": command}
     if not path.exists():
-        return Record(made, {})
-    record = Record.read(path)
+        return EvaluationRecord(made, {}, kinds=evaluation.kinds())
+    record = EvaluationRecord.read(path)
+    record.kinds = {**evaluation.kinds(), **record.kinds}
     for key, value in made.items():
         if key not in ("machine", "command") and record.made.get(key) != value:
             raise UsageError(
@@ -140,7 +138,7 @@ def _record(path: Path, made: dict[str, object]) -> Record:
     return record
 
 
-def _chosen(plan: Plan, only: Sequence[str]) -> list[Variant]:
+def _chosen(plan: EvaluationPlan, only: Sequence[str]) -> list[Variant]:
     unknown = [name for name in only if name not in {variant.name for variant in plan.variants}]
     if unknown:
         raise UsageError(f"The evaluation plan has no variant '{unknown[0]}'; see its evaluation.json.")
@@ -157,11 +155,11 @@ def _has_weights(run: Run, stage: str) -> bool:
 
 
 def measure_throughput(
-    plan: Plan, run: Run, evaluation: Evaluation, out: Path, pictures: int, only: Sequence[str] = ()
-) -> Record:
+    plan: EvaluationPlan, run: Run, evaluation: Evaluation, out: Path, pictures: int, only: Sequence[str] = ()
+) -> EvaluationRecord:
     """Pictures a second of the grid's variants (or of `only`), the better of two runs of `pictures`; for an idle
     machine. The record in `out` keeps them."""
-    record = Record.read(out / RECORD)
+    record = EvaluationRecord.read(out / RECORD)
     samplers = RunSamplers(run, evaluation.judges.encode, evaluation.side, evaluation.config.precision)
     captions = [evaluation.distribution.captions[n % len(evaluation.distribution)] for n in range(pictures)]
     rates = record.extra.setdefault("Pictures per second", {})
@@ -192,10 +190,10 @@ def _settings(run: Run, variant: Variant) -> dict[str, float | int | str]:
 
 def _digests(run: Run, *stages: str) -> str:
     """Which weights stages left: the start of each file's SHA-256."""
-    return " ".join(file_sha256(run.root / stage / WEIGHTS)[:12] for stage in stages)
+    return " ".join(sha256_of_file(run.root / stage / WEIGHTS)[:12] for stage in stages)
 
 
-def _again(record: Record, variant: Variant, settings: dict[str, float | int | str]) -> Measurement | None:
+def _again(record: EvaluationRecord, variant: Variant, settings: dict[str, float | int | str]) -> SamplerFigures | None:
     """A sweep's point that was measured under another name: the same pictures, so the same distances."""
     if variant.parts != ("distribution",):
         return None
@@ -203,11 +201,11 @@ def _again(record: Record, variant: Variant, settings: dict[str, float | int | s
     found = next(same, None)
     if found is None:
         return None
-    figures = {name: value for name, value in found.figures.items() if name in GROUPS[DISTANCES]}
-    return Measurement(variant.name, found.settings, figures, variant.series)
+    figures = {name: value for name, value in found.figures.items() if name in record.figures_of(DISTANCES)}
+    return SamplerFigures(variant.name, found.settings, figures, variant.series, variant.varies)
 
 
-def _reconstruct(plan: Plan, samplers: RunSamplers, evaluation: Evaluation, record: Record) -> None:
+def _reconstruct(plan: EvaluationPlan, samplers: RunSamplers, evaluation: Evaluation, record: EvaluationRecord) -> None:
     """The real held-out pictures through each of the decoders: what the autoencoder alone costs."""
     if plan.decoder_pair is None:
         return
@@ -224,10 +222,10 @@ def _reconstruct(plan: Plan, samplers: RunSamplers, evaluation: Evaluation, reco
         kept = record.find(name)
         if kept is None or kept.settings != settings:
             made = as_bytes(samplers.reconstructed(real, full, stage)).cpu()
-            record.put(Measurement(name, settings, evaluation.distribution_figures(made)))
+            record.put(SamplerFigures(name, settings, evaluation.distribution_figures(made)))
 
 
-def _write_grid(plan: Plan, variants: Sequence[Variant], samplers: RunSamplers, out: Path) -> None:
+def _write_grid(plan: EvaluationPlan, variants: Sequence[Variant], samplers: RunSamplers, out: Path) -> None:
     if not variants or not plan.grid_captions:
         return
     seeds = [plan.grid_seed] * len(plan.grid_captions)
@@ -236,7 +234,11 @@ def _write_grid(plan: Plan, variants: Sequence[Variant], samplers: RunSamplers, 
 
 
 def _compare_decoders(
-    plan: Plan, variants: Sequence[Variant], samplers: RunSamplers, evaluation: Evaluation, record: Record
+    plan: EvaluationPlan,
+    variants: Sequence[Variant],
+    samplers: RunSamplers,
+    evaluation: Evaluation,
+    record: EvaluationRecord,
 ) -> None:
     lpips = evaluation.judges.lpips
     source = next((variant for variant in variants if variant.grid), None)
@@ -249,12 +251,10 @@ def _compare_decoders(
     measured_on = f"{_digests(run, full, half, source.stage)}, {plan.own_latents} latents of {source.name}"
     if DECODER_PAIR in record.extra and record.sources.get(DECODER_PAIR) == measured_on:
         return
-    layout = samplers.decoder(full).layout
-    encoder, _ = run.autoencoder(layout.name, full)
     count = plan.own_latents
     pictures = as_float(evaluation.distribution.pictures[:count]).to(run.device)
     pair = compare_decoders(
-        encoder.to(run.device).eval(),
+        run.encoder(full).to(run.device).eval(),
         samplers.decoder(full),
         samplers.decoder(half),
         lpips,
@@ -269,8 +269,8 @@ def _compare_decoders(
     }
 
 
-def evaluate_recipe(
-    recipe: Path,
+def evaluate_by_plan(
+    directory: Path,
     root: Path,
     cache: Path,
     out: Path,
@@ -281,33 +281,35 @@ def evaluate_recipe(
     throughput: int = 0,
     cpu: bool = False,
     say: Callable[[str], None] = lambda line: None,
-) -> Record:
-    """Measure the run at `root` of the recipe in directory `recipe` by its evaluation.json.
+) -> EvaluationRecord:
+    """Measure the run at `root` of the training plan in `directory` by the evaluation.json beside it.
 
     `cache` holds the sprites and the metric networks, which are fetched if missing; `pictures` overrides the plan's;
-    LPIPS is on the trunk that the recipe trains with; `only`: as in `run_plan`; `throughput`: measure nothing but how
+    LPIPS is on the trunk that the run is trained with; `only`: as in `run_plan`; `throughput`: measure nothing but how
     fast this many pictures are sampled.
     """
-    plan = read_config(Plan, recipe / "evaluation.json")
+    plan = read_config(EvaluationPlan, directory / "evaluation.json")
     if pictures is not None:
         plan = replace(plan, evaluation=replace(plan.evaluation, pictures=pictures))
-    opened = RecipeRun(recipe, root, cache, cpu)
+    opened = PlanRun(directory, root, cache, cpu)
     run = opened.run
-    selection = read_config(PicturesConfig, recipe / f"{plan.pictures}.json")
-    trunk = opened.recipe.perceptual
+    selection = read_config(PicturesConfig, directory / f"{plan.pictures}.json")
+    trunk = opened.plan.perceptual
     judges = load_judges(cache, judge, run.device, trunk=trunk, feature_size=plan.evaluation.feature_size)
     pool = Pictures.open(cache, selection, run.device).pool
     evaluation = Evaluation(pool, judges, plan.evaluation, selection.side, selection.splits)
     if throughput:
         return measure_throughput(plan, run, evaluation, out, throughput, only)
-    command = f"sfmobile train evaluate {recipe.as_posix()} --run RUN -o DIRECTORY"
+    command = f"sfmobile train evaluate {directory.as_posix()} --run RUN -o DIRECTORY"
     return run_plan(plan, run, evaluation, out, say, only, command)
 
 
 def main() -> None:
     """Command-line entry without third-party packages."""
-    parser = argparse.ArgumentParser(description="Measure a training run by its recipe's plan.")
-    parser.add_argument("--recipe", type=Path, required=True, help="directory with recipe.json and evaluation.json")
+    parser = argparse.ArgumentParser(description="Measure a training run by its plan.")
+    parser.add_argument(
+        "--plan", "--recipe", type=Path, required=True, help="directory with recipe.json and evaluation.json"
+    )
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--cache", type=Path, required=True, help="sprites, and metrics/*.safetensors")
     parser.add_argument("--judge", type=Path, default=DUAL_ENCODER, help="dual_encoder.safetensors")
@@ -317,8 +319,8 @@ def main() -> None:
     parser.add_argument("--throughput", type=int, default=0, help="only time the sampling of so many pictures")
     parser.add_argument("--cpu", action="store_true")
     options = parser.parse_args()
-    record = evaluate_recipe(
-        options.recipe,
+    record = evaluate_by_plan(
+        options.plan,
         options.run,
         options.cache,
         options.out,

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from sfmobile.errors import UnavailableError
+from sfmobile.evaluate.figures import AGREEMENT, FD
 from sfmobile.evaluate.metrics.memorisation import as_bytes
-from sfmobile.evaluate.report import Measurement, Record
+from sfmobile.evaluate.report import Axis, EvaluationRecord, SamplerFigures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,10 +19,9 @@ if TYPE_CHECKING:
 # Pictures in a grid are at least about this wide.
 _GRID_SIDE = 128
 _MARKERS = ("D", "^", "s", "v")
-FD, AGREEMENT = "FD-EffNetLite0", "agreement"
 
 
-def write_plots(record: Record, directory: Path) -> list[Path]:
+def write_plots(record: EvaluationRecord, directory: Path) -> list[Path]:
     """The trade-off of distance and agreement over all measurements, and one plot a sweep; returns the files."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -41,10 +41,11 @@ def write_plots(record: Record, directory: Path) -> list[Path]:
     points = [item for item in record.measurements if FD in item.figures and AGREEMENT in item.figures]
     if points:
         figure = Figure(figsize=(7, 5))
-        _trade_off(figure.add_subplot(), [item for item in points if not item.series or _varies(item, "guidance")])
+        _trade_off(figure.add_subplot(), [item for item in points if not item.series or item.varies == "guidance"])
         save(figure, "trade-off")
-    for axis in ("guidance", "steps"):
-        if any(_varies(item, axis) for item in points):
+    axes: tuple[Axis, ...] = ("guidance", "steps")
+    for axis in axes:
+        if any(item.varies == axis for item in points):
             figure = Figure(figsize=(9, 3.8))
             for place, quantity in enumerate((FD, AGREEMENT), start=1):
                 _sweep(figure.add_subplot(1, 2, place), points, axis, quantity)
@@ -52,19 +53,14 @@ def write_plots(record: Record, directory: Path) -> list[Path]:
     return written
 
 
-def _varies(item: Measurement, axis: str) -> bool:
-    """Whether it is a point of a sweep over `axis`: series are called "guidance: …" or "steps: …"."""
-    return item.series.startswith(f"{axis}:")
-
-
-def _series(points: Sequence[Measurement]) -> dict[str, list[Measurement]]:
-    groups: dict[str, list[Measurement]] = {}
+def _series(points: Sequence[SamplerFigures]) -> dict[str, list[SamplerFigures]]:
+    groups: dict[str, list[SamplerFigures]] = {}
     for item in points:
         groups.setdefault(item.series or item.name, []).append(item)
     return groups
 
 
-def _trade_off(axes: Axes, points: Sequence[Measurement]) -> None:
+def _trade_off(axes: Axes, points: Sequence[SamplerFigures]) -> None:
     for number, (name, items) in enumerate(_series(points).items()):
         x, y = [item.figures[AGREEMENT] for item in items], [item.figures[FD] for item in items]
         # Sweeps are lines; single measurements go through more markers than there are colours.
@@ -81,8 +77,8 @@ def _trade_off(axes: Axes, points: Sequence[Measurement]) -> None:
     axes.legend(fontsize=6)
 
 
-def _sweep(axes: Axes, points: Sequence[Measurement], axis: str, quantity: str) -> None:
-    for name, items in _series([item for item in points if _varies(item, axis)]).items():
+def _sweep(axes: Axes, points: Sequence[SamplerFigures], axis: Axis, quantity: str) -> None:
+    for name, items in _series([item for item in points if item.varies == axis]).items():
         ordered = sorted(items, key=lambda item: float(item.settings[axis]))
         axes.plot(
             [float(item.settings[axis]) for item in ordered],

@@ -17,7 +17,7 @@ from sfmobile.evaluate.metrics.memorisation import as_bytes
 from sfmobile.train.data.compose import render
 from sfmobile.train.data.english import with_article
 from sfmobile.train.data.prompts import evaluation_prompts
-from sfmobile.train.data.scenes import Attributes, Plan, Planner
+from sfmobile.train.data.scenes import Attributes, Composer, Scenes
 from sfmobile.train.data.split import HELD_OUT, holds_out_background, holds_out_colour, holds_out_pair
 from sfmobile.train.data.wording import in_style
 
@@ -35,8 +35,8 @@ COMPOSED_KINDS = {
 }
 COMPOSED_SPLITS = tuple(COMPOSED_KINDS)
 _BATCH = 256
-# Of hundreds of plans each shows about a dozen held-out compositions; past this the sprites have none.
-_MOST_PLANS = 1000
+# Of hundreds of batches each shows about a dozen held-out compositions; past this the sprites have none.
+_MOST_BATCHES = 1000
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,12 @@ class PromptSet:
 def with_splits(
     pool: SpritePool, splits: Sequence[str], kinds: dict[str, float] | None = None, *, judge: bool = True
 ) -> SpritePool:
-    """The same sprites with a planner that draws from `splits` and, if `judge`, joins what is held out of training.
+    """The same sprites with a composer that draws from `splits` and, if `judge`, joins what is held out of training.
 
     kinds: shares of the kinds of composition, by default the pool's own.
     """
-    planner = Planner(pool.sprites, splits, pool.planner.kinds if kinds is None else kinds, judge=judge)
-    return type(pool)(pool.sprites, pool.pixels, planner)
+    composer = Composer(pool.sprites, splits, pool.composer.kinds if kinds is None else kinds, judge=judge)
+    return type(pool)(pool.sprites, pool.pixels, composer)
 
 
 def distribution_prompts(
@@ -83,8 +83,8 @@ def distribution_prompts(
     joined.
     """
     source = with_splits(pool, splits, kinds, judge=judge)
-    plans = [source.planner.plan(index, _BATCH, seed) for index in range(-(-count // _BATCH))]
-    return _rendered(pool, plans, count, side)
+    parts = [source.composer.compose(index, _BATCH, seed) for index in range(-(-count // _BATCH))]
+    return _rendered(pool, parts, count, side)
 
 
 def held_out_prompts(
@@ -93,17 +93,17 @@ def held_out_prompts(
     """`count` compositions that training never shows, of the pool's kinds: a held-out drawing, or a known one (of
     `splits`) in a colour, on a background or beside a second object that is held out for it."""
     source = with_splits(pool, (*splits, HELD_OUT))
-    plans: list[Plan] = []
+    parts: list[Scenes] = []
     found = 0
-    for index in range(_MOST_PLANS):
-        plan = source.planner.plan(index, _BATCH, seed)
+    for index in range(_MOST_BATCHES):
+        scenes = source.composer.compose(index, _BATCH, seed)
         first = np.full(_BATCH, -1)
-        first[plan.picture[::-1]] = plan.sprite[::-1]
-        rows = [n for n, says in enumerate(plan.attributes) if _is_held_out(pool.sprites[first[n]], says)]
-        plans.append(plan.only(rows))
+        first[scenes.picture[::-1]] = scenes.sprite[::-1]
+        rows = [n for n, says in enumerate(scenes.attributes) if _is_held_out(pool.sprites[first[n]], says)]
+        parts.append(scenes.only(rows))
         found += len(rows)
         if found >= count:
-            return _rendered(pool, plans, count, side)
+            return _rendered(pool, parts, count, side)
     raise UsageError(f"These sprites give only {found} held-out compositions of {count}; lower `pictures`.")
 
 
@@ -122,10 +122,10 @@ def kind_shares(prompts: PromptSet) -> dict[str, float]:
     return {kind: float(count) for kind, count in Counter(says["kind"] for says in prompts.attributes).items()}
 
 
-def _rendered(pool: SpritePool, plans: Sequence[Plan], count: int, side: int | None) -> PromptSet:
-    pictures = [as_bytes(resized(render(pool.pixels, plan), side)).cpu() for plan in plans if plan.captions]
-    captions = [caption for plan in plans for caption in plan.captions][:count]
-    attributes = [says for plan in plans for says in plan.attributes][:count]
+def _rendered(pool: SpritePool, parts: Sequence[Scenes], count: int, side: int | None) -> PromptSet:
+    pictures = [as_bytes(resized(render(pool.pixels, scenes), side)).cpu() for scenes in parts if scenes.captions]
+    captions = [caption for scenes in parts for caption in scenes.captions][:count]
+    attributes = [says for scenes in parts for says in scenes.attributes][:count]
     return PromptSet(captions, torch.cat(pictures)[:count], attributes, captions)
 
 
@@ -166,7 +166,7 @@ def portraits(pool: SpritePool, rows: Sequence[int], side: int | None = None) ->
 
 def _portraits(pool: SpritePool, rows: Sequence[int]) -> Tensor:
     count = len(rows)
-    plan = Plan(
+    scenes = Scenes(
         background=np.ones((count, 3), np.float32),
         picture=np.arange(count),
         sprite=np.asarray(rows, np.int64),
@@ -175,7 +175,7 @@ def _portraits(pool: SpritePool, rows: Sequence[int]) -> Tensor:
         captions=[""] * count,
         attributes=[{}] * count,
     )
-    return render(pool.pixels, plan)
+    return render(pool.pixels, scenes)
 
 
 def resized(images: Tensor, side: int | None) -> Tensor:

@@ -2,59 +2,73 @@
 
 from __future__ import annotations
 
-import json
 import platform
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import Field
 
 from sfmobile.errors import ArtifactError
-from sfmobile.train.state import write_json
+from sfmobile.evaluate.figures import KINDS, RECOGNITION, FigureKind
+from sfmobile.files import StrictModel, read_json, validated, write_json
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+# Before figures had kinds, and sweeps an axis, in the record itself.
+OLD_VERSION = 1
+# What a sweep varies.
+Axis = Literal["steps", "guidance"]
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """One sampler's figures by name, with the settings that it ran with; `series` groups the points of one sweep."""
+class SamplerFigures:
+    """One sampler's figures by name, with the settings that it ran with; `series` groups the points of one sweep, and
+    `varies` is the setting in which they differ."""
 
     name: str
     settings: dict[str, float | int | str]
     figures: dict[str, float] = field(default_factory=dict)
     series: str = ""
+    varies: Axis | None = None
 
 
 @dataclass
-class Record:
+class EvaluationRecord:
     """All that an evaluation measured.
 
     made: on what (prompts, networks, machine); judge: the dual encoder's own retrieval; extra: figures that belong to
     no sampler (decoder pairs); targets: their table, in Markdown; notes: what a reader must know, a paragraph each;
-    sources: for parts of `extra`, which weights they were measured on.
+    sources: for parts of `extra`, which weights they were measured on; kinds: what each figure of a sampler is, in the
+    order of the tables' columns.
     """
 
     made: dict[str, Any]
     judge: dict[str, Any]
-    measurements: list[Measurement] = field(default_factory=list)
+    measurements: list[SamplerFigures] = field(default_factory=list)
     extra: dict[str, dict[str, float]] = field(default_factory=dict)
     targets: str = ""
     notes: list[str] = field(default_factory=list)
     sources: dict[str, str] = field(default_factory=dict)
+    kinds: dict[str, FigureKind] = field(default_factory=lambda: dict(KINDS))
 
-    def find(self, name: str) -> Measurement | None:
+    def find(self, name: str) -> SamplerFigures | None:
         """The measurement called `name`, if there is one."""
         return next((item for item in self.measurements if item.name == name), None)
 
-    def put(self, measurement: Measurement) -> None:
-        """Add a measurement, in place of the one of its name if there is one."""
+    def put(self, measured: SamplerFigures) -> None:
+        """Add a sampler's figures, in place of those of its name if there are any."""
         for place, item in enumerate(self.measurements):
-            if item.name == measurement.name:
-                self.measurements[place] = measurement
+            if item.name == measured.name:
+                self.measurements[place] = measured
                 return
-        self.measurements.append(measurement)
+        self.measurements.append(measured)
+
+    def figures_of(self, *groups: str) -> list[str]:
+        """The names of the figures of these groups, in the order of the columns."""
+        return [name for name, kind in self.kinds.items() if kind.group in groups]
 
     def write(self, path: Path) -> None:
         """Write as JSON, atomically."""
@@ -62,72 +76,63 @@ class Record:
         write_json(path, {"schema_version": SCHEMA_VERSION, **asdict(self)})
 
     @classmethod
-    def read(cls, path: Path) -> Record:
-        """Read what `write` wrote. Raises ArtifactError."""
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-            if raw["schema_version"] != SCHEMA_VERSION:
-                raise ArtifactError(
-                    f"{path}: expected an evaluation record of version {SCHEMA_VERSION}, found "
-                    f"{raw['schema_version']}; measure again."
-                )
-            measurements = [Measurement(**item) for item in raw["measurements"]]
-            return cls(
-                raw["made"],
-                raw["judge"],
-                measurements,
-                raw["extra"],
-                raw.get("targets", ""),
-                raw.get("notes", []),
-                raw.get("sources", {}),
-            )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ArtifactError(f"{path}: expected an evaluation record, found: {error!r}.") from error
+    def read(cls, path: Path) -> EvaluationRecord:
+        """Read what `write` wrote, or a version before. Raises ArtifactError."""
+        what, mend = "an evaluation record", "measure again"
+        raw = read_json(path, what, mend)
+        version = raw.get("schema_version") if isinstance(raw, dict) else None
+        if version not in (None, OLD_VERSION, SCHEMA_VERSION):
+            raise ArtifactError(f"{path}: expected {what} of version {SCHEMA_VERSION}, found {version}; {mend}.")
+        held = validated(_Stored, raw, f"'{path}'", what, mend)
+        record = cls(**{name: getattr(held, name) for name in _Stored.model_fields if name != "schema_version"})
+        if held.schema_version == OLD_VERSION:
+            record.measurements = [_with_axis(item) for item in record.measurements]
+            record.kinds = _kinds_by_name(name for item in record.measurements for name in item.figures)
+        unknown = {name for item in record.measurements for name in item.figures} - set(record.kinds)
+        if unknown:
+            raise ArtifactError(f"{path}: it doesn't say what the figure '{min(unknown)}' is; {mend}.")
+        return record
 
 
-def table(measurements: Sequence[Measurement], figures: Sequence[str]) -> str:
+class _Stored(StrictModel):
+    schema_version: Literal[1, 2]
+    made: dict[str, Any]
+    judge: dict[str, Any]
+    measurements: list[SamplerFigures]
+    # Counts stay whole numbers, which tables write as such.
+    extra: dict[str, dict[str, int | float]]
+    targets: str = ""
+    notes: list[str] = Field(default_factory=list)
+    sources: dict[str, str] = Field(default_factory=dict)
+    kinds: dict[str, FigureKind] = Field(default_factory=dict)
+
+
+def _with_axis(item: SamplerFigures) -> SamplerFigures:
+    """A point of version 1, whose sweep was called "steps: …" or "guidance: …"."""
+    axis = item.series.partition(":")[0]
+    varies: Axis | None = axis if axis in ("steps", "guidance") else None  # type: ignore[assignment]
+    return SamplerFigures(item.name, item.settings, item.figures, item.series, varies)
+
+
+def _kinds_by_name(names: Iterable[str]) -> dict[str, FigureKind]:
+    """The kinds of version 1's figures, which their names told."""
+    shares = sorted({name for name in names if re.fullmatch(r"recognised R@\d+ of \d+", name)})
+    return {**KINDS, **{name: FigureKind("share", RECOGNITION) for name in shares}}
+
+
+def table(
+    measurements: Sequence[SamplerFigures], figures: Sequence[str], kinds: Mapping[str, FigureKind] = KINDS
+) -> str:
     """A Markdown table: a row per measurement, a column per figure that any of them has, "–" where one lacks it."""
     shown = [name for name in figures if any(name in item.figures for item in measurements)]
     lines = ["| | " + " | ".join(shown) + " |", "|---|" + "---:|" * len(shown)]
     for item in measurements:
-        cells = [_figure(name, item.figures[name]) if name in item.figures else "–" for name in shown]
+        cells = [kinds[name].written(item.figures[name]) if name in item.figures else "–" for name in shown]
         lines.append(f"| {item.name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _figure(name: str, value: float) -> str:
-    if "R@" in name or name.endswith("right"):
-        return f"{100 * value:.1f} %"
-    if name.startswith("FD") or name == "pictures per second":
-        return f"{value:.1f}"
-    if name == "samples":
-        return str(round(value))
-    return f"{value:.3f}"
-
-
-DISTANCES = "Distance and agreement"
-GROUPS: dict[str, tuple[str, ...]] = {
-    DISTANCES: (
-        "samples",
-        "FD-EffNetLite0",
-        "FD-EffNetLite0 floor",
-        "KD-EffNetLite0",
-        "KD-EffNetLite0 floor",
-        "agreement",
-        "agreement with other prompts",
-        "prompt R@1",
-        "prompt R@5",
-        "pictures per second",
-    ),
-    "Exact checks of composed prompts": ("background right", "object colour right", "count right", "side right"),
-    "Distance to the nearest training drawing": (
-        "nearest training LPIPS",
-        "nearest training LPIPS, 5th percentile",
-    ),
-}
-
-
-def markdown(record: Record) -> str:
+def markdown(record: EvaluationRecord) -> str:
     """The tables of a record, the judge's own figures first."""
     lines = [
         *_heading(record.made),
@@ -146,22 +151,18 @@ def markdown(record: Record) -> str:
             f"{100 * own['recall_at_5']:.1f} %",
         )
         lines.append(f"| {name} | " + " | ".join(map(str, cells)) + f" | {own['agreement']:.3f} |")
-    recognised = sorted(
-        {
-            name
-            for item in record.measurements
-            for name in item.figures
-            if name.startswith(("recognised", "agreement with held-out"))
-        }
-    )
     single = [item for item in record.measurements if not item.series]
-    for title, figures in (*GROUPS.items(), ("Held-out concept × style recognised", tuple(recognised))):
+    groups = list(dict.fromkeys(kind.group for kind in record.kinds.values()))
+    for title in groups:
+        figures = record.figures_of(title)
         rows = [item for item in single if any(name in item.figures for name in figures)]
         if rows:
-            lines += ["", f"## {title}", "", table(rows, figures)]
+            lines += ["", f"## {title}", "", table(rows, figures, record.kinds)]
+    # A sweep has a table of its own, and recognition no place in it.
+    columns = record.figures_of(*(group for group in groups if group != RECOGNITION))
     for series in dict.fromkeys(item.series for item in record.measurements if item.series):
         rows = [item for item in record.measurements if item.series == series]
-        lines += ["", f"## {series}", "", table(rows, [name for group in GROUPS.values() for name in group])]
+        lines += ["", f"## {series}", "", table(rows, columns, record.kinds)]
     for name, extra in record.extra.items():
         lines += ["", f"## {name}", "", "| | |", "|---|---:|"]
         lines += [

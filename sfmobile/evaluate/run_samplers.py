@@ -8,19 +8,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sfmobile.errors import UsageError
 from sfmobile.evaluate.evaluation import Part
-from sfmobile.nets.autoencoder import Decoder, Encoder
-from sfmobile.train.glyph import SCHEDULES
+from sfmobile.evaluate.report import Axis
+from sfmobile.nets.autoencoder import Decoder
 from sfmobile.train.network_sampler import Encode, Sampler, SamplingPrecision, network_sampler
+from sfmobile.train.run import Run
 from sfmobile.train.sampler import sample_latents, seeded_noise
-from sfmobile.train.stages.run import Run
 
 
 @dataclass(frozen=True)
 class Variant:
     """One point to measure. stage: whose UNet; decoder: the stage whose decoder; series: the sweep it belongs to,
-    named with the axis that varies, e.g. "steps: student"; grid: whether it has a row in the grid; first_seed: other
+    the axis that varies first, e.g. "steps: student"; grid: whether it has a row in the grid; first_seed: other
     noise, to see how much a figure owes to chance."""
 
     name: str
@@ -32,6 +31,12 @@ class Variant:
     series: str = ""
     grid: bool = False
     first_seed: int = 0
+
+    @property
+    def varies(self) -> Axis | None:
+        """The setting in which the points of its sweep differ."""
+        axes: tuple[Axis, ...] = ("steps", "guidance")
+        return next((axis for axis in axes if self.series.startswith(f"{axis}:")), None)
 
 
 class RunSamplers:
@@ -47,16 +52,7 @@ class RunSamplers:
     def decoder(self, stage: str) -> Decoder:
         """The decoder that a stage trained, on the device."""
         if stage not in self._decoders:
-            weights = self.run.weights(stage, "decoder.", "student.")
-            shapes = {key: value.shape for key, value in weights.items()}
-            for layout in self.run.networks.autoencoders:
-                decoder = Decoder(layout)
-                if {key: value.shape for key, value in decoder.state_dict().items()} == shapes:
-                    decoder.load_state_dict(weights)
-                    self._decoders[stage] = decoder.to(self.run.device).eval().requires_grad_(False)
-                    break
-            else:
-                raise UsageError(f"{self.run.root / stage}: its decoder fits none of the known layouts.")
+            self._decoders[stage] = self.run.decoder(stage).to(self.run.device).eval().requires_grad_(False)
         return self._decoders[stage]
 
     def latent_shape(self, decoder: Decoder) -> tuple[int, int, int]:
@@ -65,37 +61,36 @@ class RunSamplers:
         return decoder.layout.latent_channels, side, side
 
     def sampler(self, variant: Variant) -> Sampler:
-        """The sampler of a variant."""
-        unet, text_encoder, schedule = self.run.denoiser(variant.stage)
+        """The sampler of a variant, over the noise schedule that its stage was trained on."""
+        model = self.run.denoiser(variant.stage)
         decoder = self.decoder(variant.decoder)
         return network_sampler(
-            text_encoder,
-            unet,
+            model.text_encoder,
+            model.unet,
             decoder,
-            schedule,
-            SCHEDULES["zero-terminal"],
+            model.schedule,
             self.encode,
             steps=variant.steps,
             guidance_scale=variant.guidance,
             latent_shape=self.latent_shape(decoder),
+            scaling_factor=model.latents.scaling_factor,
             precision=self.precision,
         )
 
     @torch.no_grad()
     def latents(self, variant: Variant, captions: Sequence[str]) -> Tensor:
-        """The variant's own latents for `captions`, one seed each from 0."""
-        unet, text_encoder, schedule = self.run.denoiser(variant.stage)
+        """The variant's own latents for `captions` as its decoder takes them, one seed each from 0."""
+        model = self.run.denoiser(variant.stage)
         device = self.run.device
         rows = []
         for start in range(0, len(captions), 128):
             part = list(captions[start : start + 128])
             rows.append(
                 sample_latents(
-                    unet,
-                    schedule,
-                    SCHEDULES["zero-terminal"],
-                    text_encoder(self.encode(part).long().to(device)),
-                    text_encoder(self.encode([""]).long().to(device)),
+                    model.unet,
+                    model.schedule,
+                    model.text_encoder(self.encode(part).long().to(device)),
+                    model.text_encoder(self.encode([""]).long().to(device)),
                     steps=variant.steps,
                     guidance_scale=variant.guidance,
                     noise=seeded_noise(
@@ -103,16 +98,14 @@ class RunSamplers:
                     ),
                 )
             )
-        return torch.cat(rows)
+        return torch.cat(rows) / model.latents.scaling_factor
 
     @torch.no_grad()
     def reconstructed(self, pictures: Tensor, encoder_stage: str, decoder_stage: str) -> Tensor:
         """Pictures (N, 3, H, W) in [-1, 1] through a stage's encoder and another's decoder: the best that any sampler
         behind this decoder can do."""
         decoder = self.decoder(decoder_stage)
-        encoder = Encoder(self.decoder(encoder_stage).layout)
-        encoder.load_state_dict(self.run.weights(encoder_stage, "encoder."))
-        encoder.to(self.run.device).eval()
+        encoder = self.run.encoder(encoder_stage).to(self.run.device).eval()
         parts = [
             decoder(encoder(part.to(self.run.device)).chunk(2, dim=1)[0]).float().clamp(-1, 1)
             for part in torch.split(pictures, 64)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sfmobile.evaluate.report import Record
+from sfmobile.evaluate.report import EvaluationRecord
 
 
 @dataclass(frozen=True)
-class Target:
+class QualityTarget:
     """One line: a figure of a measurement, or of a part of the record's `extra`, within bounds.
 
     claim: what it stands for, in words; of: name of the measurement or part; than: a second one that the figure is
@@ -24,7 +24,7 @@ class Target:
     at_most: float | None = None
     at_least: float | None = None
 
-    def value(self, record: Record) -> float | None:
+    def value(self, record: EvaluationRecord) -> float | None:
         """The compared value, None where a part of it wasn't measured."""
         own, other = _figure(record, self.of, self.figure), _figure(record, self.than, self.figure)
         if own is None or (self.than is not None and other is None):
@@ -33,7 +33,7 @@ class Target:
             return own
         return own / other if self.ratio else own - other
 
-    def verdict(self, record: Record) -> str:
+    def verdict(self, record: EvaluationRecord) -> str:
         """One of "reached", "missed" and "not measured"."""
         value = self.value(record)
         if value is None:
@@ -56,14 +56,14 @@ class Target:
         return f"{self.figure}: {self.of} {'/' if self.ratio else '−'} {self.than}"
 
 
-def _figure(record: Record, name: str | None, figure: str) -> float | None:
+def _figure(record: EvaluationRecord, name: str | None, figure: str) -> float | None:
     if name is None:
         return None
     found = record.find(name)
     return (record.extra.get(name, {}) if found is None else found.figures).get(figure)
 
 
-def target_table(targets: Sequence[Target], record: Record) -> str:
+def target_table(targets: Sequence[QualityTarget], record: EvaluationRecord) -> str:
     """A Markdown section with a row a target; empty without targets."""
     if not targets:
         return ""

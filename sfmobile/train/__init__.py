@@ -1,1 +1,1 @@
-"""The SnapFusion recipe: data, teacher, efficient UNet, decoder and step distillation, evaluation, evolution."""
+"""Training as SnapFusion does it: data, teacher, efficient UNet, decoder, step distillation; evolution."""

@@ -1,19 +1,22 @@
-"""Stage settings: frozen dataclasses read from JSON files, strict about every key."""
+"""Stage settings: frozen dataclasses read from JSON files, strict about every key and type."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import types
-import typing
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from types import GenericAlias
 from typing import Any, Literal, TypeVar
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
 from sfmobile.errors import UsageError
+from sfmobile.files import read_json
 
 Config = TypeVar("Config")
+
+# JSON's own types and no others: an integer will do for a number, nothing else is turned into what it isn't.
+STRICT = ConfigDict(extra="forbid", strict=True)
 
 
 @dataclass(frozen=True)
@@ -42,75 +45,32 @@ class LoopConfig:
 
 def read_config(kind: type[Config], path: Path) -> Config:
     """Read a JSON file into the dataclass `kind`; unknown or missing keys and wrong types raise `UsageError`."""
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UsageError(f"{path}: expected a JSON config for this stage, found no such file.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: expected a JSON config, found text that doesn't parse ({error}).") from error
+    raw = read_json(path, f"a JSON config ({kind.__name__})", "name a file that is one", error=UsageError)
     return parse_config(kind, raw, str(path))
 
 
 def parse_config(kind: type[Config], raw: object, where: str) -> Config:
-    """Build the dataclass `kind` from a mapping; `where` names the place in errors."""
-    if not isinstance(raw, Mapping):
-        raise UsageError(f"{where}: expected a JSON object for {kind.__name__}, found {type(raw).__name__}.")
-    fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, kind))}
-    unknown = sorted(set(raw) - set(fields))
-    if unknown:
-        raise UsageError(f"{where}: unknown key '{unknown[0]}'; {kind.__name__} knows {', '.join(sorted(fields))}.")
-    hints = typing.get_type_hints(kind)
-    values: dict[str, Any] = {}
-    for name, field in fields.items():
-        if name in raw:
-            values[name] = _parse_value(hints[name], raw[name], f"{where}: {name}")
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise UsageError(f"{where}: key '{name}' is missing; {kind.__name__} needs it.")
-    return kind(**values)
-
-
-def _parse_value(hint: Any, value: object, where: str) -> object:
-    origin = typing.get_origin(hint)
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return parse_config(hint, value, where)
-    if origin is Literal:
-        if value not in typing.get_args(hint):
-            raise UsageError(f"{where}: expected one of {', '.join(map(str, typing.get_args(hint)))}, found {value!r}.")
-        return value
-    if origin in (typing.Union, types.UnionType):
-        options = typing.get_args(hint)
-        if value is None and type(None) in options:
-            return None
-        return _parse_union([option for option in options if option is not type(None)], value, where)
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise UsageError(f"{where}: expected a list, found {value!r}.")
-        arguments = typing.get_args(hint)
-        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
-        if len(kinds) != len(value):
-            raise UsageError(f"{where}: expected {len(kinds)} values, found {len(value)}.")
-        return tuple(_parse_value(kind, item, where) for kind, item in zip(kinds, value, strict=True))
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise UsageError(f"{where}: expected an object, found {value!r}.")
-        return {key: _parse_value(typing.get_args(hint)[1], item, f"{where}.{key}") for key, item in value.items()}
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise UsageError(f"{where}: expected {hint.__name__}, found {value!r}.")
-    return value
-
-
-def _parse_union(options: list[Any], value: object, where: str) -> object:
-    """The first of `options` that `value` fits; the last one's complaint if none."""
-    if len(options) == 1:
-        return _parse_value(options[0], value, where)
+    """Build the dataclass `kind` from a JSON-like value; `where` names the place in errors."""
+    # In a tuple, because pydantic lets a dataclass of the standard library have its settings from above only; as JSON,
+    # because its strictness knows that JSON has lists alone.
+    boxed: Any = GenericAlias(tuple, (kind,))
     try:
-        return _parse_value(options[0], value, where)
-    except UsageError:
-        return _parse_union(options[1:], value, where)
+        value: Config = TypeAdapter(boxed, config=STRICT).validate_json(json.dumps([raw]))[0]
+        return value
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = [str(part) for part in first["loc"][1:]]
+        raise UsageError(f"{where}: {_complaint(kind, first['type'], first['msg'], place, first['input'])}.") from error
 
 
-def config_to_json(config: Any) -> str:
-    """The JSON text that `read_config` turns back into `config`."""
-    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+def _complaint(kind: type[Any], fault: str, message: str, place: list[str], found: object) -> str:
+    """What is wrong, key by key from the top, in words."""
+    *above, last = place or [""]
+    inside = "".join(f"{part}: " for part in above)
+    if fault == "unexpected_keyword_argument":
+        known = "" if above else f"; {kind.__name__} knows {', '.join(sorted(field.name for field in fields(kind)))}"
+        return f"{inside}unknown key '{last}'{known}"
+    if fault == "missing" and not last.isdigit():
+        return f"{inside}key '{last}' is missing"
+    expected = message.replace("Input should be", "expected").replace("Field required", "expected a further value")
+    return f"{inside}{last}{': ' if last else ''}{expected}, found {found!r}"

@@ -23,7 +23,8 @@ def column(values: Tensor) -> Tensor:
 class NoiseSchedule(nn.Module):
     """alpha_t and sigma_t by timestep (index 0 is "before the first step": the clean latent), and the sinusoid table.
 
-    Buffers: `alphas`, `sigmas` (T + 1,) float32; `sinusoids` (T, C). Timesteps are 0 ... T - 1; -1 means clean.
+    scheduler: the constants, which decide the timesteps of a run over it, too. Buffers: `alphas`, `sigmas` (T + 1,)
+    float32; `sinusoids` (T, C). Timesteps are 0 ... T - 1; -1 means clean.
     """
 
     alphas: Tensor
@@ -32,6 +33,7 @@ class NoiseSchedule(nn.Module):
 
     def __init__(self, scheduler: SchedulerRecord, time_channels: int) -> None:
         super().__init__()
+        self.scheduler = scheduler
         cumulative = torch.as_tensor(DDIM(scheduler).alphas_cumprod, dtype=torch.float64)
         final = torch.ones(1, dtype=torch.float64) if scheduler.set_alpha_to_one else cumulative[:1]
         cumulative = torch.cat([final, cumulative])

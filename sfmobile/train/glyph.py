@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sfmobile.bundle.manifest import SchedulerRecord
+from sfmobile.errors import UsageError
 
 STANDARD_SCHEDULE = SchedulerRecord(
     num_train_timesteps=1000,
@@ -20,3 +21,10 @@ STANDARD_SCHEDULE = SchedulerRecord(
 ZERO_TERMINAL_SCHEDULE = STANDARD_SCHEDULE.model_copy(update={"rescale_betas_zero_snr": True})
 
 SCHEDULES = {"standard": STANDARD_SCHEDULE, "zero-terminal": ZERO_TERMINAL_SCHEDULE}
+
+
+def schedule_named(name: str) -> SchedulerRecord:
+    """The noise schedule that settings call `name`."""
+    if name not in SCHEDULES:
+        raise UsageError(f"Noise schedule '{name}' is unknown; expected one of {', '.join(SCHEDULES)}.")
+    return SCHEDULES[name]

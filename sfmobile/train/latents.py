@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sfmobile.errors import ArtifactError
 from sfmobile.train.randomness import generator_for
-from sfmobile.train.state import load_tensors, save_tensors
+from sfmobile.train.state import load_tensors
 
 
 @dataclass
@@ -51,13 +51,13 @@ class LatentPool:
         """The same pool on `device`."""
         return LatentPool(self.latents.to(device), self.input_ids.to(device), self.empty_ids.to(device))
 
-    def save(self, path: Path) -> None:
-        """Write as one safetensors file."""
-        save_tensors(path, {"latents": self.latents, "input_ids": self.input_ids, "empty_ids": self.empty_ids})
+    def tensors(self) -> dict[str, Tensor]:
+        """What `load` reads back, by name."""
+        return {"latents": self.latents, "input_ids": self.input_ids, "empty_ids": self.empty_ids}
 
     @classmethod
     def load(cls, path: Path, device: torch.device) -> LatentPool:
-        """Read what `save` wrote."""
+        """The pool in a safetensors file of its `tensors`."""
         tensors, _ = load_tensors(path)
         try:
             return cls(**{key: tensors[key].to(device) for key in ("latents", "input_ids", "empty_ids")})

@@ -5,28 +5,32 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from sfmobile.errors import SfmobileError, UnavailableError, UsageError
+from sfmobile.errors import ArtifactError, SfmobileError, UnavailableError, UsageError
+from sfmobile.files import StrictModel, parse_json, read_json, validated
 from sfmobile.train.config import LoopConfig
 from sfmobile.train.ema import ExponentialMovingAverage
-from sfmobile.train.state import load_optimizer, load_tensors, optimizer_tensors, save_tensors, write_json
+from sfmobile.train.state import load_optimizer, load_tensors, optimizer_tensors, save_tensors
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 Inputs = tuple[object, ...]
+STATE = "state.safetensors"
+# What versions before kept beside it.
+OLD_RECORD = "state.json"
 
 
-class Stage(Protocol):
+class Training(Protocol):
     """What a stage gives the loop: an objective whose `forward` returns named losses ("loss" is minimised), and the
     inputs of micro step `index` (unique over processes and accumulation), drawn from counter-based randomness."""
 
@@ -36,6 +40,14 @@ class Stage(Protocol):
     def inputs(self, index: int, batch_size: int, device: torch.device) -> Inputs:
         """Arguments of `objective.forward` for micro step `index`."""
         ...
+
+
+class StateRecord(StrictModel):
+    """How far a checkpoint is and by which settings: in the metadata of its weights, so that neither is ever of another
+    step than the other."""
+
+    step: int
+    config: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -65,20 +77,25 @@ def learning_rate(config: LoopConfig, step: int) -> float:
 
 
 class TrainingLoop:
-    """Runs a stage from its last checkpoint to its last step and leaves `weights.safetensors` (the average).
+    """Runs a training from its last checkpoint to its last step.
 
-    Files in `directory`: state.safetensors (weights, moments, average), state.json, log.jsonl, weights.safetensors.
+    Files in `directory`: state.safetensors (weights, moments, average and, in its metadata, the step), log.jsonl.
     """
 
     def __init__(
-        self, stage: Stage, config: LoopConfig, directory: Path, observer: Observer | None = None, cpu: bool = False
+        self,
+        training: Training,
+        config: LoopConfig,
+        directory: Path,
+        observer: Observer | None = None,
+        cpu: bool = False,
     ) -> None:
         try:
             from accelerate import Accelerator
             from accelerate.utils import DataLoaderConfiguration
         except ModuleNotFoundError as error:
             raise UnavailableError("Training needs the package accelerate; install sfmobile[train].") from error
-        self.stage = stage
+        self.training = training
         self.config = config
         self.directory = directory
         self.observer = observer
@@ -90,7 +107,7 @@ class TrainingLoop:
             dataloader_config=DataLoaderConfiguration(),
         )
         device = self.accelerator.device
-        objective = stage.objective.to(device)
+        objective = training.objective.to(device)
         if device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = True
             torch.backends.cudnn.allow_tf32 = True
@@ -134,28 +151,28 @@ class TrainingLoop:
 
     def _resume(self) -> int:
         """Load the last checkpoint if there is one; returns the step to go on from."""
-        record = self.directory / "state.json"
-        if not record.exists():
+        path = self.directory / STATE
+        if not path.exists():
             return 0
-        state = json.loads(record.read_text(encoding="utf-8"))
+        tensors, metadata = load_tensors(path)
+        state = _read_record(path, tensors, metadata)
         expected = asdict(self.config)
         # Only what changes the mathematics must agree; how often to log or save may change between runs.
         free = {"log_every", "checkpoint_every", "compile"}
-        for key, value in state["config"].items():
+        for key, value in state.config.items():
             if key not in free and expected.get(key) != value:
                 raise UsageError(
-                    f"{record}: this run began with {key}={value}, found {key}={expected.get(key)}; "
+                    f"{path}: this run began with {key}={value}, found {key}={expected.get(key)}; "
                     "use another directory or the old setting."
                 )
-        tensors, _ = load_tensors(self.directory / "state.safetensors")
         missing = [name for name in self.names if f"model/{name}" not in tensors]
         if missing:
-            raise UsageError(f"{record}: this checkpoint belongs to another network ('{missing[0]}' is missing).")
+            raise UsageError(f"{path}: this checkpoint belongs to another network ('{missing[0]}' is missing).")
         self.raw.load_state_dict(_below(tensors, "model/"), strict=False)
         load_optimizer(self.optimizer, self._ordered_names, _below(tensors, "optimizer/"))
         if self.ema is not None:
             self.ema.load_state_dict(_below(tensors, "ema/"))
-        return int(state["step"])
+        return state.step
 
     def _save(self, step: int) -> None:
         if not self.accelerator.is_main_process:
@@ -164,8 +181,9 @@ class TrainingLoop:
         optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
         moments = {f"optimizer/{k}": v for k, v in optimizer_tensors(optimizer, self._ordered_names).items()}
         average = {f"ema/{k}": v for k, v in self.ema.state_dict().items()} if self.ema is not None else {}
-        save_tensors(self.directory / "state.safetensors", {**trained, **moments, **average})
-        write_json(self.directory / "state.json", {"step": step, "config": asdict(self.config)})
+        record = StateRecord(step=step, config=asdict(self.config))
+        save_tensors(self.directory / STATE, {**trained, **moments, **average}, {"state": record.model_dump_json()})
+        (self.directory / OLD_RECORD).unlink(missing_ok=True)
 
     def weights(self) -> dict[str, Tensor]:
         """The averaged weights of everything trained (the raw ones if the average is off)."""
@@ -174,7 +192,7 @@ class TrainingLoop:
         return {name: p.detach() for name, p in self.raw.named_parameters() if p.requires_grad}
 
     def run(self) -> dict[str, Tensor]:
-        """Train to the last step; returns the averaged weights, which are also written to weights.safetensors."""
+        """Train to the last step; returns the averaged weights, the same in every process."""
         self.directory.mkdir(parents=True, exist_ok=True)
         self.objective.train()
         try:
@@ -182,14 +200,11 @@ class TrainingLoop:
                 self._steps()
         except torch.cuda.OutOfMemoryError as error:
             raise UnavailableError(
-                f"Stage '{self.stage.name}' ran out of GPU memory at batch_size={self.config.batch_size}; lower "
+                f"Stage '{self.training.name}' ran out of GPU memory at batch_size={self.config.batch_size}; lower "
                 "batch_size and raise gradient_accumulation by the same factor."
             ) from error
-        weights = self.weights()
-        if self.accelerator.is_main_process:
-            save_tensors(self.directory / "weights.safetensors", weights)
         self.accelerator.wait_for_everyone()
-        return weights
+        return self.weights()
 
     def _steps(self) -> None:
         log = None
@@ -221,7 +236,7 @@ class TrainingLoop:
             group["lr"] = config.learning_rate * learning_rate(config, step)
         for micro in range(config.gradient_accumulation):
             counter = (step * config.gradient_accumulation + micro) * accelerator.num_processes
-            inputs = self.stage.inputs(counter + accelerator.process_index, config.batch_size, accelerator.device)
+            inputs = self.training.inputs(counter + accelerator.process_index, config.batch_size, accelerator.device)
             with accelerator.accumulate(self.objective), accelerator.autocast():
                 losses = self.objective(*inputs)
                 accelerator.backward(losses["loss"])
@@ -237,7 +252,7 @@ class TrainingLoop:
         bad = window.first_bad_step()
         if bad is not None:
             raise DivergedError(
-                f"Stage '{self.stage.name}': the loss became NaN or infinite at step {bad}; the last good "
+                f"Stage '{self.training.name}': the loss became NaN or infinite at step {bad}; the last good "
                 f"checkpoint in {self.directory} is kept; lower learning_rate (now {self.config.learning_rate})."
             )
         images = window.micro_steps * self.config.batch_size * self.accelerator.num_processes
@@ -248,6 +263,26 @@ class TrainingLoop:
             log.flush()
         if self.observer is not None and self.accelerator.is_main_process:
             self.observer(progress)
+
+
+def _read_record(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> StateRecord:
+    """The record of the checkpoint at `path`, or of one that a version before wrote in two files.
+
+    Those two could be of different steps, if a kill came between them; AdamW's own count of its steps tells.
+    """
+    what, mend = "a training state", "delete it to train the stage from its start"
+    if "state" in metadata:
+        where = f"'{path}'"
+        return validated(StateRecord, parse_json(metadata["state"], where, what, mend), where, what, mend)
+    old = path.with_name(OLD_RECORD)
+    record = validated(StateRecord, read_json(old, what, mend), f"'{old}'", what, mend)
+    for name, value in tensors.items():
+        if name.startswith("optimizer/") and name.endswith(":step") and int(value) != record.step:
+            raise ArtifactError(
+                f"'{old}' is of step {record.step}, the weights beside it are of step {int(value)}: the run was killed "
+                f"between the two; delete both to train the stage from its start."
+            )
+    return record
 
 
 def _attention_kernel(device: torch.device) -> AbstractContextManager[None]:

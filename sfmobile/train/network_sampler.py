@@ -8,11 +8,10 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from sfmobile.bundle.manifest import SchedulerRecord
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.nets.unet import UNet
-from sfmobile.train.diffusion import NoiseSchedule, guidance_sinusoid
-from sfmobile.train.sampler import Denoiser, sample_latents, seeded_noise
+from sfmobile.train.diffusion import NoiseSchedule
+from sfmobile.train.sampler import sample_latents, seeded_noise
 
 # Captions and their seeds to pictures (N, 3, H, W) in [-1, 1].
 Sampler = Callable[[Sequence[str], Sequence[int]], Tensor]
@@ -27,7 +26,6 @@ def network_sampler(
     unet: UNet,
     decoder: nn.Module,
     schedule: NoiseSchedule,
-    scheduler: SchedulerRecord,
     encode: Encode,
     *,
     steps: int,
@@ -42,40 +40,23 @@ def network_sampler(
     """
     device = next(unet.parameters()).device
     autocast = device.type == "cuda" if precision == "auto" else precision == "bf16"
-    denoiser: Denoiser = unet
-    outside_scale = guidance_scale
-    if unet.layout.guidance_embedding_dim is not None:
-        denoiser, outside_scale = _guidance_conditioned(unet, guidance_scale), 1.0
 
     @torch.no_grad()
     def sample(captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
             latents = sample_latents(
-                denoiser,
+                unet,
                 schedule,
-                scheduler,
                 text_encoder(encode(captions).long().to(device)),
                 text_encoder(encode([""]).long().to(device)),
                 steps=steps,
-                guidance_scale=outside_scale,
+                guidance_scale=guidance_scale,
                 noise=seeded_noise(list(seeds), latent_shape, device),
             )
             pictures: Tensor = decoder(latents / scaling_factor)
         return pictures.float().clamp(-1, 1)
 
     return sample
-
-
-def _guidance_conditioned(unet: UNet, scale: float) -> Denoiser:
-    channels = unet.layout.guidance_embedding_dim
-    assert channels is not None
-
-    def denoise(noisy: Tensor, time_embedding: Tensor, context: Tensor) -> Tensor:
-        scales = torch.full((noisy.shape[0],), scale, device=noisy.device)
-        velocity: Tensor = unet(noisy, time_embedding, context, guidance_embedding=guidance_sinusoid(scales, channels))
-        return velocity
-
-    return denoise
 
 
 def checkpoint_sampler(
@@ -92,7 +73,6 @@ def checkpoint_sampler(
         unet,
         checkpoint.load("decoder").to(where),
         NoiseSchedule(checkpoint.scheduler, checkpoint.unet_layout.down[0].channels).to(where),
-        checkpoint.scheduler,
         lambda captions: torch.as_tensor(tokenizer.encode_batch(captions)),
         steps=steps,
         guidance_scale=checkpoint.guidance_scale if guidance_scale is None else guidance_scale,

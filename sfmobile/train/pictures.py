@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from sfmobile.errors import UsageError
 from sfmobile.train.data.compose import SpritePool, compose_batch, load_pool
-from sfmobile.train.data.scenes import Planner
+from sfmobile.train.data.scenes import Composer
 from sfmobile.train.data.sprites import Sprite, find_cache
 
 
@@ -72,7 +72,7 @@ class Pictures:
         kept = config.rows(pool.sprites)
         sprites = [pool.sprites[number] for number in kept]
         pixels = pool.pixels[torch.tensor(kept)].to(device)
-        return cls(SpritePool(sprites, pixels, Planner(sprites, config.splits, config.kinds)), config.side)
+        return cls(SpritePool(sprites, pixels, Composer(sprites, config.splits, config.kinds)), config.side)
 
     def batch(self, index: int, batch_size: int, seed: int) -> tuple[Tensor, list[str]]:
         """Batch number `index` of the sequence that `seed` stands for."""

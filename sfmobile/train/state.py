@@ -1,38 +1,60 @@
-"""Training state on disk: safetensors for tensors, JSON for numbers, replaced atomically, never pickles."""
+"""Tensors on disk: safetensors with what they are in their metadata, written whole or not at all, never pickles."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sfmobile.errors import ArtifactError
+from sfmobile.errors import ArtifactError, UnavailableError
+from sfmobile.files import atomic_write
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file beside `path` and rename it into place, so that a kill leaves the old one whole."""
+    """Write a safetensors file, whole or not at all: tensors and metadata in one commit; the folder is made.
+
+    Raises `UnavailableError` if the disk is full, `UsageError` if `path` can't be written.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(path.name + ".partial")
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, staged, dict(metadata or {})
-    )
-    staged.replace(path)
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_write(path) as draft:
+        try:
+            save_file(held, draft, dict(metadata or {}))
+        # safetensors turns the system's errors into its own.
+        except SafetensorError as error:
+            raise UnavailableError(f"'{path}' was not written ({error}); free some space and run it again.") from error
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file; `ArtifactError` if it is missing or damaged."""
+def load_tensors(path: Path, prefix: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file whose names begin with `prefix`, without it, and the file's metadata.
+
+    Raises `ArtifactError` if it is missing or damaged.
+    """
+    with _opened(path) as file:
+        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+        return {name.removeprefix(prefix): file.get_tensor(name) for name in names}, dict(file.metadata() or {})
+
+
+def load_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file alone. Raises as `load_tensors` does."""
+    with _opened(path) as file:
+        return dict(file.metadata() or {})
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            names = file.keys()
-            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
+            yield file
     except FileNotFoundError as error:
         raise ArtifactError(
             f"{path}: expected the result of an earlier stage, found no such file; run it first."
@@ -64,10 +86,3 @@ def load_optimizer(optimizer: torch.optim.Optimizer, names: list[str], tensors: 
                 fused = bool(optimizer.defaults.get("fused"))
                 device = parameter.device if key != "step" or fused else torch.device("cpu")
                 optimizer.state[parameter][key] = value.to(device)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON beside `path` and rename it into place."""
-    staged = path.with_name(path.name + ".partial")
-    staged.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    staged.replace(path)

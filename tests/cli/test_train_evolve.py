@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from sfmobile.inspect.lookup.table import read_table
-from sfmobile.train import pictures
+from sfmobile.train import pictures, plan
 from sfmobile.train.evolve.supernet import BlockCounts
-from sfmobile.train.stages import run as stages_run
 from tests.cli.run import Outcome, run
 from tests.evaluate.tiny_sprites import sprite_pool
 from tests.train.evolve.evolution_sample import (
@@ -18,30 +17,30 @@ from tests.train.evolve.evolution_sample import (
     SUPERNET,
     made_up_table,
     write_dual_encoder,
-    write_recipe,
+    write_plan,
     write_run,
 )
 
 
 class Scene:
-    """A recipe, a run, a table and a judge, and the command over them."""
+    """A plan, a run, a table and a judge, and the command over them."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.recipe = write_recipe(root / "recipe")
+        self.plan = write_plan(root / "plan")
         self.run = write_run(root / "run")
         self.table = root / "table.json"
         made_up_table(SUPERNET).write(self.table)
         self.judge = write_dual_encoder(root / "dual_encoder.safetensors")
 
     def evolve(self, capsys: pytest.CaptureFixture[str], *options: object) -> Outcome:
-        common = (self.recipe, "--run", self.run, "--table", self.table, "--judge", self.judge, "--cpu")
+        common = (self.plan, "--run", self.run, "--table", self.table, "--judge", self.judge, "--cpu")
         return run(capsys, "train", "evolve", *common, *options)
 
 
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
-    monkeypatch.setattr(stages_run, "Networks", lambda **_: NETWORKS)
+    monkeypatch.setattr(plan, "Networks", lambda **_: NETWORKS)
     made = pictures.Pictures(sprite_pool(), 16)
     monkeypatch.setattr(pictures.Pictures, "open", classmethod(lambda *_: made))
     return Scene(tmp_path)
@@ -63,11 +62,11 @@ def test_an_evolution_shows_its_rounds_and_leaves_its_log_and_picture(scene: Sce
 
 
 def test_a_target_out_of_reach_names_the_lowest_latency_found(scene: Scene, capsys) -> None:
-    write_recipe(scene.recipe, replace(SETTINGS, target_share=None, target_ms=1.0))
+    write_plan(scene.plan, replace(SETTINGS, target_share=None, target_ms=1.0))
     outcome = scene.evolve(capsys)
     assert outcome.code == 2
     assert "1 ms can't be reached: with every removable block gone the UNet still takes 13.5 ms" in outcome.sentence
-    write_recipe(scene.recipe, replace(SETTINGS, target_share=0.6, rounds=1, removals=1))
+    write_plan(scene.plan, replace(SETTINGS, target_share=0.6, rounds=1, removals=1))
     outcome = scene.evolve(capsys)
     assert outcome.code == 1 and "After 1 rounds the UNet takes" in outcome.sentence
 
@@ -84,7 +83,7 @@ def test_a_table_that_lacks_a_block_says_which_to_measure(scene: Scene, capsys) 
 
 def test_a_layout_that_breaks_the_skip_connections_names_the_stage(scene: Scene, capsys) -> None:
     counts = BlockCounts(down=((2, 2), (1, 1)), mid=(1, 1), up=((2, 1), (2, 1)))
-    write_recipe(scene.recipe, replace(SETTINGS, supernet=counts))
+    write_plan(scene.plan, replace(SETTINGS, supernet=counts))
     outcome = scene.evolve(capsys)
     assert outcome.code == 2 and "up stage 1 doesn't close its skip connections" in outcome.sentence
 
@@ -113,12 +112,14 @@ def test_a_table_of_another_latent_size_is_refused(scene: Scene, capsys) -> None
 def test_settings_that_are_missing_or_wrong_are_named(scene: Scene, capsys) -> None:
     outcome = scene.evolve(capsys, "other")
     assert outcome.code == 2
-    outcome = run(capsys, "train", "evolve", scene.recipe, "other", "--run", scene.run)
+    outcome = run(capsys, "train", "evolve", scene.plan, "other", "--run", scene.run)
     assert outcome.code == 2 and "other.json" in outcome.sentence
-    settings = json.loads((scene.recipe / "evolution.json").read_text())
-    (scene.recipe / "evolution.json").write_text(json.dumps(settings | {"round": {"steps": "many"}}))
+    settings = json.loads((scene.plan / "evolution.json").read_text())
+    (scene.plan / "evolution.json").write_text(json.dumps(settings | {"round": {"steps": "many"}}))
     outcome = scene.evolve(capsys)
-    assert outcome.code == 2 and "evolution.json: round: steps: expected int" in outcome.sentence
+    assert (
+        outcome.code == 2 and "evolution.json: round: steps: expected a valid integer, found 'many'" in outcome.sentence
+    )
 
 
 def test_several_processes_do_not_each_measure(scene: Scene, capsys, monkeypatch) -> None:

@@ -21,7 +21,7 @@ from sfmobile.evaluate.contrastive import (
 )
 from sfmobile.evaluate.metrics.dual_encoder import DualEncoder
 from sfmobile.train.config import LoopConfig, read_config
-from sfmobile.train.data.scenes import Planner
+from sfmobile.train.data.scenes import Composer
 from sfmobile.train.pictures import PicturesConfig, Selection
 from tests.evaluate.tiny_sprites import encode, sprite_pool
 from tests.tiny import REPOSITORY
@@ -66,11 +66,11 @@ def test_distortion_repeats_stays_in_range_and_keeps_colours_and_sides() -> None
     assert (right - left > 1.2).all()
 
 
-def test_vocabulary_holds_every_planned_caption() -> None:
+def test_vocabulary_holds_every_composed_caption() -> None:
     pool = sprite_pool()
     vocabulary = caption_vocabulary(pool, encode, batches=4)
     assert torch.equal(vocabulary, vocabulary.unique())
-    captions = pool.planner.plan(2, 64, seed=0).captions
+    captions = pool.composer.compose(2, 64, seed=0).captions
     assert torch.isin(encode(captions).unique(), vocabulary).float().mean() > 0.97
 
 
@@ -97,7 +97,7 @@ def test_towers_start_from_converted_weights(tmp_path: Path) -> None:
 def test_training_learns_to_match_and_reports_itself(tmp_path: Path) -> None:
     pool = sprite_pool()
     pool = replace(
-        pool, planner=Planner(pool.sprites, ("train", "judge"), {"plain": 0.5, "background": 0.5}, judge=True)
+        pool, composer=Composer(pool.sprites, ("train", "judge"), {"plain": 0.5, "background": 0.5}, judge=True)
     )
     steps: list[float] = []
     config = replace(CONFIG, loop=replace(LOOP, log_every=5))
@@ -167,21 +167,21 @@ def test_it_learns_from_the_union_of_its_selections_at_its_own_size(tmp_path: Pa
         or (s.style in styles[1:3] and s.split in ("train", "judge") and s.phrase in ("fox", "hat"))
     }
     assert own.pixels.shape == (len(found), 4, 16, 16)
-    assert own.planner.kinds == {"plain": 1.0}
-    assert own.planner.judge
+    assert own.composer.kinds == {"plain": 1.0}
+    assert own.composer.judge
     default = _judges_sprites(tmp_path, CONFIG, torch.device("cpu"))
     assert {s.split for s in default.sprites} == {"judge"}
     assert torch.equal(default.pixels[0], pool.pixels[pool.sprites.index(default.sprites[0])])
 
 
-@pytest.mark.parametrize("recipe", ["glyph-128-large", "glyph-64"])
-def test_the_recipes_config_is_read(recipe: str) -> None:
-    config = read_config(DualEncoderConfig, REPOSITORY / "models" / "recipes" / recipe / "dual-encoder.json")
+@pytest.mark.parametrize("plan", ["glyph-128-large", "glyph-64"])
+def test_a_plans_dual_encoder_settings_are_read(plan: str) -> None:
+    config = read_config(DualEncoderConfig, REPOSITORY / "models" / "recipes" / plan / "dual-encoder.json")
     assert config.loop.steps > 0
 
 
 @pytest.mark.parametrize(
-    ("recipe", "pictures"),
+    ("plan", "pictures"),
     [
         ("glyph-64", "pictures"),
         ("glyph-64", "pictures-chosen"),
@@ -189,10 +189,10 @@ def test_the_recipes_config_is_read(recipe: str) -> None:
         ("glyph-128", "pictures"),
     ],
 )
-def test_the_built_in_models_judge_sees_no_drawing_that_its_generator_sees(recipe: str, pictures: str) -> None:
-    recipes = REPOSITORY / "models" / "recipes"
-    config = read_config(DualEncoderConfig, recipes / "glyph-64" / "dual-encoder.json")
-    generator = read_config(PicturesConfig, recipes / recipe / f"{pictures}.json")
+def test_the_built_in_models_judge_sees_no_drawing_that_its_generator_sees(plan: str, pictures: str) -> None:
+    plans = REPOSITORY / "models" / "recipes"
+    config = read_config(DualEncoderConfig, plans / "glyph-64" / "dual-encoder.json")
+    generator = read_config(PicturesConfig, plans / plan / f"{pictures}.json")
     assert generator.styles is not None
     assert generator.groups is not None
     for chosen in config.sprites:

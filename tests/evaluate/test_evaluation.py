@@ -156,7 +156,6 @@ def sample(
         unet,
         decoder,
         schedule,
-        ZERO_TERMINAL_SCHEDULE,
         words,
         steps=2,
         guidance_scale=guidance,

@@ -17,7 +17,7 @@ from sfmobile.evaluate.prompt_sets import (
     trained_checks,
 )
 from sfmobile.train.data.compose import SpritePool, compose_batch, render
-from sfmobile.train.data.scenes import Planner
+from sfmobile.train.data.scenes import Composer
 from sfmobile.train.data.split import SPLITS, holds_out_background, holds_out_colour, holds_out_pair
 from tests.evaluate.tiny_sprites import SIDE, sprite_pool
 
@@ -27,7 +27,7 @@ KINDS = {"plain": 0.3, "style": 0.2, "background": 0.3, "recolour": 0.2}
 @pytest.fixture(scope="module")
 def pool() -> SpritePool:
     pool = sprite_pool()
-    return replace(pool, planner=Planner(pool.sprites, ("train", "judge"), KINDS))
+    return replace(pool, composer=Composer(pool.sprites, ("train", "judge"), KINDS))
 
 
 def test_every_held_out_prompt_has_something_that_training_never_shows(pool: SpritePool) -> None:
@@ -53,20 +53,20 @@ def test_held_out_pictures_are_those_of_their_captions(pool: SpritePool) -> None
     more = held_out_prompts(pool, 60, ("train", "judge"), seed=5)
     assert more.captions[:30] == few.captions
     assert torch.equal(more.pictures[:30], few.pictures)
-    source = replace(pool, planner=Planner(pool.sprites, SPLITS, KINDS, judge=True))
+    source = replace(pool, composer=Composer(pool.sprites, SPLITS, KINDS, judge=True))
     images, captions, _ = compose_batch(source, 0, 256, 5)
     for caption, picture in zip(few.captions[:5], few.pictures, strict=False):
         shown = [as_bytes(images[n]) for n, text in enumerate(captions) if text == caption]
         assert any(torch.equal(picture, candidate) for candidate in shown), caption
 
 
-def test_a_plan_of_some_pictures_renders_those_pictures(pool: SpritePool) -> None:
-    plan = Planner(pool.sprites, SPLITS, {"count": 0.5, "pair": 0.5}, judge=True).plan(0, 16, seed=2)
-    whole, some = render(pool.pixels, plan), render(pool.pixels, plan.only([11, 2, 7]))
+def test_the_scenes_of_some_pictures_render_those_pictures(pool: SpritePool) -> None:
+    scenes = Composer(pool.sprites, SPLITS, {"count": 0.5, "pair": 0.5}, judge=True).compose(0, 16, seed=2)
+    whole, some = render(pool.pixels, scenes), render(pool.pixels, scenes.only([11, 2, 7]))
     assert torch.equal(some, whole[[11, 2, 7]])
-    assert plan.only([11, 2]).captions == [plan.captions[11], plan.captions[2]]
-    assert render(pool.pixels, plan).shape[0] == 16
-    assert plan.only([]).captions == []
+    assert scenes.only([11, 2]).captions == [scenes.captions[11], scenes.captions[2]]
+    assert render(pool.pixels, scenes).shape[0] == 16
+    assert scenes.only([]).captions == []
 
 
 def test_a_floor_has_the_held_out_sets_kinds_and_nothing_held_out(pool: SpritePool) -> None:
@@ -90,7 +90,7 @@ def test_prompts_follow_the_pools_own_kinds(pool: SpritePool) -> None:
 def test_sprites_without_anything_held_out_are_refused() -> None:
     pool = sprite_pool()
     sprites = [replace(s, split="train") for s in pool.sprites]
-    plain = SpritePool(sprites, pool.pixels, Planner(sprites, ("train",), {"plain": 1.0}))
+    plain = SpritePool(sprites, pool.pixels, Composer(sprites, ("train",), {"plain": 1.0}))
     with pytest.raises(UsageError, match="give only 0 held-out compositions of 4; lower `pictures`"):
         held_out_prompts(plain, 4, ("train",), seed=0)
 

@@ -8,21 +8,27 @@ import torch
 from PIL import Image
 
 from sfmobile.errors import ArtifactError
+from sfmobile.evaluate.figures import KINDS, FigureKind, kinds_of_recognition
 from sfmobile.evaluate.plots import write_grid, write_plots
-from sfmobile.evaluate.report import Measurement, Record, markdown, table
+from sfmobile.evaluate.report import EvaluationRecord, SamplerFigures, markdown, table
+from tests.tiny import REPOSITORY
 
 OWN = {"compositions": {"pairs": 10, "candidates": 9, "recall_at_1": 0.5, "recall_at_5": 0.9, "agreement": 0.61}}
 
 
-def record() -> Record:
+def record() -> EvaluationRecord:
     sweep = [
-        Measurement(
-            f"g{g}", {"guidance": g}, {"FD-EffNetLite0": 40 + g, "agreement": 0.2 + g / 50}, "guidance: student"
+        SamplerFigures(
+            f"g{g}",
+            {"guidance": g},
+            {"FD-EffNetLite0": 40 + g, "agreement": 0.2 + g / 50},
+            "guidance: student",
+            "guidance",
         )
         for g in (1.0, 2.0, 4.0)
     ]
     figures = {"FD-EffNetLite0": 51.25, "FD-EffNetLite0 floor": 20.5, "agreement": 0.4321, "count right": 0.875}
-    one = Measurement("student, 8 steps", {"steps": 8, "guidance": 3.0}, {**figures, "recognised R@5 of 9": 0.5})
+    one = SamplerFigures("student, 8 steps", {"steps": 8, "guidance": 3.0}, {**figures, "recognised R@5 of 9": 0.5})
     made = {
         "config": {"checks": ["background", "colour"], "feature_size": 112},
         "prompts": {"distribution": 384, "recognition": 92, "composed": 64},
@@ -30,13 +36,16 @@ def record() -> Record:
         "side": 64,
         "command": "sfmobile train evaluate models/recipes/glyph-64 --run RUN -o DIRECTORY",
     }
-    return Record(made, OWN, [one, *sweep], {"Decoder pair": {"own_psnr": 31.5, "full_macs": 1200}})
+    kinds = {**KINDS, **kinds_of_recognition(9)}
+    return EvaluationRecord(
+        made, OWN, [one, *sweep], {"Decoder pair": {"own_psnr": 31.5, "full_macs": 1200}}, kinds=kinds
+    )
 
 
 def test_a_record_reads_back_and_finds_its_measurements(tmp_path: Path) -> None:
     written = record()
     written.write(tmp_path / "out" / "evaluation.json")
-    assert Record.read(tmp_path / "out" / "evaluation.json") == written
+    assert EvaluationRecord.read(tmp_path / "out" / "evaluation.json") == written
     assert written.find("g2.0") is written.measurements[2]
     assert written.find("other") is None
 
@@ -45,11 +54,33 @@ def test_a_record_reads_back_and_finds_its_measurements(tmp_path: Path) -> None:
 def test_something_else_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "e.json").write_text(text)
     with pytest.raises(ArtifactError, match=r"e\.json"):
-        Record.read(tmp_path / "e.json")
+        EvaluationRecord.read(tmp_path / "e.json")
+
+
+@pytest.mark.parametrize("folder", ["evaluation", "evaluation-64px"])
+def test_the_built_in_models_records_give_the_tables_beside_them(folder: str, tmp_path: Path) -> None:
+    """They were written before figures had kinds in the record; written anew, they say the same."""
+    directory = REPOSITORY / "models" / "glyph" / folder
+    old = EvaluationRecord.read(directory / "evaluation.json")
+    assert markdown(old) == (directory / "evaluation.md").read_text(encoding="utf-8")
+    old.write(tmp_path / "evaluation.json")
+    new = EvaluationRecord.read(tmp_path / "evaluation.json")
+    assert new == old and new.kinds["prompt R@1"].unit == "share"
+    assert {item.varies for item in new.measurements} == {None, "steps", "guidance"}
+
+
+def test_a_figures_unit_is_told_by_the_record_and_not_by_its_name(tmp_path: Path) -> None:
+    kinds = {"R@1 of nothing": FigureKind("LPIPS", "Odd"), "FD of nothing": FigureKind("share", "Odd")}
+    odd = EvaluationRecord(record().made, {}, [SamplerFigures("a", {}, dict.fromkeys(kinds, 0.25))], kinds=kinds)
+    assert "## Odd\n\n| | R@1 of nothing | FD of nothing |\n|---|---:|---:|\n| a | 0.250 | 25.0 % |" in markdown(odd)
+    odd.kinds.pop("R@1 of nothing")
+    odd.write(tmp_path / "e.json")
+    with pytest.raises(ArtifactError, match="it doesn't say what the figure 'R@1 of nothing' is"):
+        EvaluationRecord.read(tmp_path / "e.json")
 
 
 def test_a_table_has_only_columns_that_someone_measured() -> None:
-    rows = [Measurement("a", {}, {"FD-EffNetLite0": 1.25}), Measurement("b", {}, {"prompt R@1": 0.5})]
+    rows = [SamplerFigures("a", {}, {"FD-EffNetLite0": 1.25}), SamplerFigures("b", {}, {"prompt R@1": 0.5})]
     assert table(rows, ("FD-EffNetLite0", "agreement", "prompt R@1")).splitlines() == [
         "| | FD-EffNetLite0 | prompt R@1 |",
         "|---|---:|---:|",

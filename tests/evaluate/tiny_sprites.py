@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sfmobile.train.data.artwork import STYLES
 from sfmobile.train.data.colours import COLOURS
 from sfmobile.train.data.compose import SpritePool
-from sfmobile.train.data.scenes import Planner
+from sfmobile.train.data.scenes import Composer
 from sfmobile.train.data.split import SPLITS, style_splits
 from sfmobile.train.data.sprites import Sprite
 
@@ -61,13 +61,13 @@ def sprite_pool(splits: Sequence[str] = SPLITS) -> SpritePool:
                     mean=tuple(value / 255 for value in COLOURS[colour]),
                 )
             )
-    return SpritePool(sprites, torch.from_numpy(np.stack(pixels)), Planner(sprites, splits, judge=True))
+    return SpritePool(sprites, torch.from_numpy(np.stack(pixels)), Composer(sprites, splits, judge=True))
 
 
 def without_split(pool: SpritePool, split: str) -> SpritePool:
     """The pool with the sprites of `split` given to training instead."""
     sprites = [replace(s, split="train") if s.split == split else s for s in pool.sprites]
-    return SpritePool(sprites, pool.pixels, Planner(sprites, SPLITS))
+    return SpritePool(sprites, pool.pixels, Composer(sprites, SPLITS))
 
 
 def encode(captions: Sequence[str]) -> Tensor:

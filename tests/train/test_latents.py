@@ -36,7 +36,7 @@ def test_a_batch_depends_on_its_number_alone(index, seed):
 
 
 def test_latents_and_captions_stay_together(tmp_path):
-    pool(9).save(tmp_path / "pool.safetensors")
+    save_tensors(tmp_path / "pool.safetensors", pool(9).tensors())
     latents, ids = LatentPool.load(tmp_path / "pool.safetensors", torch.device("cpu")).batch(0, 9, 0)
     assert latents.dtype == torch.float32
     assert torch.equal(latents[:, 0, 0, 0].long(), ids[:, 0])

@@ -12,10 +12,9 @@ from torch import nn
 
 from sfmobile.errors import ArtifactError, UsageError
 from sfmobile.train.config import LoopConfig
-from sfmobile.train.ema import ExponentialMovingAverage
-from sfmobile.train.loop import DivergedError, TrainingLoop, learning_rate
+from sfmobile.train.loop import STATE, DivergedError, TrainingLoop, learning_rate
 from sfmobile.train.randomness import generator_for
-from sfmobile.train.state import load_tensors
+from sfmobile.train.state import load_tensors, save_tensors
 
 CONFIG = LoopConfig(
     steps=12, batch_size=8, learning_rate=1e-2, warmup_steps=2, precision="no", log_every=3, checkpoint_every=4
@@ -65,7 +64,7 @@ def test_the_loss_falls_and_the_result_is_the_average(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert lines[-1]["loss"] < 0.05 * lines[0]["loss"]
     assert lines[-1]["step"] == 200
-    stored, _ = load_tensors(tmp_path / "weights.safetensors")
+    stored, _ = load_tensors(tmp_path / STATE, "ema/")
     raw = dict(stage.objective.named_parameters())
     for name, value in weights.items():
         assert torch.equal(stored[name], value)
@@ -82,6 +81,36 @@ def test_a_killed_run_goes_on_with_the_same_data_and_ends_at_the_same_bits(tmp_p
     assert second.seen == list(range(killed_at // CONFIG.checkpoint_every * CONFIG.checkpoint_every, CONFIG.steps))
     for name, value in whole.items():
         assert torch.equal(resumed[name], value), name
+
+
+def in_two_files(directory, step):
+    """The checkpoint in `directory` as versions before wrote it, its record saying `step`."""
+    tensors, metadata = load_tensors(directory / STATE)
+    save_tensors(directory / STATE, tensors)
+    (directory / "state.json").write_text(json.dumps({**json.loads(metadata["state"]), "step": step}))
+
+
+def test_a_checkpoint_of_an_older_version_is_taken_up(tmp_path):
+    whole = run(Stage(), tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(Stage(killed_at=5), tmp_path / "old")
+    in_two_files(tmp_path / "old", 4)
+    second = Stage()
+    resumed = run(second, tmp_path / "old")
+    assert second.seen == list(range(4, CONFIG.steps))
+    assert all(torch.equal(resumed[name], value) for name, value in whole.items())
+    assert not (tmp_path / "old" / "state.json").exists()
+
+
+def test_an_older_checkpoint_whose_two_files_are_of_different_steps_is_refused(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(Stage(killed_at=9), tmp_path)
+    in_two_files(tmp_path, 4)
+    with pytest.raises(ArtifactError, match=r"state\.json' is of step 4, the weights beside it are of step 8"):
+        run(Stage(), tmp_path)
+    (tmp_path / "state.json").unlink()
+    with pytest.raises(ArtifactError, match=r"state\.json' doesn't exist: expected a training state"):
+        run(Stage(), tmp_path)
 
 
 def test_accumulated_micro_steps_equal_one_large_batch(tmp_path):
@@ -101,8 +130,8 @@ def test_accumulated_micro_steps_equal_one_large_batch(tmp_path):
 def test_a_nan_stops_the_run_names_the_step_and_keeps_the_last_good_checkpoint(tmp_path):
     with pytest.raises(DivergedError, match="at step 7"):
         run(Stage(poisoned_from=7), tmp_path)
-    assert json.loads((tmp_path / "state.json").read_text())["step"] == 4
-    tensors, _ = load_tensors(tmp_path / "state.safetensors")
+    tensors, metadata = load_tensors(tmp_path / STATE)
+    assert json.loads(metadata["state"])["step"] == 4
     assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
     # And it can go on from there.
     resumed = run(Stage(), tmp_path)
@@ -135,16 +164,3 @@ def test_the_learning_rate_warms_up_stays_and_falls_to_nearly_zero():
 def test_embeddings_and_biases_are_not_decayed(tmp_path):
     loop = TrainingLoop(Stage(), CONFIG, tmp_path, cpu=True)
     assert loop.groups == [["linear.weight"], ["token_embedding.weight", "linear.bias"]]
-
-
-def test_the_average_follows_its_formula():
-    module = nn.Linear(2, 2, bias=False)
-    average = ExponentialMovingAverage(module, decay=0.9)
-    shadow = module.weight.detach().clone()
-    for step in range(30):
-        with torch.no_grad():
-            module.weight.add_(1.0)
-        average.update(module, step)
-        decay = min(0.9, (1 + step) / (10 + step))
-        shadow = decay * shadow + (1 - decay) * module.weight.detach()
-    torch.testing.assert_close(average.state_dict()["weight"], shadow)

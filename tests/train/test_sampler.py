@@ -27,9 +27,7 @@ def test_batched_sampling_equals_the_pipelines_steps(name, steps, scale):
     context, empty = torch.randn(2, 32, 1, 77), torch.randn(1, 32, 1, 77)
     noise = seeded_noise([3, 4], (4, 8, 8), torch.device("cpu"))
     schedule = NoiseSchedule(record, 32)
-    made = sample_latents(
-        unet, schedule, record, context, empty, steps=steps, guidance_scale=scale, noise=noise
-    ).numpy()
+    made = sample_latents(unet, schedule, context, empty, steps=steps, guidance_scale=scale, noise=noise).numpy()
     ddim, time = DDIM(record), TimeEmbeddingRecord(dimension=32)
     for row, seed in enumerate((3, 4)):
         latents = initial_latents(seed, (1, 4, 8, 8))

@@ -238,7 +238,7 @@ def check_compositions(
 ) -> dict[str, Check]:
     """Check each picture (N, 3, H, W) in [-1, 1] against what its prompt says, as far as it says anything.
 
-    attributes: as the planner of compositions gives them. A pair whose colours can't tell it apart is not checked.
+    attributes: as the composer of compositions gives them. A pair whose colours can't tell it apart is not checked.
     The masks are made on the pictures' device.
     """
     results: dict[str, list[bool]] = {name: [] for name in CHECKS}

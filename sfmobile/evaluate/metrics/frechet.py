@@ -89,6 +89,11 @@ class DistanceMeter:
         floor = training[: self.size]
         self._floor = frechet_distance(floor, self._real), kernel_distance(floor, self._real)
 
+    def floor_row(self) -> dict[str, float | int]:
+        """The floor's figures alone, by their full names."""
+        fd, kd = self._floor
+        return {"samples": self.size, f"FD-{self.network} floor": fd, f"KD-{self.network} floor": kd}
+
     def measure(self, generated: Tensor) -> FeatureDistance:
         """Distances of the first `size` rows of `generated`. Raises ValueError if it has fewer."""
         if len(generated) < self.size:

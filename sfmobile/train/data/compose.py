@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sfmobile.errors import UnavailableError
 from sfmobile.train.data.recolour import recoloured
-from sfmobile.train.data.scenes import Attributes, Plan, Planner
+from sfmobile.train.data.scenes import Attributes, Composer, Scenes
 from sfmobile.train.data.sprites import Sprite, read_index
 
 
@@ -24,7 +24,7 @@ class SpritePool:
 
     sprites: list[Sprite]
     pixels: Tensor
-    planner: Planner
+    composer: Composer
 
 
 def load_pool(
@@ -52,7 +52,7 @@ def load_pool(
             f"{data.name} ({data.stat().st_size >> 20} MiB) doesn't fit the memory of {device}; keep the sprites on "
             f"the CPU (device cpu)"
         ) from error
-    return SpritePool(sprites, pixels, Planner(sprites, splits, kinds, judge=judge))
+    return SpritePool(sprites, pixels, Composer(sprites, splits, kinds, judge=judge))
 
 
 def compose_batch(
@@ -63,39 +63,39 @@ def compose_batch(
     Returns:
         images float32 (batch_size, 3, 128, 128) in [-1, 1] on the pool's device, captions, attributes.
     """
-    plan = pool.planner.plan(index, batch_size, seed)
-    return render(pool.pixels, plan), plan.captions, plan.attributes
+    scenes = pool.composer.compose(index, batch_size, seed)
+    return render(pool.pixels, scenes), scenes.captions, scenes.attributes
 
 
-def render(pixels: Tensor, plan: Plan) -> Tensor:
-    """Draw a plan: float32 (B, 3, S, S) in [-1, 1] for `pixels` uint8 (N, 4, S, S), on their device."""
+def render(pixels: Tensor, scenes: Scenes) -> Tensor:
+    """Draw scenes: float32 (B, 3, S, S) in [-1, 1] for `pixels` uint8 (N, 4, S, S), on their device."""
     device, size = pixels.device, pixels.shape[-1]
-    background = torch.from_numpy(plan.background).to(device, non_blocking=True)
+    background = torch.from_numpy(scenes.background).to(device, non_blocking=True)
     images = background[:, :, None, None].expand(-1, -1, size, size).contiguous()
     # Level l holds sprites shrunk by 2^l before they are resampled, so that small ones don't alias.
-    levels = np.floor(0.5 - np.log2(plan.place[:, 0])).clip(0, 3).astype(np.int64)
-    for layer in _layers(plan):
+    levels = np.floor(0.5 - np.log2(scenes.place[:, 0])).clip(0, 3).astype(np.int64)
+    for layer in _layers(scenes):
         for level in np.unique(levels[layer]).tolist():
             rows = torch.from_numpy(layer[levels[layer] == level])
-            picked = pixels[torch.from_numpy(plan.sprite)[rows].to(device)].float().div_(255)
-            recolour = torch.from_numpy(plan.recolour)[rows]
+            picked = pixels[torch.from_numpy(scenes.sprite)[rows].to(device)].float().div_(255)
+            recolour = torch.from_numpy(scenes.recolour)[rows]
             turned = recolour[:, 0].nonzero()[:, 0]
             if len(turned):
                 on_device = turned.to(device)
                 picked[on_device] = recoloured(picked[on_device], recolour[turned, 1:].to(device))
             if level:
                 picked = F.avg_pool2d(picked, 2**level)
-            placed = _placed(picked, torch.from_numpy(plan.place)[rows].to(device), size)
-            where = torch.from_numpy(plan.picture)[rows].to(device)
+            placed = _placed(picked, torch.from_numpy(scenes.place)[rows].to(device), size)
+            where = torch.from_numpy(scenes.picture)[rows].to(device)
             images[where] = placed[:, :3] + (1 - placed[:, 3:]) * images[where]
     return images.mul_(2).sub_(1)
 
 
-def _layers(plan: Plan) -> list[NDArray[np.int64]]:
-    """Rows of the plan in passes: no picture occurs twice in one pass, and the drawing order is kept."""
+def _layers(scenes: Scenes) -> list[NDArray[np.int64]]:
+    """Rows of the scenes in passes: no picture occurs twice in one pass, and the drawing order is kept."""
     passes: list[list[int]] = []
     depth: dict[int, int] = {}
-    for row, picture in enumerate(plan.picture.tolist()):
+    for row, picture in enumerate(scenes.picture.tolist()):
         level = depth.get(picture, 0)
         depth[picture] = level + 1
         if level == len(passes):
@@ -105,7 +105,7 @@ def _layers(plan: Plan) -> list[NDArray[np.int64]]:
 
 
 def _placed(sprites: Tensor, place: Tensor, size: int) -> Tensor:
-    """Sprites (M, 4, s, s) scaled and moved onto canvases (M, 4, size, size); place (M, 3) as in `Plan`."""
+    """Sprites (M, 4, s, s) scaled and moved onto canvases (M, 4, size, size); place (M, 3) as in `Scenes`."""
     side, x, y = place.unbind(1)
     zero = torch.zeros_like(side)
     theta = torch.stack(

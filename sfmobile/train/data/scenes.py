@@ -1,7 +1,7 @@
-"""Truthful compositions, planned: what is in each picture of a batch, where, and the caption that says so.
+"""Truthful compositions before they are drawn: what is in each picture of a batch, where, and the caption that says so.
 
-A plan is drawn from a counter-based generator keyed by (seed, batch index): batch 1,000 is the same whether or not
-batches 0 to 999 were made before it, so that a resumed run sees the data it would have seen.
+A batch of them comes from a counter-based generator keyed by (seed, batch index): batch 1,000 is the same whether or
+not batches 0 to 999 were made before it, so that a resumed run sees the data it would have seen.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ _DRAWS = 20
 
 
 @dataclass(frozen=True)
-class Plan:
+class Scenes:
     """One batch before rendering. M sprites are placed in B pictures, in drawing order.
 
     background float32 (B, 3) in [0, 1]; picture, sprite int64 (M,); place float32 (M, 3): side as a share of the
@@ -86,12 +86,12 @@ class Plan:
     captions: list[str]
     attributes: list[Attributes]
 
-    def only(self, pictures: Sequence[int]) -> Plan:
-        """The plan of some of its pictures, numbered anew in the given order; none twice."""
+    def only(self, pictures: Sequence[int]) -> Scenes:
+        """Those of some of the pictures, numbered anew in the given order; none twice."""
         number = np.full(len(self.captions), -1, np.int64)
         number[list(pictures)] = np.arange(len(pictures))
         placed = number[self.picture] >= 0
-        return Plan(
+        return Scenes(
             self.background[list(pictures)],
             number[self.picture][placed],
             self.sprite[placed],
@@ -117,8 +117,8 @@ class _Choice:
         return self._members[min(at, len(self._members) - 1)]
 
 
-class Planner:
-    """Plans batches from the sprites' records alone: no pixels, no torch; cheap enough to run in worker processes.
+class Composer:
+    """Composes batches from the sprites' records alone: no pixels, no torch; cheap enough to run in worker processes.
 
     Args:
         sprites: records in the order of the pixels.
@@ -163,7 +163,7 @@ class Planner:
         self._kind_names = list(shares)
         self._kind_bounds: list[float] = np.cumsum(list(shares.values())).tolist()
 
-    def plan(self, index: int, batch_size: int, seed: int) -> Plan:
+    def compose(self, index: int, batch_size: int, seed: int) -> Scenes:
         """Batch number `index` of the endless, fixed sequence that `seed` stands for."""
         generator = np.random.Generator(np.random.Philox(key=seed, counter=index << 64))
         uniforms = generator.random((batch_size, _DRAWS)).tolist()
@@ -171,12 +171,12 @@ class Planner:
         for row in uniforms:
             draw = _Draws(row)
             kind = self._kind_names[bisect_right(self._kind_bounds, draw() * self._kind_bounds[-1])]
-            getattr(self, f"_plan_{kind}")(canvas, draw)
+            getattr(self, f"_compose_{kind}")(canvas, draw)
         return canvas.finish()
 
     # Each kind below places its sprites on the canvas and closes the picture with a caption that is true of it.
 
-    def _plan_plain(self, canvas: _Canvas, draw: _Draws) -> None:
+    def _compose_plain(self, canvas: _Canvas, draw: _Draws) -> None:
         number = self._all.pick(draw())
         sprite = self.sprites[number]
         caption = self._described(number, draw)
@@ -189,12 +189,12 @@ class Planner:
             caption = f"a picture of {caption}"
         self._single(canvas, draw, number, caption, "plain", unnamed=True)
 
-    def _plan_style(self, canvas: _Canvas, draw: _Draws) -> None:
+    def _compose_style(self, canvas: _Canvas, draw: _Draws) -> None:
         number = self._all.pick(draw())
         caption = in_style(self._described(number, draw), self.sprites[number].style, draw())
         self._single(canvas, draw, number, caption, "style", unnamed=True, style=self.sprites[number].style)
 
-    def _plan_background(self, canvas: _Canvas, draw: _Draws) -> None:
+    def _compose_background(self, canvas: _Canvas, draw: _Draws) -> None:
         number = self._all.pick(draw())
         sprite = self.sprites[number]
         caption = self._described(number, draw)
@@ -206,13 +206,13 @@ class Planner:
         caption = f"on {article(name)} {name} background, {caption}" if leading else on_background(caption, name)
         self._single(canvas, draw, number, caption, "background", background=name, rgb=rgb, style=style)
 
-    def _plan_colour(self, canvas: _Canvas, draw: _Draws) -> None:
+    def _compose_colour(self, canvas: _Canvas, draw: _Draws) -> None:
         number = self._kinds["colour"].pick(draw())
         sprite = self.sprites[number]
         caption = qualified(sprite.phrase, str(sprite.colour))
         self._single(canvas, draw, number, caption, "colour", unnamed=True, colour=sprite.colour)
 
-    def _plan_recolour(self, canvas: _Canvas, draw: _Draws) -> None:
+    def _compose_recolour(self, canvas: _Canvas, draw: _Draws) -> None:
         number = self._kinds["recolour"].pick(draw())
         sprite = self.sprites[number]
         names = self._recolours(number)
@@ -231,14 +231,14 @@ class Planner:
             caption = on_background(caption, background)
         self._single(canvas, draw, number, caption, "recolour", background=background, rgb=rgb, recolour=name)
 
-    def _plan_size(self, canvas: _Canvas, draw: _Draws) -> None:
+    def _compose_size(self, canvas: _Canvas, draw: _Draws) -> None:
         number = self._all.pick(draw())
         sprite = self.sprites[number]
         size = list(SIZES)[int(draw() * len(SIZES))]
         caption = with_tone(qualified(sprite.phrase, size), sprite)
         self._single(canvas, draw, number, caption, "size", unnamed=True, size=size)
 
-    def _plan_count(self, canvas: _Canvas, draw: _Draws) -> None:
+    def _compose_count(self, canvas: _Canvas, draw: _Draws) -> None:
         number = self._kinds["count"].pick(draw())
         sprite = self.sprites[number]
         count = 2 + int(draw() * 3)
@@ -253,7 +253,7 @@ class Planner:
             canvas.place(number, scale, x + 0.03 * (2 * draw() - 1), y + 0.03 * (2 * draw() - 1))
         canvas.close(rgb, caption, describe("count", [sprite], background=name, count=count))
 
-    def _plan_pair(self, canvas: _Canvas, draw: _Draws) -> None:
+    def _compose_pair(self, canvas: _Canvas, draw: _Draws) -> None:
         styles = [style for style, choice in sorted(self._by_style.items()) if len(choice) > 1]
         choice = self._by_style[styles[int(draw() * len(styles))]]
         first = choice.pick(draw())
@@ -263,7 +263,7 @@ class Planner:
             if one.base != other.base and (self.judge or not holds_out_pair(one.base, other.base)):
                 break
         else:
-            self._plan_plain(canvas, draw)
+            self._compose_plain(canvas, draw)
             return
         relation = list(RELATIONS)[int(draw() * 4)]
         words = RELATION_WORDS[relation]
@@ -355,9 +355,9 @@ class _Canvas:
         self.captions.append(caption)
         self.attributes.append({**attributes, "background_rgb": background})
 
-    def finish(self) -> Plan:
+    def finish(self) -> Scenes:
         placed = np.array(self.placed, np.float64).reshape(-1, 5)
-        return Plan(
+        return Scenes(
             np.array(self.backgrounds, np.float32).reshape(-1, 3),
             placed[:, 0].astype(np.int64),
             placed[:, 1].astype(np.int64),

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfmobile.errors import ArtifactError
+from sfmobile.files import StrictModel, atomic_write, read_json, sha256_of_file, validated, write_text
 from sfmobile.train.data.artwork import SIZE, STYLES, Artwork, find_artwork, rasterise
 from sfmobile.train.data.captions import Concept, read_concepts
 from sfmobile.train.data.colours import NAMES, clear_colour, colour_names, hsv, says_colour
@@ -55,10 +56,24 @@ class Sprite:
     mean: tuple[float, float, float]
 
 
+class _Pixels(StrictModel):
+    file: str
+    sha256: str
+    shape: tuple[int, ...]
+
+
+class _Index(StrictModel):
+    cache_version: int
+    key: str
+    pixels: _Pixels
+    packages: tuple[dict[str, str], ...]
+    sprites: tuple[Sprite, ...]
+
+
 def cache_key(packages: Iterable[Package] | None = None) -> str:
     """Twelve hex digits that stand for everything the cache's content depends on."""
     pins = tuple(packages or pinned_packages())
-    parts = [f"{pin.specifier}:{pin.members_sha256}" for pin in pins]
+    parts = [f"{pin.archive}:{pin.members_sha256}" for pin in pins]
     return hashlib.sha256("\n".join([str(CACHE_VERSION), str(SIZE), *parts]).encode()).hexdigest()[:12]
 
 
@@ -211,10 +226,9 @@ def _write(index: Path, pixels: NDArray[np.uint8], sprites: list[Sprite], pins: 
 
     index.parent.mkdir(parents=True, exist_ok=True)
     data = index.with_suffix(".safetensors")
-    partial = data.with_name(data.name + f".partial-{os.getpid()}")
-    save_file({"pixels": pixels}, partial)
-    digest = _sha256(partial)
-    partial.replace(data)
+    with atomic_write(data) as draft:
+        save_file({"pixels": pixels}, draft)
+        digest = sha256_of_file(draft)
     record = {
         "cache_version": CACHE_VERSION,
         "key": cache_key(pins),
@@ -225,17 +239,8 @@ def _write(index: Path, pixels: NDArray[np.uint8], sprites: list[Sprite], pins: 
         ],
         "sprites": [dataclasses.asdict(sprite) for sprite in sprites],
     }
-    partial = index.with_name(index.name + f".partial-{os.getpid()}")
-    partial.write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
-    partial.replace(index)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
+    # In one line: thousands of sprites, a dozen fields each.
+    write_text(index, json.dumps(record, ensure_ascii=False))
 
 
 def _is_complete(index: Path) -> bool:
@@ -253,27 +258,18 @@ def read_index(index: Path, verify: bool = True) -> tuple[list[Sprite], Path]:
     Raises:
         ArtifactError: missing, unreadable, of another cache version, or with pixels that were altered.
     """
-    mend = "build it again with `sfmobile train data`"
-    try:
-        record = json.loads(index.read_text("utf-8"))
-        version = record["cache_version"]
-        if version != CACHE_VERSION:
-            raise ArtifactError(f"{index} is a sprite cache of version {version}, expected {CACHE_VERSION}; {mend}")
-        sprites = [
-            Sprite(**{**entry, **{name: tuple(entry[name]) for name in ("tags", "recolours", "mean")}})
-            for entry in record["sprites"]
-        ]
-        data = index.with_name(record["pixels"]["file"])
-        expected = record["pixels"]["sha256"]
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{index} is missing: expected a sprite cache; {mend}") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(f"{index} can't be read as a sprite cache ({error!r}); {mend}") from error
+    what, mend = "a sprite cache's index", "build it again with `sfmobile train data`"
+    raw = read_json(index, what, mend)
+    version = raw.get("cache_version") if isinstance(raw, dict) else None
+    if version not in (None, CACHE_VERSION):
+        raise ArtifactError(f"{index} is a sprite cache of version {version}, expected {CACHE_VERSION}; {mend}")
+    record = validated(_Index, raw, f"'{index}'", what, mend)
+    data = index.with_name(Path(record.pixels.file).name)
     if not data.is_file():
         raise ArtifactError(f"{data} is missing: expected the pixels of {index.name}; {mend}")
-    if verify and _sha256(data) != expected:
+    if verify and sha256_of_file(data) != record.pixels.sha256:
         raise ArtifactError(f"{data} is not what {index.name} was written with: its sha256 differs; {mend}")
-    return sprites, data
+    return list(record.sprites), data
 
 
 def find_cache(cache: Path, packages: Iterable[Package] | None = None) -> Path:

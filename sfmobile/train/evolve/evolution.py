@@ -14,14 +14,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sfmobile.errors import GateError, UsageError
+from sfmobile.files import read_json, write_json
 from sfmobile.nets.layout import UNetLayout
 from sfmobile.nets.unet import UNet
+from sfmobile.train import processes
 from sfmobile.train.config import parse_config
 from sfmobile.train.evolve.mutation import Action, actions, apply, mutate
-from sfmobile.train.state import load_tensors, save_tensors, write_json
+from sfmobile.train.state import load_tensors, save_tensors
 
 # Agreement of a network's pictures with their prompts; higher is better.
 Score = Callable[[UNet], float]
@@ -146,11 +146,11 @@ class Evolution:
             "layout_before": asdict(layout),
             "layout": asdict(unet.layout),
         }
-        if _rank() == 0:
+        if processes.rank() == 0:
             # First the reason, then the network: a kill in between repeats the round and its entry.
             _append(self.root / "decisions.jsonl", decision)
             self._write_round(number + 1, unet)
-        _wait()
+        processes.wait()
         names = "; ".join(map(str, chosen)) or "nothing"
         self.told(
             f"round {number}: score {whole:.4f}, {before:.4g} ms -> {after:.4g} ms "
@@ -164,9 +164,9 @@ class Evolution:
         candidates = [action for action in actions(layout) if action.kind == "remove"]
         directory.mkdir(parents=True, exist_ok=True)
         known = _read_weighings(directory / "weighed.jsonl")
-        _wait()
-        mine = [action for action in candidates[_rank() :: _world()] if str(action) not in known]
-        if "nothing" not in known and _rank() == 0:
+        processes.wait()
+        mine = [action for action in candidates[processes.rank() :: processes.count()] if str(action) not in known]
+        if "nothing" not in known and processes.rank() == 0:
             known["nothing"] = self.score(unet)
             _append(directory / "weighed.jsonl", {"action": "nothing", "score": known["nothing"]})
         for done, action in enumerate(mine):
@@ -174,7 +174,7 @@ class Evolution:
             known[str(action)] = self.score(mutate(unet, action))
             _append(directory / "weighed.jsonl", {"action": str(action), "score": known[str(action)]})
         self.counted(len(mine), len(mine))
-        known = _gathered(known)
+        known = processes.gathered(known)
         whole, base = known["nothing"], self.latency(layout)
         weighed = [
             Weighed(action, whole - known[str(action)], base - self.latency(apply(layout, action)))
@@ -219,7 +219,7 @@ class Evolution:
 def read_round(directory: Path) -> UNet:
     """The network that a round ended with."""
     path = directory / "layout.json"
-    unet = UNet(parse_config(UNetLayout, json.loads(path.read_text(encoding="utf-8")), str(path)))
+    unet = UNet(parse_config(UNetLayout, read_json(path, "a UNet's layout", "evolve again"), str(path)))
     unet.load_state_dict(load_tensors(directory / "unet.safetensors")[0])
     return unet
 
@@ -263,30 +263,3 @@ def _append(path: Path, entry: dict[str, Any]) -> None:
     cut = path.exists() and not path.read_bytes().endswith(b"\n")
     with path.open("a", encoding="utf-8") as log:
         log.write(("\n" if cut else "") + json.dumps(entry) + "\n")
-
-
-def _rank() -> int:
-    return torch.distributed.get_rank() if _distributed() else 0
-
-
-def _world() -> int:
-    return torch.distributed.get_world_size() if _distributed() else 1
-
-
-def _distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def _gathered(known: dict[str, float]) -> dict[str, float]:
-    """Weighings of all processes together."""
-    if not _distributed():
-        return known
-    parts: list[dict[str, float] | None] = [None] * _world()
-    torch.distributed.all_gather_object(parts, known)
-    return {name: lost for part in parts if part is not None for name, lost in part.items()}
-
-
-def _wait() -> None:
-    """Until all processes are here."""
-    if _distributed():
-        torch.distributed.barrier()

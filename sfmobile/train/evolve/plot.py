@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sfmobile.errors import ArtifactError, UnavailableError
+from sfmobile.files import read_json
 from sfmobile.nets.layout import UNetLayout
 from sfmobile.train.config import parse_config
 from sfmobile.train.evolve.evolution import read_decisions
@@ -32,7 +32,7 @@ def read_path(root: Path) -> list[tuple[str, UNetLayout, float, float | None]]:
         raise ArtifactError(f"{root}: expected an evolution's decisions.jsonl, found no round in it; evolve first.")
     last: float | None = None
     if (root / "result.json").exists():
-        last = float(json.loads((root / "result.json").read_text(encoding="utf-8"))["evolved"]["score"])
+        last = float(read_json(root / "result.json", "an evolution's result", "evolve again")["evolved"]["score"])
     where = str(root / "decisions.jsonl")
 
     def layout(entry: dict[str, Any], key: str) -> UNetLayout:

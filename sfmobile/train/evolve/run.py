@@ -1,4 +1,4 @@
-"""An evolution by a recipe's settings: supernet, score and fine-tuning put together in a run's directory."""
+"""An evolution by a plan's settings: supernet, score and fine-tuning put together in a run's directory."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from sfmobile.errors import UsageError
+from sfmobile.files import write_json
 from sfmobile.nets.layout import UNetLayout
 from sfmobile.nets.unet import UNet
+from sfmobile.train import processes
 from sfmobile.train.config import LoopConfig
+from sfmobile.train.diffusion import NoiseSchedule
 from sfmobile.train.evolve.evolution import Evolution, EvolutionConfig, Latency, read_decisions
 from sfmobile.train.evolve.supernet import BlockCounts, expand, with_counts
-from sfmobile.train.glyph import SCHEDULES
+from sfmobile.train.glyph import schedule_named
 from sfmobile.train.loop import Observer, TrainingLoop
 from sfmobile.train.network_sampler import Encode, Sampler, network_sampler
-from sfmobile.train.stages.denoiser import DenoiserConfig, DenoiserObjective, DenoiserStage
-from sfmobile.train.stages.run import Run
-from sfmobile.train.state import save_tensors, write_json
+from sfmobile.train.record import StageRecord, UNetRecord
+from sfmobile.train.run import Run
+from sfmobile.train.stages.denoiser import DenoiserConfig, DenoiserObjective, DenoiserTraining
 
 if TYPE_CHECKING:
     from sfmobile.nets.autoencoder import Decoder
@@ -120,8 +123,10 @@ class EvolutionRun:
         self.latency = latency
         self.observers = observers or Observers()
         self.pool = run.pool(settings.pool)
-        self.text_encoder = run.text_encoder(settings.unet_from).to(run.device).eval()
-        self.decoder: Decoder = run.autoencoder(settings.autoencoder, settings.decoder_from)[1].to(run.device).eval()
+        self.text_encoder_from = run.text_encoder_of(settings.unet_from)
+        self.text_encoder = run.text_encoder(self.text_encoder_from).to(run.device).eval()
+        self.decoder: Decoder = run.decoder(settings.decoder_from, settings.autoencoder).to(run.device).eval()
+        self.scheduler = schedule_named(settings.schedule)
 
     def evolve(self) -> UNet:
         """From the supernet to the finished network; each part is resumed where it was left."""
@@ -141,7 +146,8 @@ class EvolutionRun:
     def supernet(self) -> UNet:
         """The stage's network, grown to the supernet's counts."""
         settings = self.settings
-        unet = self.run.unet(settings.unet, settings.unet_from).to(self.run.device)
+        layout = self.run.unet_layout(settings.unet)
+        unet = self.run.new_unet(layout, settings.unet_from).to(self.run.device)
         if settings.supernet is None:
             return unet
         return expand(unet, with_counts(unet.layout, settings.supernet, f"{settings.unet}-supernet"))
@@ -152,7 +158,7 @@ class EvolutionRun:
         if settings.target_ms is not None:
             return settings.target_ms
         if settings.target_layout is not None:
-            return self.latency(self.run.networks.unet(settings.target_layout))
+            return self.latency(self.run.unet_layout(settings.target_layout))
         return self.latency(supernet) * float(settings.target_share or 1.0)
 
     def score(self, unet: UNet) -> float:
@@ -164,14 +170,18 @@ class EvolutionRun:
             self.text_encoder,
             unet,
             self.decoder,
-            self.run.schedule(settings.schedule, unet.layout).to(self.run.device),
-            SCHEDULES[settings.schedule],
+            self.schedule(unet.layout).to(self.run.device),
             self.judge.encode,
             steps=settings.steps,
             guidance_scale=settings.guidance_scale,
             latent_shape=(pool_shape[1], pool_shape[2], pool_shape[3]),
+            scaling_factor=self.run.pool_record(settings.pool).scaling_factor,
         )
         return self.judge.agreement(sampler)
+
+    def schedule(self, layout: UNetLayout) -> NoiseSchedule:
+        """The noise schedule that networks of a layout are trained and sampled on."""
+        return NoiseSchedule(self.scheduler, layout.down[0].channels)
 
     def fine_tune(self, unet: UNet, number: int) -> None:
         """Fine-tune `unet` in place for round `number`, blocks dropped at random."""
@@ -185,25 +195,31 @@ class EvolutionRun:
             replace(loop, seed=loop.seed + settings.seed),
             unet.layout.name,
             settings.schedule,
-            text_encoder_from=settings.unet_from,
+            text_encoder_from=self.text_encoder_from,
             caption_dropout=settings.caption_dropout,
             block_dropout=block_dropout,
             robust_fraction=1.0,
         )
-        schedule = self.run.schedule(settings.schedule, unet.layout)
-        objective = DenoiserObjective(self.text_encoder, unet, schedule)
-        stage = DenoiserStage(f"{self.name}/{name}", config, objective, self.pool)
+        objective = DenoiserObjective(self.text_encoder, unet, self.schedule(unet.layout))
+        training = DenoiserTraining(f"{self.name}/{name}", config, objective, self.pool)
         observer = self.observers.training(name)
-        weights = TrainingLoop(stage, config.loop, self.root / name, observer, cpu=self.run.cpu).run()
+        weights = TrainingLoop(training, config.loop, self.root / name, observer, cpu=self.run.cpu).run()
         own = {key.removeprefix("unet."): value for key, value in weights.items() if key.startswith("unet.")}
         unet.load_state_dict(own)
         unet.eval()
 
     def _write_result(self, unet: UNet, supernet: UNetLayout, target: float) -> None:
-        if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank():
-            return
         layout = replace(unet.layout, name=self.name)
-        save_tensors(self.root / "weights.safetensors", {f"unet.{k}": v for k, v in unet.state_dict().items()})
+        record = UNetRecord(
+            layout=layout,
+            schedule=self.scheduler,
+            latents=self.run.pool_record(self.settings.pool),
+            text_encoder_from=self.text_encoder_from,
+        )
+        weights = {f"unet.{key}": value for key, value in unet.state_dict().items()}
+        self.run.leave(self.name, weights, StageRecord(kind="evolution", unet=record))
+        if processes.rank():
+            return
         write_json(self.root / "layout.json", asdict(layout))
         result = {
             "target_ms": target,

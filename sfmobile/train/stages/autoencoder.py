@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +12,15 @@ from torch.nn import functional as F
 from sfmobile.nets.autoencoder import Decoder, Encoder
 from sfmobile.train.config import LoopConfig
 from sfmobile.train.randomness import generator_for
+from sfmobile.train.record import StageRecord
+from sfmobile.train.stage import StageConfig, Workplace
 
 # (index, batch_size, seed, device) to images (B, 3, H, W) in [-1, 1].
 ImageSource = Callable[[int, int, int, torch.device], Tensor]
 
 
 @dataclass(frozen=True)
-class AutoencoderConfig:
+class AutoencoderConfig(StageConfig, kind="autoencoder"):
     """An autoencoder stage.
 
     layout: name; perceptual_weight scales LPIPS beside L1; kl_weight the prior's pull; start_from: an earlier
@@ -30,6 +32,34 @@ class AutoencoderConfig:
     perceptual_weight: float = 0.5
     kl_weight: float = 1e-6
     start_from: str | None = None
+
+    def sources(self) -> tuple[str, ...]:
+        """The stage that it goes on from."""
+        return () if self.start_from is None else (self.start_from,)
+
+    def run(self, name: str, place: Workplace) -> None:
+        """Train, then normalise the latents to unit deviation."""
+        run = place.run
+        layout = run.networks.autoencoder(self.layout)
+        pictures = place.pictures("pictures")
+        perceptual = place.perceptual() if self.perceptual_weight > 0 else None
+
+        def images(index: int, batch_size: int, seed: int, device: torch.device) -> Tensor:
+            return pictures.batch(index, batch_size, seed)[0].to(device)
+
+        if self.start_from is None:
+            encoder, decoder = Encoder(layout), Decoder(layout)
+        else:
+            encoder, decoder = run.encoder(self.start_from, self.layout), run.decoder(self.start_from, self.layout)
+        objective = AutoencoderObjective(encoder, decoder, perceptual, self)
+        training = AutoencoderTraining(name, self, objective, images, pictures.side // layout.downsampling)
+        objective.load_state_dict(place.train(name, training, self.loop), strict=False)
+        means, stds = latent_statistics(encoder.eval(), images, self.loop.batch_size, run.device)
+        normalise_latents(encoder.cpu(), decoder.cpu(), means.cpu(), stds.cpu())
+        tensors = {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
+        tensors |= {f"decoder.{key}": value for key, value in decoder.state_dict().items()}
+        normal = replace(layout, scaling_factor=1.0)
+        run.leave(name, tensors, StageRecord(kind=self.kind, encoder=normal, decoder=normal))
 
 
 class AutoencoderObjective(nn.Module):
@@ -60,7 +90,7 @@ class AutoencoderObjective(nn.Module):
         return {"loss": loss, **losses}
 
 
-class AutoencoderStage:
+class AutoencoderTraining:
     """Draws images and posterior noise for `AutoencoderObjective`."""
 
     def __init__(
@@ -83,6 +113,19 @@ class AutoencoderStage:
         generator = generator_for(device, self.name, seed, index)
         images = self.images(index, batch_size, seed, device)
         return images, torch.randn((batch_size, *self.latent_shape), generator=generator, device=device)
+
+
+@torch.no_grad()
+def latent_statistics(
+    encoder: Encoder, images: ImageSource, batch_size: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Mean and deviation per channel of the posterior mean over about 2,000 compositions."""
+    rows = []
+    for index in range(max(1, 2048 // batch_size)):
+        mean, _ = encoder(images(index, batch_size, 7, device)).float().chunk(2, dim=1)
+        rows.append(mean.transpose(0, 1).flatten(1))
+    values = torch.cat(rows, dim=1)
+    return values.mean(dim=1), values.std(dim=1)
 
 
 @torch.no_grad()

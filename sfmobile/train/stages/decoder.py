@@ -5,7 +5,7 @@ The latents are the text-to-image model's own, since those are what it will deco
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,15 @@ from torch.nn import functional as F
 from sfmobile.nets.autoencoder import Decoder
 from sfmobile.train.config import LoopConfig
 from sfmobile.train.randomness import generator_for
+from sfmobile.train.record import StageRecord, renamed
+from sfmobile.train.sampler import fresh_noise, sample_latents
+from sfmobile.train.stage import StageConfig, Workplace
+from sfmobile.train.stages.latents import AUTOENCODER
+from sfmobile.train.state import load_tensors, save_tensors
 
 
 @dataclass(frozen=True)
-class DecoderConfig:
+class DecoderConfig(StageConfig, kind="decoder"):
     """A decoder-distillation stage.
 
     latents_from: the stage whose UNet samples the latents, for captions of the latents stage `pool`; latents: how
@@ -35,6 +40,53 @@ class DecoderConfig:
     sampling_steps: int = 50
     guidance_scale: float = 3.0
     perceptual_weight: float = 0.0
+
+    def sources(self) -> tuple[str, ...]:
+        """The run's autoencoder, what the latents are sampled with, and the decoder that it goes on from."""
+        stages = (AUTOENCODER, self.pool, self.latents_from, self.start_from)
+        return tuple(stage for stage in stages if stage is not None)
+
+    def run(self, name: str, place: Workplace) -> None:
+        """Distil on the text-to-image model's own latents."""
+        run = place.run
+        latents = self._sampled_latents(name, place)
+        teacher = run.decoder(AUTOENCODER, self.teacher_layout).eval()
+        perceptual = place.perceptual() if self.perceptual_weight > 0 else None
+        layout = replace(run.networks.autoencoder(self.layout), scaling_factor=teacher.layout.scaling_factor)
+        student = Decoder(layout) if self.start_from is None else run.decoder(self.start_from, self.layout)
+        objective = DecoderObjective(teacher, student, perceptual, self.perceptual_weight)
+        weights = place.train(name, DecoderTraining(name, self, objective, latents), self.loop)
+        run.leave(name, renamed(weights, "student.", "decoder."), StageRecord(kind=self.kind, decoder=layout))
+
+    @torch.no_grad()
+    def _sampled_latents(self, name: str, place: Workplace) -> Tensor:
+        """Latents of the model, as its decoder takes them, sampled once and kept."""
+        run = place.run
+        path = run.root / name / "latents.safetensors"
+        if path.exists():
+            return load_tensors(path)[0]["latents"].to(run.device)
+        pool = run.pool(self.pool)
+        model = run.denoiser(self.latents_from)
+        empty = model.text_encoder(pool.empty_ids.long()[None])
+        rows = []
+        batch_size = min(512, self.latents)
+        for index in range(-(-self.latents // batch_size)):
+            _, ids = pool.batch(index, batch_size, seed=99)
+            noise = fresh_noise((batch_size, *pool.latents.shape[1:]), run.device, name, self.loop.seed, index)
+            with torch.autocast(run.device.type, torch.bfloat16, enabled=run.device.type == "cuda"):
+                made = sample_latents(
+                    model.unet,
+                    model.schedule,
+                    model.text_encoder(ids),
+                    empty,
+                    steps=self.sampling_steps,
+                    guidance_scale=self.guidance_scale,
+                    noise=noise,
+                )
+            rows.append((made / model.latents.scaling_factor).half())
+        latents = torch.cat(rows)[: self.latents]
+        save_tensors(path, {"latents": latents})
+        return latents
 
 
 class DecoderObjective(nn.Module):
@@ -59,7 +111,7 @@ class DecoderObjective(nn.Module):
         return {"loss": mse + self.weight * perceptual, "mse": mse.detach(), "lpips": perceptual.detach()}
 
 
-class DecoderStage:
+class DecoderTraining:
     """Draws latents sampled beforehand."""
 
     def __init__(self, name: str, config: DecoderConfig, objective: DecoderObjective, latents: Tensor) -> None:

@@ -12,12 +12,15 @@ from sfmobile.nets.text_encoder import TextEncoder
 from sfmobile.nets.unet import UNet
 from sfmobile.train.config import LoopConfig
 from sfmobile.train.diffusion import NoiseSchedule
+from sfmobile.train.glyph import schedule_named
 from sfmobile.train.latents import LatentPool
 from sfmobile.train.randomness import generator_for
+from sfmobile.train.record import StageRecord, UNetRecord
+from sfmobile.train.stage import StageConfig, Workplace
 
 
 @dataclass(frozen=True)
-class DenoiserConfig:
+class DenoiserConfig(StageConfig, kind="denoiser"):
     """A denoiser stage.
 
     unet: name of a layout; caption_dropout: share of captions replaced by the empty one, which is what guidance
@@ -39,6 +42,32 @@ class DenoiserConfig:
     block_dropout: float = 0.0
     robust_fraction: float = 0.5
     snr_gamma: float | None = None
+
+    def sources(self) -> tuple[str, ...]:
+        """The pool, and the stages whose networks it goes on from."""
+        return tuple(stage for stage in (self.pool, self.unet_from, self.text_encoder_from) if stage is not None)
+
+    def run(self, name: str, place: Workplace) -> None:
+        """Train a UNet, the teacher or the efficient one started from it, and a text encoder where none is given."""
+        run = place.run
+        unet = run.new_unet(run.unet_layout(self.unet), self.unet_from)
+        if self.text_encoder_from is None:
+            text_encoder = run.new_text_encoder(place.token_embedding())
+        else:
+            text_encoder = run.text_encoder(self.text_encoder_from)
+        scheduler = schedule_named(self.schedule)
+        schedule = NoiseSchedule(scheduler, unet.layout.down[0].channels)
+        objective = DenoiserObjective(text_encoder, unet, schedule, self.snr_gamma)
+        weights = place.train(name, DenoiserTraining(name, self, objective, run.pool(self.pool)), self.loop)
+        own = self.text_encoder_from is None or self.train_text_encoder
+        record = UNetRecord(
+            layout=unet.layout,
+            schedule=scheduler,
+            latents=run.pool_record(self.pool),
+            text_encoder_from=None if own else self.text_encoder_from,
+        )
+        trained = text_encoder.layout if own else None
+        run.leave(name, weights, StageRecord(kind=self.kind, unet=record, text_encoder=trained))
 
 
 class DenoiserObjective(nn.Module):
@@ -71,7 +100,7 @@ class DenoiserObjective(nn.Module):
         return {"loss": loss.mean()}
 
 
-class DenoiserStage:
+class DenoiserTraining:
     """Draws latents, captions, noise and timesteps for `DenoiserObjective`."""
 
     def __init__(self, name: str, config: DenoiserConfig, objective: DenoiserObjective, pool: LatentPool) -> None:

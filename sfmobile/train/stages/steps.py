@@ -6,23 +6,29 @@ probability p, plus gamma times the original v loss scaled to the size of the di
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfmobile.bundle.manifest import SchedulerRecord
+from sfmobile.errors import UsageError
 from sfmobile.nets.text_encoder import TextEncoder
 from sfmobile.nets.unet import UNet
+from sfmobile.train import processes
 from sfmobile.train.config import LoopConfig
 from sfmobile.train.diffusion import NoiseSchedule, StepGrid, guidance_sinusoid, guide
+from sfmobile.train.glyph import schedule_named
 from sfmobile.train.latents import LatentPool
 from sfmobile.train.randomness import generator_for
+from sfmobile.train.record import StageRecord, UNetRecord, renamed
+from sfmobile.train.stage import StageConfig, Workplace
+
+GUIDANCE_CHANNELS = 64
 
 
 @dataclass(frozen=True)
-class StepConfig:
+class StepConfig(StageConfig, kind="steps"):
     """A step-distillation stage.
 
     teacher, student: layouts; teacher_from, student_from, text_encoder_from: the stages that trained their weights;
@@ -46,6 +52,36 @@ class StepConfig:
     original_weight: float = 0.2
     caption_dropout: float = 0.1
     guidance_conditioned: bool = False
+
+    def sources(self) -> tuple[str, ...]:
+        """The pool, teacher, student and the text encoder that both listen to."""
+        return self.pool, self.teacher_from, self.student_from, self.text_encoder_from
+
+    def run(self, name: str, place: Workplace) -> None:
+        """Distil two teacher steps into one student step."""
+        run = place.run
+        scheduler = schedule_named(self.schedule)
+        teacher = run.trained_unet(self.teacher_from, self.teacher)
+        if run.unet_record(self.teacher_from).schedule != scheduler:
+            raise UsageError(
+                f"Stage '{name}': its teacher '{self.teacher_from}' was trained on another noise schedule than "
+                f"'{self.schedule}', so its steps over that would be wrong; set the teacher's own."
+            )
+        layout = run.unet_layout(self.student)
+        if self.guidance_conditioned:
+            layout = replace(layout, guidance_embedding_dim=GUIDANCE_CHANNELS)
+        student = run.new_unet(layout, self.student_from)
+        text_encoder = run.text_encoder(self.text_encoder_from)
+        schedule = NoiseSchedule(scheduler, layout.down[0].channels)
+        objective = StepObjective(text_encoder, teacher, student, schedule, self.original_weight)
+        weights = place.train(name, StepTraining(name, self, objective, run.pool(self.pool)), self.loop)
+        record = UNetRecord(
+            layout=layout,
+            schedule=scheduler,
+            latents=run.pool_record(self.pool),
+            text_encoder_from=self.text_encoder_from,
+        )
+        run.leave(name, renamed(weights, "student.", "unet."), StageRecord(kind=self.kind, unet=record))
 
 
 def two_step_target(
@@ -136,16 +172,15 @@ class StepObjective(nn.Module):
         return losses
 
 
-class StepStage:
+class StepTraining:
     """Draws what `StepObjective` needs; the choice between vanilla and CFG-aware is one per batch."""
 
-    def __init__(
-        self, name: str, config: StepConfig, objective: StepObjective, scheduler: SchedulerRecord, pool: LatentPool
-    ) -> None:
+    def __init__(self, name: str, config: StepConfig, objective: StepObjective, pool: LatentPool) -> None:
         self.name = name
         self.config = config
         self.objective: nn.Module = objective
         self.pool = pool
+        scheduler = objective.schedule.scheduler
         self.train_timesteps = scheduler.num_train_timesteps
         grid = StepGrid.of(scheduler, config.student_steps)
         fine = StepGrid.of(scheduler, config.student_steps * 2)
@@ -158,7 +193,7 @@ class StepStage:
         config = self.config
         generator = generator_for(device, self.name, config.loop.seed, index)
         # One choice for all processes of a step: their graphs must agree.
-        step = index // max(1, _processes())
+        step = index // processes.count()
         draw = torch.rand((), generator=generator_for(torch.device("cpu"), self.name, "cfg", config.loop.seed, step))
         cfg = config.guidance_conditioned or bool(draw < config.cfg_probability)
         latents, input_ids = self.pool.batch(index, batch_size, config.loop.seed)
@@ -177,12 +212,3 @@ class StepStage:
                 embedding = guidance_sinusoid(scale.flatten(), GUIDANCE_CHANNELS)
         ids = self.pool.empty_ids.long()
         return latents, input_ids, ids, noise, (timestep, middle, target), original, scale, embedding
-
-
-GUIDANCE_CHANNELS = 64
-
-
-def _processes() -> int:
-    import torch.distributed as distributed
-
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1

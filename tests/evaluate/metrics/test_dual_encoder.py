@@ -79,7 +79,7 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
         DualEncoder.load(path)
 
 
-def test_the_layout_of_the_recipe_is_small_enough_to_keep() -> None:
+def test_the_layout_of_the_plan_is_small_enough_to_keep() -> None:
     with torch.device("meta"):
         encoder = DualEncoder(DualEncoderLayout(vocabulary=4600))
     assert 2 * sum(parameter.numel() for parameter in encoder.parameters()) < 10e6

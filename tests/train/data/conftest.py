@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from sfmobile.train.archives import read_members
 from sfmobile.train.data.compose import SpritePool, load_pool
-from sfmobile.train.data.packages import Package, members_digest, pinned_packages, read_members
+from sfmobile.train.data.packages import MEMBER_BYTES_LIMIT, Package, members_digest, pinned_packages
 from sfmobile.train.data.sprites import build_cache
 
 TONES = ["1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"]
@@ -103,7 +104,7 @@ def write_tarball(path: Path, members: dict[str, bytes]) -> None:
 def pin_to(path: Path, package: Package) -> Package:
     """The package's pin, with the hashes of the tarball at `path`."""
     integrity = "sha512-" + base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode()
-    members = read_members(path, "a test package", re.compile(package.members), "package/")
+    members = read_members(path, "a test package", re.compile(package.members), "package/", most=MEMBER_BYTES_LIMIT)
     return replace(package, integrity=integrity, members_sha256=members_digest(members))
 
 

@@ -7,14 +7,14 @@ from torch import Tensor
 
 from sfmobile.train.data.colours import NAMES, colour_names
 from sfmobile.train.data.compose import SpritePool, compose_batch, load_pool, render
-from sfmobile.train.data.scenes import Plan, Planner
+from sfmobile.train.data.scenes import Composer, Scenes
 from sfmobile.train.data.sprites import read_index
 
 
 def _compose(pool: SpritePool, kind: str, count: int = 24) -> list[tuple[Tensor, str, dict[str, object]]]:
     """Pictures of one kind in [0, 1]."""
-    planner = Planner(pool.sprites, ("train", "judge", "held_out"), {kind: 1.0})
-    images, captions, attributes = compose_batch(SpritePool(pool.sprites, pool.pixels, planner), 0, count, 0)
+    composer = Composer(pool.sprites, ("train", "judge", "held_out"), {kind: 1.0})
+    images, captions, attributes = compose_batch(SpritePool(pool.sprites, pool.pixels, composer), 0, count, 0)
     assert images.shape == (count, 3, 128, 128) and images.dtype == torch.float32
     assert float(images.min()) >= -1 and float(images.max()) <= 1
     return list(zip(images.add(1).div(2), captions, attributes, strict=True))
@@ -96,7 +96,7 @@ def test_a_tiny_thing_is_smaller_than_a_small_and_a_large_one(pool: SpritePool):
 @pytest.mark.parametrize("side", [1.0, 0.8, 0.45, 0.25, 0.11])
 def test_a_placed_sprite_covers_its_share_of_the_picture_at_its_place(pool: SpritePool, side: float):
     apple = next(n for n, s in enumerate(pool.sprites) if s.phrase == "apple" and s.style == "flat")
-    plan = Plan(
+    scenes = Scenes(
         background=np.ones((1, 3), np.float32),
         picture=np.zeros(1, np.int64),
         sprite=np.array([apple]),
@@ -105,7 +105,7 @@ def test_a_placed_sprite_covers_its_share_of_the_picture_at_its_place(pool: Spri
         captions=[""],
         attributes=[{}],
     )
-    darkness = (1 - render(pool.pixels, plan)[0, 2]) / 2
+    darkness = (1 - render(pool.pixels, scenes)[0, 2]) / 2
     full = darkness.max()
     assert float(full) == pytest.approx(1 - 0x20 / 255, abs=0.02)
     # The square is 24 of the drawing's 32 units; what is sampled keeps its area and its centre.

@@ -4,7 +4,7 @@ import pytest
 
 from sfmobile.errors import UsageError
 from sfmobile.train.data.prompts import SPLITS, evaluation_prompts
-from sfmobile.train.data.scenes import Planner
+from sfmobile.train.data.scenes import Composer
 from sfmobile.train.data.split import holds_out_background, holds_out_colour, holds_out_pair, holds_out_tone
 from tests.train.data.test_scenes import _sprites
 
@@ -28,8 +28,8 @@ def test_held_out_prompts_are_held_out_and_no_training_caption():
         assert holds_out_background(row["concepts"][0], row["background"])
     for _, row in held_out["pair"]:
         assert holds_out_pair(*row["concepts"])
-    planner = Planner(sprites)
-    trained = {caption for index in range(40) for caption in planner.plan(index, 256, 1).captions}
+    composer = Composer(sprites)
+    trained = {caption for index in range(40) for caption in composer.compose(index, 256, 1).captions}
     for prompts in held_out.values():
         assert not trained & {caption for caption, _ in prompts}
 

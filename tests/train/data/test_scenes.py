@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sfmobile.train.data.colours import COLOURS
-from sfmobile.train.data.scenes import GROUP_WEIGHTS, KINDS, Planner, sprite_weights
+from sfmobile.train.data.scenes import GROUP_WEIGHTS, KINDS, Composer, sprite_weights
 from sfmobile.train.data.split import (
     HELD_OUT,
     JUDGE,
@@ -37,33 +37,33 @@ def _sprites() -> list[Sprite]:
 
 
 @pytest.fixture(scope="module")
-def planner() -> Planner:
-    return Planner(_sprites())
+def composer() -> Composer:
+    return Composer(_sprites())
 
 
-def _many(planner: Planner, count: int = 40) -> list[dict[str, object]]:
+def _many(composer: Composer, count: int = 40) -> list[dict[str, object]]:
     return [
         {**attributes, "caption": caption}
         for index in range(count)
-        for plan in [planner.plan(index, 256, 5)]
-        for caption, attributes in zip(plan.captions, plan.attributes, strict=True)
+        for scenes in [composer.compose(index, 256, 5)]
+        for caption, attributes in zip(scenes.captions, scenes.attributes, strict=True)
     ]
 
 
-def test_a_batch_depends_on_its_number_and_the_seed_alone(planner: Planner):
-    fresh = Planner(_sprites()).plan(1000, 32, 7)
-    planner.plan(999, 32, 7)
-    again = planner.plan(1000, 32, 7)
+def test_a_batch_depends_on_its_number_and_the_seed_alone(composer: Composer):
+    fresh = Composer(_sprites()).compose(1000, 32, 7)
+    composer.compose(999, 32, 7)
+    again = composer.compose(1000, 32, 7)
     assert again.captions == fresh.captions and again.attributes == fresh.attributes
     for field in ("background", "picture", "sprite", "place", "recolour"):
         np.testing.assert_array_equal(getattr(again, field), getattr(fresh, field))
-    assert planner.plan(1001, 32, 7).captions != fresh.captions
-    assert planner.plan(1000, 32, 8).captions != fresh.captions
+    assert composer.compose(1001, 32, 7).captions != fresh.captions
+    assert composer.compose(1000, 32, 8).captions != fresh.captions
 
 
-def test_the_data_order_never_changes_between_releases(planner: Planner):
+def test_the_data_order_never_changes_between_releases(composer: Composer):
     # A run that is resumed after an upgrade must see what it would have seen.
-    assert planner.plan(3, 6, 0).captions == [
+    assert composer.compose(3, 6, 0).captions == [
         "a thing8, 3d style",
         "a thing36",
         "a green thing32",
@@ -73,19 +73,19 @@ def test_the_data_order_never_changes_between_releases(planner: Planner):
     ]
 
 
-def test_kinds_occur_in_their_shares(planner: Planner):
-    counts = Counter(row["kind"] for row in _many(planner))
+def test_kinds_occur_in_their_shares(composer: Composer):
+    counts = Counter(row["kind"] for row in _many(composer))
     for kind, share in KINDS.items():
         assert abs(counts[kind] / counts.total() - share) < 0.02, kind
 
 
-def test_only_drawings_of_the_asked_parts_are_composed(planner: Planner):
-    assert {row["drawn_style"] for row in _many(planner, 8)} == set(STYLES)
-    judge = Planner(_sprites(), (JUDGE,))
+def test_only_drawings_of_the_asked_parts_are_composed(composer: Composer):
+    assert {row["drawn_style"] for row in _many(composer, 8)} == set(STYLES)
+    judge = Composer(_sprites(), (JUDGE,))
     assert {row["drawn_style"] for row in _many(judge, 2)} == {"glossy"}
 
 
-def test_held_out_pairs_are_never_composed_for_the_generator(planner: Planner):
+def test_held_out_pairs_are_never_composed_for_the_generator(composer: Composer):
     def held_out(row: dict[str, object]) -> bool:
         first, *others = row["concepts"]
         return (
@@ -94,13 +94,13 @@ def test_held_out_pairs_are_never_composed_for_the_generator(planner: Planner):
             or any(holds_out_pair(first, other) for other in others)
         )
 
-    assert not any(map(held_out, _many(planner)))
+    assert not any(map(held_out, _many(composer)))
     # The claim isn't empty: with the judge's freedom such pairs do come up.
-    assert any(map(held_out, _many(Planner(_sprites(), judge=True))))
+    assert any(map(held_out, _many(Composer(_sprites(), judge=True))))
 
 
-def test_captions_say_what_the_attributes_hold(planner: Planner):
-    for row in _many(planner, 10):
+def test_captions_say_what_the_attributes_hold(composer: Composer):
+    for row in _many(composer, 10):
         caption = str(row["caption"])
         for key in ("colour", "recolour", "size", "style"):
             assert row[key] is None or str(row[key]) in caption
@@ -114,8 +114,8 @@ def test_captions_say_what_the_attributes_hold(planner: Planner):
             assert f"{['light', 'medium-light', 'medium', 'medium-dark', 'dark'][row['tone'] - 1]} skin tone" in caption
 
 
-def test_a_named_background_is_never_the_colour_of_the_object(planner: Planner):
-    rows = [row for row in _many(planner, 10) if row["kind"] == "background"]
+def test_a_named_background_is_never_the_colour_of_the_object(composer: Composer):
+    rows = [row for row in _many(composer, 10) if row["kind"] == "background"]
     assert rows and "red" not in {row["background"] for row in rows}
 
 
@@ -129,5 +129,5 @@ def test_tones_together_weigh_as_much_as_the_drawing_without_one():
 
 def test_kinds_that_the_sprites_cannot_give_are_left_out():
     only_people = [_sprite(1, "3d", TRAIN, 1, "people")]
-    rows = _many(Planner(only_people), 2)
+    rows = _many(Composer(only_people), 2)
     assert {row["kind"] for row in rows} == {"plain", "style", "background", "size"}

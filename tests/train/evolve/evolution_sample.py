@@ -1,4 +1,4 @@
-"""A run and a recipe small enough to evolve in a second, and a lookup table of made-up times."""
+"""A run and a plan small enough to evolve in a second, and a lookup table of made-up times."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from sfmobile.bench.report import ProducerRecord, now
 from sfmobile.evaluate.metrics.dual_encoder import DualEncoder, DualEncoderLayout
@@ -23,8 +22,9 @@ from sfmobile.train.data.tokens import CaptionTokenizer
 from sfmobile.train.evolve.run import EvolutionSettings
 from sfmobile.train.evolve.supernet import BlockCounts, with_counts
 from sfmobile.train.latents import LatentPool
-from sfmobile.train.stages.run import Networks
+from sfmobile.train.run import Networks
 from tests.tiny import TINY_AUTOENCODER, TINY_TEXT_ENCODER, TINY_UNET
+from tests.train.stage_files import write_pool, write_stage
 
 # The tokenizer of captions knows CLIP's whole vocabulary.
 TEXT_ENCODER = replace(TINY_TEXT_ENCODER, layers=1, vocabulary=49408)
@@ -63,29 +63,21 @@ CAPTIONS = ("a red apple", "a blue boat", "a fox on a green background")
 def write_run(root: Path) -> Path:
     """Stages `autoencoder`, `teacher` and `latents` with random weights."""
     torch.manual_seed(0)
-
-    def state(**modules: torch.nn.Module) -> dict[str, torch.Tensor]:
-        return {f"{name}.{key}": value for name, net in modules.items() for key, value in net.state_dict().items()}
-
-    for name, tensors in {
-        "autoencoder": state(encoder=Encoder(TINY_AUTOENCODER), decoder=Decoder(TINY_AUTOENCODER)),
-        "teacher": state(unet=UNet(LAYOUT), text_encoder=TextEncoder(TEXT_ENCODER)),
-    }.items():
-        (root / name).mkdir(parents=True)
-        save_file(tensors, root / name / "weights.safetensors")
+    write_stage(root, "autoencoder", encoder=Encoder(TINY_AUTOENCODER), decoder=Decoder(TINY_AUTOENCODER))
+    write_stage(root, "teacher", unet=UNet(LAYOUT), text_encoder=TextEncoder(TEXT_ENCODER))
     ids = torch.as_tensor(CaptionTokenizer().encode_batch([*CAPTIONS, ""]))
     latents = torch.randn(len(CAPTIONS), 4, 8, 8).half()
-    LatentPool(latents, ids[:-1], ids[-1]).save(root / "latents" / "pool.safetensors")
+    write_pool(root, LatentPool(latents, ids[:-1], ids[-1]))
     return root
 
 
-def write_recipe(root: Path, settings: EvolutionSettings = SETTINGS, name: str = "evolution") -> Path:
+def write_plan(root: Path, settings: EvolutionSettings = SETTINGS, name: str = "evolution") -> Path:
     """recipe.json, pictures.json and the evolution's settings."""
     root.mkdir(exist_ok=True)
     stages = [{"name": "teacher", "kind": "denoiser"}]
     checkpoint = {"unet": "small", "unet_from": "teacher", "autoencoder": "tiny"}
-    recipe = {"name": "small", "text_encoder": "glyph-64", "stages": stages, "checkpoint": checkpoint}
-    for file, content in (("recipe", recipe), ("pictures", {"side": 16}), (name, asdict(settings))):
+    plan = {"name": "small", "text_encoder": "glyph-64", "stages": stages, "checkpoint": checkpoint}
+    for file, content in (("recipe", plan), ("pictures", {"side": 16}), (name, asdict(settings))):
         (root / f"{file}.json").write_text(json.dumps(content))
     return root
 

@@ -10,10 +10,12 @@ import torch
 
 from sfmobile.errors import ArtifactError, UsageError
 from sfmobile.evaluate.agreement import Agreement, prompts_apart
+from sfmobile.nets.layout import UNetLayout
+from sfmobile.train.config import read_config
 from sfmobile.train.evolve.evolution import read_decisions
 from sfmobile.train.evolve.plot import block_counts, plot_path, read_path
 from sfmobile.train.evolve.run import EvolutionRun, Judge
-from sfmobile.train.stages.run import Run
+from sfmobile.train.run import Run
 from sfmobile.train.state import load_tensors
 from tests.evaluate.test_evaluation import judges
 from tests.evaluate.tiny_sprites import encode, sprite_pool
@@ -50,7 +52,10 @@ def test_an_evolution_ends_at_the_target_with_a_trained_network(evolved):
 
 def test_a_later_stage_can_start_from_the_evolved_network(evolved):
     run = Run(evolved.run.root, NETWORKS, cpu=True)
-    network = run.unet("evolution", "evolution")
+    network = run.new_unet(run.unet_layout("evolution"), "evolution")
+    assert run.record("evolution").kind == "evolution"
+    assert run.text_encoder_of("evolution") == "teacher"
+    assert network.layout == read_config(UNetLayout, evolved.root / "layout.json")
     assert TABLE.latency(network.layout) <= evolved.target_ms(SUPERNET)
     stored = load_tensors(evolved.root / "weights.safetensors")[0]
     assert torch.equal(network.state_dict()["conv_out.weight"], stored["unet.conv_out.weight"])

