@@ -166,9 +166,12 @@ def sample(
 
 
 def test_bfloat16_samples_nearly_what_float32_does() -> None:
-    exact, rounded = (sample(["a fox"], [5], precision=precision) for precision in ("fp32", "bf16"))
-    assert torch.equal(exact, sample(["a fox"], [5]))
-    assert 0 < (exact - rounded).abs().max() < 0.05
+    captions, seeds = ["a fox"] * 6, list(range(6))
+    exact, rounded = (sample(captions, seeds, precision=precision) for precision in ("fp32", "bf16"))
+    assert torch.equal(exact, sample(captions, seeds))
+    # Some 150 results in a row, each rounded to 8 bits: as independent errors, sqrt(150) * 2^-8 of the pictures' size.
+    # The largest single difference is no measure: in which order a processor sums decides it.
+    assert 0 < (exact - rounded).square().mean().sqrt() < 150**0.5 * 2**-8 * exact.square().mean().sqrt()
 
 
 def test_a_picture_depends_on_its_caption_and_seed_alone_not_on_the_batch() -> None:
