@@ -299,8 +299,9 @@ def read_bytes(path: Path, what: str, mend: str, *, error: Refusal = ArtifactErr
 
 
 def read_text(path: Path, what: str, mend: str, *, error: Refusal = ArtifactError) -> str:
-    """The UTF-8 text in `path`; raises `error` as `read_bytes` does, and for what is no such text."""
-    return _decoded(read_bytes(path, what, mend, error=error), f"'{path}'", what, mend, error)
+    """The UTF-8 text in `path`, lines ended by newlines; raises `error` as `read_bytes` does, and for another text."""
+    text = _decoded(read_bytes(path, what, mend, error=error), f"'{path}'", what, mend, error)
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_json(path: Path, what: str, mend: str, *, error: Refusal = ArtifactError) -> Any:

@@ -1,29 +1,17 @@
-"""Checksums of files and of values."""
+"""Sizes and checksums of the files of a bundle, as the manifest records them."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from sfmobile.bundle.manifest import FileRecord
-
-CHUNK_BYTES = 8 << 20
+from sfmobile.files import sha256_of_file
 
 
 def digest_file(path: Path, advance: Callable[[int], None] | None = None) -> FileRecord:
-    """Size and SHA-256 of one file, read in pieces; `advance` is told the bytes of each piece."""
-    digest = hashlib.sha256()
-    total = 0
-    with path.open("rb", buffering=0) as file:
-        while piece := file.read(CHUNK_BYTES):
-            digest.update(piece)
-            total += len(piece)
-            if advance is not None:
-                advance(len(piece))
-    return FileRecord(bytes=total, sha256=digest.hexdigest())
+    """Size and SHA-256 of one file; `advance` is told the bytes of each piece read."""
+    return FileRecord(bytes=path.stat().st_size, sha256=sha256_of_file(path, advance))
 
 
 def digest_tree(root: Path, folder: str) -> dict[str, FileRecord]:
@@ -38,9 +26,3 @@ def digest_package(root: Path, package: str) -> dict[str, FileRecord]:
         return digest_tree(root, package)
     files = sorted(path for path in root.iterdir() if path.name == package or path.name.startswith(f"{package}."))
     return {path.name: digest_file(path) for path in files}
-
-
-def digest_value(value: Mapping[str, Any]) -> str:
-    """SHA-256 of a JSON-like value in canonical form (sorted keys, no spaces)."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -302,6 +302,6 @@ def test_digest_of_a_file_in_pieces_is_that_of_the_whole(tmp_path: Path, monkeyp
     path = tmp_path / "file"
     content = os.urandom(10_000)
     path.write_bytes(content)
-    monkeypatch.setattr("sfmobile.bundle.digest.CHUNK_BYTES", 999)
+    monkeypatch.setattr("sfmobile.files.PIECE_BYTES", 999)
     record = digest_file(path)
     assert (record.bytes, record.sha256) == (10_000, hashlib.sha256(content).hexdigest())
