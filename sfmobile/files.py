@@ -9,15 +9,18 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import re
+import reprlib
 import secrets
+import shutil
 import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
@@ -26,14 +29,23 @@ from sfmobile.errors import ArtifactError, SfmobileError, UnavailableError, Usag
 if sys.platform != "win32":
     import fcntl
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 CACHE_VARIABLE = "SFMOBILE_CACHE"
 PIECE_BYTES = 8 << 20
-# The largest JSON file that is read; a full recipe or a sprite index stays below a tenth of it.
-JSON_BYTES = 256 << 20
+# The largest file that is read whole; a full recipe, a vocabulary or a sprite index stays below a tenth of it.
+MOST_BYTES = 256 << 20
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+# File systems that can't put a folder on the disk by itself, and folders that may be written but not read.
+NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM)
+# Of a value or a name that a file holds, in a sentence.
+SHOWN_CHARACTERS = 60
+COMPLAINT_CHARACTERS = 500
 
 Value = TypeVar("Value")
-Model = TypeVar("Model", bound=BaseModel)
+# An error's class, or anything that makes an error out of a sentence.
+Refusal: TypeAlias = Callable[[str], SfmobileError]
 
 
 class StrictModel(BaseModel):
@@ -87,32 +99,68 @@ def atomic_write(path: Path, *, durable: bool = False) -> Iterator[Path]:
 
     The draft stands in the same folder under a name that can't be guessed and is created anew, so that no link is
     followed; a link at `path` itself is replaced, not followed. Drafts that a killed writer left are removed.
+    A device or a pipe is refused: it would be replaced by a file.
 
     durable: on the disk before this returns, even if the power fails then.
 
     Raises `UnavailableError` if the disk is full, `UsageError` if `path` can't be written; nothing is left behind.
     """
-    if path.is_dir() and not path.is_symlink():
-        raise UsageError(f"'{path}' is a directory, so no file can be written there; choose another name.")
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
-    descriptor: int | None = None
+    draft: Path | None = None
     try:
-        with _writing(path):
-            _sweep(path)
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-            if sys.platform != "win32":
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with _writing(path, draft):
+        with replacing(path, durable=durable) as draft:
             yield draft
-            if durable:
-                _synchronise(draft)
-            draft.replace(path)
-            if durable:
+    except OSError as error:
+        # What the block did with other files is the caller's to explain.
+        if draft is not None and error.filename not in (str(draft), draft, None) and error.errno not in DISK_FULL:
+            raise
+        raise _unwritten(path, error) from error
+
+
+@contextmanager
+def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """As `atomic_write`, with the system's `OSError`s: for who writes many files and has one sentence for them all."""
+    with suppress(FileNotFoundError):
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+            raise OSError(code, f"it is {_kind_of(mode)}", str(path))
+    draft, lock = _claim(path, folder=False)
+    try:
+        yield draft
+        if durable:
+            _synchronise(draft)
+        draft.replace(path)
+        if durable:
+            try:
                 _synchronise(path.parent)
+            except OSError as error:
+                if error.errno not in NO_FOLDER_SYNC:
+                    raise
     finally:
-        if descriptor is not None:
-            draft.unlink(missing_ok=True)
-            os.close(descriptor)
+        draft.unlink(missing_ok=True)
+        _release(lock)
+
+
+@contextmanager
+def draft_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside `path`, for what is renamed to `path` when it is whole; what is still in it at the end goes.
+
+    Named and swept as the drafts of `atomic_write` are. Raises `OSError`.
+    """
+    draft, lock = _claim(path, folder=True)
+    try:
+        yield draft
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        _release(lock)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, where they don't exist. Raises as `atomic_write` does."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritten(path, error) from error
 
 
 def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:
@@ -127,46 +175,93 @@ def write_text(path: Path, content: str, *, durable: bool = False) -> None:
 
 
 def write_json(path: Path, value: Any, *, indent: int = 2, durable: bool = False) -> None:
-    """Write a JSON-like value or a record as indented JSON with a final newline, whole or not at all.
+    """Write a JSON-like value or a record as `json_text`, whole or not at all. Raises as both do."""
+    write_text(path, json_text(value, indent=indent), durable=durable)
 
-    Raises as `atomic_write` does, and `ValueError` for NaN and infinities, which JSON doesn't have.
+
+def json_text(value: Any, *, indent: int = 2) -> str:
+    """A JSON-like value or a record as indented JSON with a final newline.
+
+    Raises `ValueError` for NaN and infinities, which JSON doesn't have; those of a record become null.
     """
     if isinstance(value, BaseModel):
-        text = value.model_dump_json(indent=indent)
-    else:
-        text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
-    write_text(path, text + "\n", durable=durable)
+        return value.model_dump_json(indent=indent) + "\n"
+    return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-@contextmanager
-def _writing(path: Path, draft: Path | None = None) -> Iterator[None]:
-    """Turn a failed write of `path` into a sentence; in the block of a `draft` only what is about the draft."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in DISK_FULL:
-            raise UnavailableError(
-                f"The disk is full, so '{path}' was not written; free some space and run the same command again."
-            ) from error
-        if draft is not None and error.filename not in (str(draft), draft, None):
-            raise
-        reason = (error.strerror or str(error)).lower()
-        raise UsageError(f"'{path}' can't be written ({reason}); choose another place.") from error
+def write_figure(path: Path, figure: Figure, **options: Any) -> None:
+    """Write a matplotlib figure whole or not at all, in the format of the suffix of `path`, PNG where it has none.
+
+    options: of `Figure.savefig`. Raises as `atomic_write` does, and `UsageError` for a format that isn't known.
+    """
+    known = figure.canvas.get_supported_filetypes()
+    form = path.suffix.removeprefix(".").lower() or "png"
+    if form not in known:
+        raise UsageError(f"'{path}' can't be drawn as '{form}'; expected a name that ends in .png, .svg or .pdf.")
+    with atomic_write(path) as draft:
+        figure.savefig(draft, format=form, **options)
+
+
+def _unwritten(path: Path, error: OSError) -> SfmobileError:
+    if error.errno in DISK_FULL:
+        return UnavailableError(
+            f"The disk is full, so '{path}' was not written; free some space and run the same command again."
+        )
+    return UsageError(f"'{path}' can't be written ({_reason(error)}); choose another place.")
+
+
+def _claim(path: Path, *, folder: bool) -> tuple[Path, int | None]:
+    """A new draft of `path`, and the open file whose lock says that its maker lives (None where there is no lock)."""
+    _sweep(path)
+    while True:
+        draft = path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
+        if folder:
+            draft.mkdir()
+        else:
+            os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        if sys.platform == "win32":
+            return draft, None
+        try:
+            lock = os.open(draft, os.O_RDONLY | os.O_NOFOLLOW)
+        except PermissionError:
+            # A umask that leaves nothing to read: who sweeps can't open it either.
+            return draft, None
+        except FileNotFoundError:
+            continue
+        # A file system without locks refuses who sweeps as well.
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        # Another writer of `path` may have swept the draft away before it was locked.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), draft.stat()):
+                return draft, lock
+        os.close(lock)
+
+
+def _release(lock: int | None) -> None:
+    if lock is not None:
+        os.close(lock)
 
 
 def _sweep(path: Path) -> None:
-    """Remove the drafts of `path` whose writer is gone: nobody holds their lock. Windows has no such locks."""
+    """Remove the drafts of `path` whose maker is gone: nobody holds their lock. Windows has no such locks."""
     if sys.platform == "win32":
         return
     ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{12}}\.partial")
-    for draft in path.parent.iterdir():
-        if not ours.fullmatch(draft.name):
-            continue
+    try:
+        drafts = [entry for entry in path.parent.iterdir() if ours.fullmatch(entry.name)]
+    except OSError:
+        # Whether a file can be written there, writing it will tell.
+        return
+    for draft in drafts:
         with suppress(OSError):
-            descriptor = os.open(draft, os.O_RDONLY | os.O_NOFOLLOW)
+            descriptor = os.open(draft, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                draft.unlink()
+                if draft.is_dir():
+                    shutil.rmtree(draft, ignore_errors=True)
+                else:
+                    draft.unlink()
             finally:
                 os.close(descriptor)
 
@@ -184,58 +279,81 @@ def _synchronise(path: Path) -> None:
 # --- reading ---
 
 
-def read_json(path: Path, what: str, mend: str, *, error: type[SfmobileError] = ArtifactError) -> Any:
-    """The JSON value in `path`.
+def read_bytes(path: Path, what: str, mend: str, *, error: Refusal = ArtifactError) -> bytes:
+    """The bytes of `path`.
 
     what: such as "a bench report"; mend: what helps if the file isn't that. Raises `error` for a file that is missing,
-    not a regular file, too large, not UTF-8, not JSON (NaN and infinities are not), or nested too deeply.
+    not a regular file (a pipe isn't waited for) or of more than `MOST_BYTES`.
     """
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            found = "a directory" if stat.S_ISDIR(status.st_mode) else "no regular file"
-            raise error(f"'{path}' is {found}: expected {what}; {mend}.")
-        if status.st_size > JSON_BYTES:
-            raise error(f"'{path}' has {status.st_size} bytes: expected {what} of at most {JSON_BYTES}; {mend}.")
-        return parse_json(path.read_bytes(), f"'{path}'", what, mend, error=error)
+            raise error(f"'{path}' is {_kind_of(status.st_mode)}: expected {what}; {mend}.")
+        if status.st_size > MOST_BYTES:
+            raise error(f"'{path}' has {status.st_size} bytes: expected {what} of at most {MOST_BYTES}; {mend}.")
+        return path.read_bytes()
     except FileNotFoundError:
         raise error(f"'{path}' doesn't exist: expected {what}; {mend}.") from None
     except OSError as failed:
-        raise error(
-            f"'{path}' can't be read ({(failed.strerror or str(failed)).lower()}): expected {what}."
-        ) from failed
+        raise error(f"'{path}' can't be read ({_reason(failed)}): expected {what}.") from failed
 
 
-def parse_json(
-    content: bytes | str, where: str, what: str, mend: str, *, error: type[SfmobileError] = ArtifactError
-) -> Any:
-    """The JSON value of a text that came from `where`; raises `error` as `read_json` does."""
+def read_text(path: Path, what: str, mend: str, *, error: Refusal = ArtifactError) -> str:
+    """The UTF-8 text in `path`, lines ended by newlines; raises `error` as `read_bytes` does, and for another text."""
+    text = _decoded(read_bytes(path, what, mend, error=error), f"'{path}'", what, mend, error)
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_json(path: Path, what: str, mend: str, *, error: Refusal = ArtifactError) -> Any:
+    """The JSON value in `path`; raises `error` as `read_bytes` and `parse_json` do."""
+    return parse_json(read_bytes(path, what, mend, error=error), f"'{path}'", what, mend, error=error)
+
+
+def parse_json(content: bytes | str, where: str, what: str, mend: str, *, error: Refusal = ArtifactError) -> Any:
+    """The JSON value of a text that came from `where`.
+
+    Raises `error` for what isn't UTF-8, not JSON (NaN and infinities are not, nor numbers beyond a float or of
+    thousands of digits), or nested too deeply.
+    """
+    text = _decoded(content, where, what, mend, error) if isinstance(content, bytes) else content
     try:
-        return json.loads(content, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except json.JSONDecodeError as failed:
         raise error(f"{where} is not JSON (line {failed.lineno}: {failed.msg}): expected {what}; {mend}.") from failed
-    except UnicodeDecodeError as failed:
-        raise error(f"{where} is not UTF-8 text (byte {failed.start}): expected {what}; {mend}.") from failed
     except RecursionError as failed:
         raise error(f"{where} is nested too deeply: expected {what}; {mend}.") from failed
     except ValueError as failed:
-        # Numbers of thousands of digits, NaN, infinities.
         raise error(f"{where} is not JSON ({str(failed).rstrip('.')}): expected {what}; {mend}.") from failed
 
 
 def read_model(
-    path: Path, kind: type[Model], what: str, mend: str, *, error: type[SfmobileError] = ArtifactError
-) -> Model:
-    """The record in the JSON file `path`. Raises `error` as `read_json` does, and for what doesn't fit `kind`."""
-    return validated(kind, read_json(path, what, mend, error=error), f"'{path}'", what, mend, error=error)
+    path: Path, kind: type[Value], what: str, mend: str, *, version: int | None = None, error: Refusal = ArtifactError
+) -> Value:
+    """The JSON file `path` as a record, or as any type that pydantic validates.
+
+    version: the latest that is known of a record that has one. Raises `error` as `read_json`, `check_version` and
+    `validated` do.
+    """
+    value = read_json(path, what, mend, error=error)
+    if version is not None:
+        check_version(value, "version", version, f"'{path}'", error=error)
+    return validated(kind, value, f"'{path}'", what, mend, error=error)
+
+
+def check_version(value: Any, key: str, known: int, where: str, *, error: Refusal = ArtifactError) -> None:
+    """Raise `error` if a parsed record says under `key` that it is of a later version than `known`."""
+    found = value.get(key) if isinstance(value, dict) else None
+    if isinstance(found, int) and found > known:
+        raise error(f"{where} has {key} {_shown(found)} but this sfmobile reads {known}; upgrade sfmobile.")
 
 
 def validated(
-    kind: type[Value], value: Any, where: str, what: str, mend: str, *, error: type[SfmobileError] = ArtifactError
+    kind: type[Value], value: Any, where: str, what: str, mend: str, *, error: Refusal = ArtifactError
 ) -> Value:
     """A parsed JSON value as a record or any type that pydantic validates.
 
-    Raises `error`, naming `where` it came from, the first place that doesn't fit and what was found there.
+    Raises `error`, naming `where` it came from, the first place that doesn't fit, what belongs there and what was
+    found.
     """
     try:
         return TypeAdapter(kind).validate_python(value)
@@ -246,12 +364,63 @@ def validated(
         raise error(f"{where} is nested too deeply: expected {what}; {mend}.") from failed
 
 
+# Where pydantic speaks of Python, and a file holds JSON.
+_COMPLAINTS = {
+    "missing": "it is missing",
+    "extra_forbidden": "nothing of that name belongs there",
+    **dict.fromkeys(("model_type", "dataclass_type", "dict_type", "mapping_type"), "it should be an object"),
+    **dict.fromkeys(("list_type", "tuple_type"), "it should be a list"),
+}
+# These say themselves what was found, or there is nothing to show.
+_COMPLETE = ("missing", "extra_forbidden", "value_error", "assertion_error")
+
+
 def first_fault(error: ValidationError) -> tuple[str, str]:
-    """Place ("a.0.b") and complaint of the first thing that didn't fit, as a person would write it."""
+    """Place ("a.0.b") and complaint of the first thing that didn't fit, with what was found, as a person writes it."""
     first = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
-    return place, first["msg"].removeprefix("Value error, ").rstrip(".")
+    place = ".".join(str(part) if isinstance(part, int) else _printable(part) for part in first["loc"])
+    complaint = _COMPLAINTS.get(first["type"]) or _printable(first["msg"].removeprefix("Value error, "), 500).rstrip(
+        "."
+    )
+    return place, complaint if first["type"] in _COMPLETE else f"{complaint}, found {_shown(first['input'])}"
+
+
+def _decoded(content: bytes, where: str, what: str, mend: str, error: Refusal) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as failed:
+        raise error(f"{where} is not UTF-8 text (byte {failed.start}): expected {what}; {mend}.") from failed
+
+
+def _shown(value: Any) -> str:
+    """A JSON value in a sentence: what it is if it is large, else itself."""
+    if isinstance(value, (dict, list, tuple)):
+        return "an object" if isinstance(value, dict) else "a list"
+    shown = reprlib.Repr()
+    shown.maxstring = shown.maxlong = SHOWN_CHARACTERS
+    return shown.repr(value)
+
+
+def _printable(text: str, most: int = SHOWN_CHARACTERS) -> str:
+    """A text out of a file, cut and without what would break a line."""
+    plain = "".join(character if character.isprintable() else " " for character in text)
+    return plain if len(plain) <= most else f"{plain[:most]}…"
+
+
+def _kind_of(mode: int) -> str:
+    return "a directory" if stat.S_ISDIR(mode) else "no regular file"
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
 
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text[:SHOWN_CHARACTERS]} is beyond the range of numbers")
+    return number

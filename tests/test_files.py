@@ -58,6 +58,18 @@ def test_a_written_file_may_be_read_by_whom_the_umask_lets(tmp_path: Path) -> No
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o644
 
 
+@pytest.mark.parametrize("place", ["pipe", "folder", "link to the folder"])
+def test_what_is_no_file_is_never_replaced_by_one(tmp_path: Path, place: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link to the folder").symlink_to(tmp_path / "folder")
+    kind = (tmp_path / place).lstat().st_mode
+    with pytest.raises(UsageError, match=f"{place}' can't be written .it is (a directory|no regular file)"):
+        files.write_text(tmp_path / place, "x")
+    assert (tmp_path / place).lstat().st_mode == kind
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_a_link_is_replaced_and_what_it_points_to_stays(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.write_text("mine")
@@ -88,6 +100,30 @@ def test_drafts_of_a_killed_writer_go_and_those_of_a_living_one_stay(tmp_path: P
         living.wait()
 
 
+def test_a_draft_folder_is_moved_by_its_maker_and_leaves_nothing_else(tmp_path: Path) -> None:
+    with files.draft_folder(tmp_path / "made") as draft:
+        (draft / "a").write_text("x")
+        draft.rename(tmp_path / "made")
+    with pytest.raises(KeyError), files.draft_folder(tmp_path / "failed") as draft:
+        (draft / "a").write_text("x")
+        raise KeyError("x")
+    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == ["made", "made/a"]
+
+
+def test_the_folder_of_a_killed_maker_goes_with_all_that_is_in_it(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom sfmobile import files\n"
+        "with files.draft_folder(Path(sys.argv[1])) as draft:\n"
+        "    (draft / 'weights').write_text('x')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "made")], check=False)
+    assert len(list(tmp_path.glob(".made.*.partial/weights"))) == 1
+    with files.draft_folder(tmp_path / "made") as living:
+        with files.draft_folder(tmp_path / "made"):
+            assert living.is_dir()
+        assert list(tmp_path.iterdir()) == [living]
+
+
 def test_a_link_that_looks_like_a_draft_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "outside").write_text("mine")
     (tmp_path / ".a.0123456789ab.partial").symlink_to(tmp_path / "outside")
@@ -111,6 +147,22 @@ def test_where_nothing_can_be_written_the_name_given_is_in_the_sentence(tmp_path
     assert ".partial" not in str(failed.value)
 
 
+def test_folders_are_made_or_named(tmp_path: Path) -> None:
+    for _ in range(2):
+        files.make_folder(tmp_path / "a" / "b")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UsageError, match=r"file/b' can't be written \(not a directory\)"):
+        files.make_folder(tmp_path / "file" / "b")
+
+
+def test_the_systems_own_errors_are_to_be_had(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), files.replacing(tmp_path / "missing" / "a"):
+        pass
+    with pytest.raises(OSError, match="No space"), files.replacing(tmp_path / "a"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_error_about_another_file_stays_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), files.atomic_write(tmp_path / "a"):
         (tmp_path / "other").read_bytes()
@@ -124,10 +176,17 @@ def test_an_error_about_another_file_stays_what_it_is(tmp_path: Path) -> None:
         (b"[" * 100_000, "nested too deeply"),
         (b'{"shop": NaN}', "NaN is not a JSON number"),
         (b'{"shop": ' + b"1" * 5000 + b"}", "not JSON"),
-        (b"[]", "at its top"),
-        (b'{"shop": 1}', "at shop"),
-        (b'{"shop": "a", "amounts": [1, "b"]}', r"at amounts\.1"),
-        (b'{"shop": "a", "color": 1}', "at color"),
+        (b'{"shop": "a", "amounts": [1e999]}', "1e999 is beyond the range of numbers"),
+        ('{"shop": "a"}'.encode("utf-16-le"), "not JSON"),
+        (b"\xef\xbb\xbf{}", "not JSON"),
+        (b"[]", "at its top: it should be an object, found a list"),
+        (b"{}", "at shop: it is missing"),
+        (b'{"shop": 1}', "at shop: Input should be a valid string, found 1"),
+        (b'{"shop": "a", "amounts": 1}', "at amounts: it should be a list, found 1"),
+        (b'{"shop": "a", "amounts": [1, "b"]}', r"at amounts\.1: .*found 'b'"),
+        (b'{"shop": {"a": "' + b"x" * 1000 + b'"}}', "at shop: Input should be a valid string, found an object; write"),
+        (b'{"shop": "a", "color": 1}', "at color: nothing of that name belongs there"),
+        (b'{"shop": "a", "co\\nlor' + b"x" * 1000 + b'": 1}', "at co lorx{54}…: "),
     ],
 )
 def test_what_is_no_record_is_said_in_one_sentence(tmp_path: Path, content: bytes, found: str) -> None:
@@ -139,6 +198,19 @@ def test_what_is_no_record_is_said_in_one_sentence(tmp_path: Path, content: byte
         files.read_model(path, Shopping, WHAT, MEND)
 
 
+def test_a_later_version_is_to_be_read_by_a_later_sfmobile(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text('{"version": 3, "shop": 1, "colour": 2}')
+    with pytest.raises(ArtifactError, match=r"a' has version 3 but this sfmobile reads 2; upgrade sfmobile\.$"):
+        files.read_model(tmp_path / "a", Shopping, WHAT, MEND, version=2)
+    for value in ({"version": 2}, {"version": "3"}, {}, [], None):
+        files.check_version(value, "version", 2, "it")
+
+
+def test_any_sentence_can_be_made_another_kind_of_error(tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError, match=r"doesn't exist"):
+        files.read_model(tmp_path / "a", Shopping, WHAT, MEND, error=UnavailableError)
+
+
 def test_what_is_no_regular_file_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert "no regular file" in reading(tmp_path / "pipe")
@@ -147,7 +219,7 @@ def test_what_is_no_regular_file_is_refused_without_waiting_for_it(tmp_path: Pat
 
 
 def test_a_file_too_large_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "JSON_BYTES", 10)
+    monkeypatch.setattr(files, "MOST_BYTES", 10)
     (tmp_path / "a").write_text(json.dumps({"shop": "a long name"}))
     assert "bytes" in reading(tmp_path / "a")
 
@@ -174,3 +246,14 @@ def test_the_cache_is_where_the_variable_says(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("SFMOBILE_CACHE", str(tmp_path / "own"))
     assert files.cache_folder("blocks") == tmp_path / "own" / "blocks"
     assert files.cache_folder() == tmp_path / "own"
+
+
+def test_a_figure_is_drawn_in_the_format_of_its_name_or_not_at_all(tmp_path: Path) -> None:
+    figure = pytest.importorskip("matplotlib.figure").Figure(figsize=(1, 1))
+    starts = {"a.svg": b"<?xml", "a.PNG": b"\x89PNG", "a": b"\x89PNG", "a.pdf": b"%PDF"}
+    for name, start in starts.items():
+        files.write_figure(tmp_path / name, figure, dpi=50)
+        assert (tmp_path / name).read_bytes().startswith(start)
+    with pytest.raises(UsageError, match=r"a\.txt' can't be drawn as 'txt'; expected a name that ends in \.png"):
+        files.write_figure(tmp_path / "a.txt", figure)
+    assert {path.name for path in tmp_path.iterdir()} == set(starts)

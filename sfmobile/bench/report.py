@@ -10,18 +10,28 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from sfmobile import __version__
 from sfmobile.bundle.manifest import ComponentName, Sha256
 from sfmobile.errors import ArtifactError
+from sfmobile.files import (
+    StrictModel,
+    check_version,
+    make_folder,
+    read_json,
+    read_model,
+    validated,
+    write_json,
+    write_text,
+)
 
 REPORT_VERSION: Final = 1
+MEND = "write one with `sfmobile bench BUNDLE -o FILE` or `sfmobile verify BUNDLE -o FILE`"
 
 Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=0)]
@@ -32,13 +42,7 @@ Engine = Literal["coreml", "mil", "torch", "onnx"]
 Precision = Literal["fp32", "fp16"]
 
 
-class _Model(BaseModel):
-    """Strict: an unknown key is a mistake, not an extension."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class MachineRecord(_Model):
+class MachineRecord(StrictModel):
     """What the figures were measured on, e.g. model "iPhone15,2", processor "Apple A16", os "iOS 18.1"."""
 
     model: str | None
@@ -49,7 +53,7 @@ class MachineRecord(_Model):
     os: str
 
 
-class ConditionsRecord(_Model):
+class ConditionsRecord(StrictModel):
     """What else was going on. Load is the one-minute load average; the rest is a phone's or a notebook's.
 
     memory_warnings: how often the system warned of too little memory during the measurement (iOS).
@@ -65,7 +69,7 @@ class ConditionsRecord(_Model):
     memory_warnings: int | None = Field(default=None, ge=0)
 
 
-class RuntimeRecord(_Model):
+class RuntimeRecord(StrictModel):
     """What executed the components. `description` is the runtime's own name for itself, shown beside its figures.
 
     precision: of the evaluation (mil, torch, onnx); Core ML runs what the package says. compute_unit: Core ML only.
@@ -79,7 +83,7 @@ class RuntimeRecord(_Model):
     threads: int | None = Field(default=None, ge=1)
 
 
-class BundleReference(_Model):
+class BundleReference(StrictModel):
     """Which bundle: its name and the checksum of its manifest, which holds those of all its files."""
 
     name: str
@@ -89,7 +93,7 @@ class BundleReference(_Model):
     target: Literal["ios16", "ios17", "ios18"]
 
 
-class ProducerRecord(_Model):
+class ProducerRecord(StrictModel):
     """What wrote the report, and the versions of the packages that matter to its figures."""
 
     name: Literal["sfmobile", "ios_harness"] = "sfmobile"
@@ -97,7 +101,7 @@ class ProducerRecord(_Model):
     tools: dict[str, str] = Field(default_factory=dict)
 
 
-class MemoryRecord(_Model):
+class MemoryRecord(StrictModel):
     """Memory of the measuring process, sampled while it worked.
 
     before_bytes: before the component was loaded. peak_bytes: the highest sample (resident set; on iOS the
@@ -117,7 +121,7 @@ class MemoryRecord(_Model):
         return self.peak_bytes - self.before_bytes
 
 
-class PlacementRecord(_Model):
+class PlacementRecord(StrictModel):
     """Operations by the compute unit Core ML prefers for them (MLComputePlan), and the share of the estimated cost."""
 
     operations: int = Field(ge=0)
@@ -131,7 +135,7 @@ class PlacementRecord(_Model):
     off_neural_engine: dict[str, int] = Field(default_factory=dict, description="operator -> count not preferred there")
 
 
-class ComponentLatency(_Model):
+class ComponentLatency(StrictModel):
     """One component in a process of its own.
 
     cold_load_ms: the first load, the engine's own code already in memory, the package evicted from the file cache and
@@ -153,7 +157,7 @@ class ComponentLatency(_Model):
     placement: PlacementRecord | None = None
 
 
-class LoopLatency(_Model):
+class LoopLatency(StrictModel):
     """Text to picture, once, components loaded and warmed up. end_to_end_ms runs from the prompt to the pixels."""
 
     steps: int = Field(ge=1)
@@ -166,7 +170,7 @@ class LoopLatency(_Model):
     memory: MemoryRecord | None = None
 
 
-class BenchReport(_Model):
+class BenchReport(StrictModel):
     """`bench.json`: latency per component, and of the whole loop."""
 
     kind: Literal["bench"] = "bench"
@@ -181,7 +185,7 @@ class BenchReport(_Model):
     loop: LoopLatency | None = None
 
 
-class Agreement(_Model):
+class Agreement(StrictModel):
     """How close a result is to its reference.
 
     psnr_db: 20 log10(peak / rms error), see `sfmobile.verify.signal.psnr`; null where it has no finite value, which
@@ -206,7 +210,7 @@ class Agreement(_Model):
         return -math.inf if self.psnr_db is None or self.nonfinite else self.psnr_db
 
 
-class OperationDivergence(_Model):
+class OperationDivergence(StrictModel):
     """The first operation of a program whose output leaves its reference, and what it was compared with."""
 
     position: int = Field(ge=0, description="index in the program's order of operations")
@@ -219,14 +223,14 @@ class OperationDivergence(_Model):
     weight_psnr_db: Decibels | None = None
 
 
-class SampleAgreement(_Model):
+class SampleAgreement(StrictModel):
     """One input of a component: where in the pipeline it comes from, and how close the output is."""
 
     input: str
     agreement: Agreement
 
 
-class ComponentAgreement(_Model):
+class ComponentAgreement(StrictModel):
     """One component: the worst of its samples, its gate, and where it went wrong if it did."""
 
     worst: Agreement
@@ -236,7 +240,7 @@ class ComponentAgreement(_Model):
     first_divergence: OperationDivergence | None = None
 
 
-class EvaluationAgreement(_Model):
+class EvaluationAgreement(StrictModel):
     """All components in one evaluation, each fed what the reference was fed, and the picture of the whole loop.
 
     picture: null if the bundle lacks a component. A loop that broke off counts all its values as not finite.
@@ -254,7 +258,7 @@ class EvaluationAgreement(_Model):
         return self.picture is None or self.picture_gate_db is None or self.picture.reaches(self.picture_gate_db)
 
 
-class VerifyReport(_Model):
+class VerifyReport(StrictModel):
     """`verify.json`: the exported components against the networks they were exported from."""
 
     kind: Literal["verify"] = "verify"
@@ -290,60 +294,32 @@ def now() -> datetime:
     return datetime.now(timezone.utc).replace(microsecond=0)
 
 
+class _Header(BaseModel):
+    """What every report says of itself."""
+
+    kind: Literal["bench", "verify"]
+
+
 def read_report(path: Path, kind: type[Report]) -> Report:
     """Read a report of the given kind. Raises `ArtifactError` if it is missing, of another kind or from the future."""
     name = _KINDS[kind]
-    data = _read_json(path)
-    if data["kind"] != name:
-        raise ArtifactError(f"'{path}' is not a {name} report: expected kind '{name}', found '{data['kind']}'.")
-    version = data.get("schema_version")
-    if isinstance(version, int) and version > REPORT_VERSION:
-        raise ArtifactError(
-            f"'{path}' has report version {version}, this sfmobile reads up to {REPORT_VERSION}; update sfmobile."
-        )
-    try:
-        return kind.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ArtifactError(f"'{path}' is not a valid {name} report: {place}: {first['msg']}.") from error
+    data = read_json(path, "a report", MEND)
+    found = validated(_Header, data, f"'{path}'", "a report", MEND).kind
+    if found != name:
+        raise ArtifactError(f"'{path}' is not a {name} report: expected kind '{name}', found '{found}'.")
+    check_version(data, "schema_version", REPORT_VERSION, f"'{path}'")
+    return validated(kind, data, f"'{path}'", f"a {name} report", MEND)
 
 
 def report_kind(path: Path) -> Literal["bench", "verify"]:
     """Which kind of report a file is. Raises `ArtifactError` if it is none."""
-    kind: Literal["bench", "verify"] = _read_json(path)["kind"]
-    return kind
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """The file as a JSON object that says it is a report."""
-    mend = "write one with `sfmobile bench BUNDLE -o FILE` or `sfmobile verify BUNDLE -o FILE`"
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ArtifactError(f"'{path}' doesn't exist: expected a report; {mend}.") from None
-    except json.JSONDecodeError as error:
-        raise ArtifactError(f"'{path}' is not JSON (line {error.lineno}: {error.msg}); {mend}.") from error
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
-        raise ArtifactError(f"'{path}' can't be read as a report: {error}.") from error
-    if not isinstance(data, dict) or data.get("kind") not in _KINDS.values():
-        found = repr(data.get("kind")) if isinstance(data, dict) else f"JSON of type {type(data).__name__}"
-        raise ArtifactError(f"'{path}' is not a report: expected kind 'bench' or 'verify', found {found}; {mend}.")
-    return data
+    return read_model(path, _Header, "a report", MEND).kind
 
 
 def write_report(report: BenchReport | VerifyReport, path: Path) -> None:
-    """Write a report whole or not at all, making its folder if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with scratch.open("w", encoding="utf-8") as file:
-            file.write(report.model_dump_json(indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    """Write a report whole or not at all, making its folder if need be. Raises as `files.atomic_write` does."""
+    make_folder(path.parent)
+    write_json(path, report, durable=True)
 
 
 def report_schema(kind: type[BenchReport] | type[VerifyReport]) -> str:
@@ -354,4 +330,4 @@ def report_schema(kind: type[BenchReport] | type[VerifyReport]) -> str:
 
 if __name__ == "__main__":
     for schema_kind, schema_file in SCHEMA_FILES.items():
-        schema_file.write_text(report_schema(schema_kind), encoding="utf-8")
+        write_text(schema_file, report_schema(schema_kind))

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel, Field
 
 from sfmobile.bench.report import BenchReport, read_report
 from sfmobile.errors import ArtifactError, UnavailableError
+from sfmobile.files import read_model
 
 # Xcode appends a number and an identifier to the name that the test gave: "bench_0_4F1C….json".
 ATTACHMENT_PREFIX = "bench"
 TIMEOUT_S = 300
+
+
+class _Attachment(BaseModel):
+    """What a test attached, as xcresulttool lists it: its name, and the file that was exported."""
+
+    name: str = Field(alias="suggestedHumanReadableName")
+    file: str = Field(alias="exportedFileName")
+
+
+class _Test(BaseModel):
+    attachments: tuple[_Attachment, ...]
 
 
 def read_result(path: Path) -> BenchReport:
@@ -60,15 +72,8 @@ def exported_reports(result: Path, folder: Path) -> Iterator[Path]:
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]
         raise ArtifactError(f"'{result}' can't be read by xcresulttool of Xcode 16 or later: {reason}.")
-    try:
-        manifest: Any = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        attachments = [attachment for test in manifest for attachment in test["attachments"]]
-        names = [(str(one["suggestedHumanReadableName"]), str(one["exportedFileName"])) for one in attachments]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ArtifactError(
-            f"xcresulttool described the attachments of '{result}' in a form unknown here ({error!r}); import the JSON "
-            "that the app shares."
-        ) from error
-    for name, file in names:
-        if name.startswith(ATTACHMENT_PREFIX) and name.endswith(".json"):
-            yield folder / Path(file).name
+    what = f"a list of the attachments of '{result}' in a form known here"
+    tests = read_model(folder / "manifest.json", tuple[_Test, ...], what, "import the JSON that the app shares")
+    for attachment in (attachment for test in tests for attachment in test.attachments):
+        if attachment.name.startswith(ATTACHMENT_PREFIX) and attachment.name.endswith(".json"):
+            yield folder / Path(attachment.file).name

@@ -16,25 +16,16 @@ from typing import Any
 
 from sfmobile.bundle.manifest import FileRecord
 from sfmobile.errors import ArtifactError
-from sfmobile.files import read_json
+from sfmobile.files import read_json, sha256_of_file
 
-CHUNK_BYTES = 8 << 20
 # A package's own listing of its files.
 LISTING_FILE = "Manifest.json"
 PACKAGE_SUFFIX = ".mlpackage"
 
 
 def digest_file(path: Path, advance: Callable[[int], None] | None = None) -> FileRecord:
-    """Size and SHA-256 of one file, read in pieces; `advance` is told the bytes of each piece."""
-    digest = hashlib.sha256()
-    total = 0
-    with path.open("rb", buffering=0) as file:
-        while piece := file.read(CHUNK_BYTES):
-            digest.update(piece)
-            total += len(piece)
-            if advance is not None:
-                advance(len(piece))
-    return FileRecord(bytes=total, sha256=digest.hexdigest())
+    """Size and SHA-256 of one file; `advance` is told the bytes of each piece read."""
+    return FileRecord(bytes=path.stat().st_size, sha256=sha256_of_file(path, advance))
 
 
 def digest_tree(root: Path, folder: str) -> dict[str, FileRecord]:
@@ -49,12 +40,6 @@ def digest_package(root: Path, package: str) -> dict[str, FileRecord]:
         return digest_tree(root, package)
     files = sorted(path for path in root.iterdir() if path.name == package or path.name.startswith(f"{package}."))
     return {path.name: digest_file(path) for path in files}
-
-
-def digest_value(value: Mapping[str, Any]) -> str:
-    """SHA-256 of a JSON-like value in canonical form (sorted keys, no spaces)."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def listing_text(listing: Mapping[str, Any]) -> str:

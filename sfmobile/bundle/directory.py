@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Literal
 
 import numpy as np
 from pydantic import ValidationError
@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from sfmobile.bundle.digest import digest_file, is_listing, listing_records
 from sfmobile.bundle.manifest import SCHEMA_VERSION, ComponentName, FileRecord, Manifest
 from sfmobile.errors import ArtifactError
+from sfmobile.files import check_version, first_fault, parse_json
 
 MANIFEST_FILE = "manifest.json"
 GOLDEN_FOLDER = "golden"
@@ -97,7 +98,11 @@ class Bundle:
 
     @property
     def reports_dir(self) -> Path:
-        """Where `verify` and `bench` leave their reports; may not exist yet."""
+        """Where `verify` and `bench` leave their reports; may not exist yet.
+
+        Raises `BundleError` if it is a link that leaves the bundle: what is written there would land elsewhere.
+        """
+        check_inside(self.root, REPORTS_FOLDER, "remove the link, or name another place for the report")
         return self.root / REPORTS_FOLDER
 
     def golden(self, name: str) -> np.ndarray:
@@ -122,44 +127,37 @@ def read_manifest(root: Path) -> Manifest:
             "not_a_bundle",
             f"'{root}' is not a bundle: it has no {MANIFEST_FILE}; make one with `sfmobile export SOURCE -o {root}`.",
         )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        detail = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise BundleError("invalid_json", f"'{path}' is not valid JSON ({detail}); {MEND}.") from error
-    return validate_manifest(content, path)
+    # What can't be read at all stays the system's error: a bundle that is there is not to be taken for none.
+    content = path.read_bytes()
+    refuse = partial(BundleError, "invalid_json")
+    return validate_manifest(parse_json(content, f"'{path}'", "a bundle's manifest", MEND, error=refuse), path)
 
 
 def validate_manifest(content: object, path: Path) -> Manifest:
     """`content` (parsed JSON of `path`) as a `Manifest`. Raises `BundleError`."""
     if not isinstance(content, Mapping):
         raise BundleError("invalid_manifest", f"'{path}': expected a JSON object, found {type(content).__name__}.")
-    version = content.get("schema_version")
-    if isinstance(version, int) and not isinstance(version, bool) and version > SCHEMA_VERSION:
-        raise BundleError(
-            "future_schema",
-            f"'{path}' has schema_version {version} but this sfmobile reads {SCHEMA_VERSION}; upgrade sfmobile.",
-        )
+    check_version(content, "schema_version", SCHEMA_VERSION, f"'{path}'", error=partial(BundleError, "future_schema"))
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the manifest"
-        reason: Reason = "path_outside" if _is_path_error(first) else "invalid_manifest"
-        found = first["msg"].removeprefix("Value error, ")
-        raise BundleError(reason, f"'{path}' is not a valid manifest at {place}: {found}; {MEND}.") from error
+        place, found = first_fault(error)
+        reason: Reason = "path_outside" if _is_path_error(error) else "invalid_manifest"
+        raise BundleError(
+            reason, f"'{path}' is not a valid manifest at {place or 'its top'}: {found}; {MEND}."
+        ) from error
 
 
-def check_inside(root: Path, relative: str) -> None:
+def check_inside(root: Path, relative: str, mend: str = MEND) -> None:
     """Raise `BundleError` if a link on the way to `root`/`relative` leads out of `root`."""
     base = root.resolve()
     try:
         target = (root / relative).resolve()
     except (OSError, RuntimeError) as error:
-        raise BundleError("link_outside", f"'{root / relative}' can't be resolved ({error}); {MEND}.") from error
+        raise BundleError("link_outside", f"'{root / relative}' can't be resolved ({error}); {mend}.") from error
     if target != base and base not in target.parents:
         raise BundleError(
-            "link_outside", f"'{root / relative}' is a link that leaves the bundle, to '{target}'; {MEND}."
+            "link_outside", f"'{root / relative}' is a link that leaves the bundle, to '{target}'; {mend}."
         )
 
 
@@ -195,9 +193,6 @@ def _says_what_was_recorded(path: Path, relative: str, record: FileRecord) -> bo
     return is_listing(relative) and record in listing_records(path)
 
 
-def _is_path_error(error: Mapping[str, Any]) -> bool:
-    return error["type"] == "value_error" and "relative path inside the bundle" in error["msg"]
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
+def _is_path_error(error: ValidationError) -> bool:
+    first = error.errors(include_url=False)[0]
+    return first["type"] == "value_error" and "relative path inside the bundle" in first["msg"]

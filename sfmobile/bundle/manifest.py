@@ -6,8 +6,6 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     WithJsonSchema,
@@ -17,6 +15,7 @@ from pydantic import (
 from typing_extensions import Self
 
 from sfmobile.errors import UsageError
+from sfmobile.files import StrictModel
 
 SCHEMA_VERSION: Final = 1
 
@@ -43,13 +42,7 @@ BundlePath = Annotated[
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class _Model(BaseModel):
-    """Strict by default: an unknown key is a mistake, not an extension."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class FileRecord(_Model):
+class FileRecord(StrictModel):
     """Size and checksum of one file."""
 
     bytes: int = Field(ge=0)
@@ -59,7 +52,7 @@ class FileRecord(_Model):
 Files = Annotated[dict[BundlePath, FileRecord], Field(json_schema_extra={"additionalProperties": False})]
 
 
-class TensorRecord(_Model):
+class TensorRecord(StrictModel):
     """One input or output of a component."""
 
     name: str
@@ -68,7 +61,7 @@ class TensorRecord(_Model):
     description: str = ""
 
 
-class CompressionRecord(_Model):
+class CompressionRecord(StrictModel):
     """How the weights are stored. `bits` is the most frequent choice; a recipe may differ per layer."""
 
     kind: Literal["palettized"] = "palettized"
@@ -77,7 +70,7 @@ class CompressionRecord(_Model):
     recipe_sha256: Sha256 | None = None
 
 
-class ChunkRecord(_Model):
+class ChunkRecord(StrictModel):
     """One of the packages that a component is cut into, run one after the other.
 
     inputs: inputs of the component, or outputs of earlier chunks, by name. outputs: what later chunks or the
@@ -90,7 +83,7 @@ class ChunkRecord(_Model):
     bytes: int = Field(ge=0)
 
 
-class FunctionRecord(_Model):
+class FunctionRecord(StrictModel):
     """Another function of a component's package: the same weights for other shapes."""
 
     function: str
@@ -98,7 +91,7 @@ class FunctionRecord(_Model):
     outputs: tuple[TensorRecord, ...]
 
 
-class ComponentRecord(_Model):
+class ComponentRecord(StrictModel):
     """One exported component.
 
     package: an .mlpackage or .onnx file; for a component in chunks, the directory that holds their packages.
@@ -178,7 +171,7 @@ class ComponentRecord(_Model):
         return (FunctionRecord(function=self.function, inputs=self.inputs, outputs=self.outputs), *self.functions)
 
 
-class SchedulerRecord(_Model):
+class SchedulerRecord(StrictModel):
     """Constants of the DDIM scheduler (arXiv 2010.02502), named as in diffusers' config."""
 
     kind: Literal["ddim"] = "ddim"
@@ -196,7 +189,7 @@ class SchedulerRecord(_Model):
     default_steps: int = 8
 
 
-class LatentsRecord(_Model):
+class LatentsRecord(StrictModel):
     """Shape of the latents and their relation to pixels and to the decoder's input."""
 
     channels: int
@@ -206,14 +199,14 @@ class LatentsRecord(_Model):
     scaling_factor: float
 
 
-class GuidanceRecord(_Model):
+class GuidanceRecord(StrictModel):
     """Classifier-free guidance: the UNet's batch (2 = unconditional and conditional in one call) and default scale."""
 
     batch: Literal[1, 2]
     default_scale: float
 
 
-class TimeEmbeddingRecord(_Model):
+class TimeEmbeddingRecord(StrictModel):
     """The sinusoid the host computes: `dimension` values, cosines first if `flip_sin_to_cos`."""
 
     kind: Literal["sinusoid"] = "sinusoid"
@@ -223,7 +216,7 @@ class TimeEmbeddingRecord(_Model):
     max_period: float = 10000.0
 
 
-class TokenizerRecord(_Model):
+class TokenizerRecord(StrictModel):
     """CLIP byte-pair tokenizer: files and the ids both sides must agree on."""
 
     vocab: BundlePath
@@ -242,7 +235,7 @@ class TokenizerRecord(_Model):
         return self
 
 
-class GoldenRecord(_Model):
+class GoldenRecord(StrictModel):
     """Committed reference vectors: .npy files by name, with the run that made them."""
 
     prompt: str
@@ -253,7 +246,7 @@ class GoldenRecord(_Model):
     files: Files
 
 
-class SourceRecord(_Model):
+class SourceRecord(StrictModel):
     """Where the weights came from."""
 
     id: str
@@ -261,7 +254,7 @@ class SourceRecord(_Model):
     licence: str = ""
 
 
-class Manifest(_Model):
+class Manifest(StrictModel):
     """`manifest.json`."""
 
     schema_version: Literal[1]

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from sfmobile.bundle.manifest import Manifest
+from sfmobile.files import write_text
 
 SCHEMA_PATH = Path(__file__).with_name("manifest.schema.json")
 
@@ -20,4 +21,4 @@ def manifest_schema() -> str:
 
 
 if __name__ == "__main__":
-    SCHEMA_PATH.write_text(manifest_schema(), encoding="utf-8")
+    write_text(SCHEMA_PATH, manifest_schema())

@@ -20,7 +20,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from pydantic import ValidationError
 from typing_extensions import Self
 
 from sfmobile.bundle.digest import digest_tree
@@ -35,11 +34,11 @@ from sfmobile.bundle.directory import (
     read_manifest,
 )
 from sfmobile.bundle.manifest import ComponentName, ComponentRecord, FileRecord, Manifest
-from sfmobile.errors import UnavailableError, UsageError
+from sfmobile.errors import ArtifactError, UnavailableError, UsageError
+from sfmobile.files import DISK_FULL, StrictModel, json_text, read_model, replacing
 
 RECORDS_FOLDER = ".records"
 WORK_FOLDER = ".work"
-DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class DirectoryLock:
@@ -184,7 +183,7 @@ class BundleWriter:
     def discard(self, name: ComponentName) -> None:
         """Forget a staged component and remove its files."""
         record = self._staged_record(name)
-        (self.staging / RECORDS_FOLDER / f"{name}.json").unlink(missing_ok=True)
+        remove(self.staging / RECORDS_FOLDER / f"{name}.json")
         if record is not None:
             for path in {relative.split("/")[0] for relative in record.files}:
                 remove(self.staging / path)
@@ -224,7 +223,7 @@ class BundleWriter:
         """
         replaced = self.replaced()
         with disk_errors(self.target):
-            write_text_durably(self.staging / MANIFEST_FILE, manifest.model_dump_json(indent=2) + "\n")
+            write_durably(self.staging / MANIFEST_FILE, manifest)
             self._remove_strangers(manifest)
             if self.target.exists():
                 if replaced is None or not same_content(replaced, manifest):
@@ -269,8 +268,8 @@ class BundleWriter:
     def _staged_record(self, name: ComponentName) -> ComponentRecord | None:
         path = self.staging / RECORDS_FOLDER / f"{name}.json"
         try:
-            return ComponentRecord.model_validate_json(path.read_bytes())
-        except (FileNotFoundError, ValidationError):
+            return read_model(path, ComponentRecord, "the record of a component", "it is made again")
+        except ArtifactError:
             return None
 
     def _replaced_record(self, name: ComponentName) -> ComponentRecord | None:
@@ -286,7 +285,7 @@ class BundleWriter:
         return True
 
     def _write_record(self, name: ComponentName, record: ComponentRecord) -> None:
-        write_text_durably(self.staging / RECORDS_FOLDER / f"{name}.json", record.model_dump_json(indent=2) + "\n")
+        write_durably(self.staging / RECORDS_FOLDER / f"{name}.json", record)
 
 
 def check_target(target: Path) -> None:
@@ -335,14 +334,10 @@ def disk_errors(target: Path) -> Iterator[None]:
         raise
 
 
-def write_text_durably(path: Path, text: str) -> None:
-    """Write a small file so that it is either old or new and complete, even if the power fails."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def write_durably(path: Path, record: StrictModel) -> None:
+    """Write a record so that it is either old or new and complete, even if the power fails. Raises `OSError`."""
+    with replacing(path, durable=True) as draft:
+        draft.write_text(json_text(record), encoding="utf-8")
 
 
 def remove(path: Path) -> None:

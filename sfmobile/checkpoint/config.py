@@ -7,16 +7,16 @@ below and the layout itself.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from sfmobile.bundle.manifest import TimeEmbeddingRecord
 from sfmobile.errors import ArtifactError, UsageError
+from sfmobile.files import read_model, validated
 from sfmobile.nets.layout import (
     AUTOENCODER_LAYOUTS,
     UNET_LAYOUTS,
@@ -77,13 +77,13 @@ AUTOENCODER_CONSTANTS: Json = {
 }
 
 
-class _Config(BaseModel):
+class ForeignConfig(BaseModel):
     """The keys that vary; the rest is compared with the constants above or doesn't change the result."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class _UNetConfig(_Config):
+class _UNetConfig(ForeignConfig):
     sample_size: int | tuple[int, int] | None = None
     in_channels: int = 4
     out_channels: int = 4
@@ -111,7 +111,7 @@ class _UNetConfig(_Config):
     time_cond_proj_dim: int | None = None
 
 
-class _AutoencoderConfig(_Config):
+class _AutoencoderConfig(ForeignConfig):
     block_out_channels: tuple[int, ...] = (64,)
     layers_per_block: int = 1
     latent_channels: int = 4
@@ -119,7 +119,16 @@ class _AutoencoderConfig(_Config):
     scaling_factor: float = 0.18215
 
 
-class _TextEncoderConfig(_Config):
+class _StoredUNet(ForeignConfig):
+    layout: UNetLayout
+
+
+class _StoredAutoencoder(ForeignConfig):
+    layout: AutoencoderLayout
+    parts: tuple[str, ...] = ()
+
+
+class _TextEncoderConfig(ForeignConfig):
     hidden_size: int = 512
     intermediate_size: int = 2048
     num_hidden_layers: int = 12
@@ -130,28 +139,15 @@ class _TextEncoderConfig(_Config):
     layer_norm_eps: float = 1e-5
 
 
-def read_json(path: Path) -> Json:
+def read_config(path: Path) -> Json:
     """The JSON object in `path`; raises `ArtifactError` if it is missing, cut or not an object."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ArtifactError(f"{path} is missing; a diffusers-format checkpoint has it, so copy it again.") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ArtifactError(f"{path} can't be read as JSON ({error}); copy the checkpoint again.") from error
-    if not isinstance(value, dict):
-        raise ArtifactError(f"{path} should hold a JSON object and holds a {type(value).__name__}.")
-    return value
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write `value` as indented JSON with a final newline."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return read_model(path, dict[str, Any], "a JSON file of a diffusers-format checkpoint", "copy the checkpoint again")
 
 
 def unet_layout(config: Json, file: Path) -> UNetLayout:
     """Layout of a UNet config, diffusers' or our own; raises `ArtifactError` for a network we don't have."""
     if config.get("_class_name") == UNET_CLASS:
-        return _stored_layout(UNetLayout, config, file)
+        return parse(_StoredUNet, config, file).layout
     _check_class(config, "UNet2DConditionModel", file)
     _check_constants(config, UNET_CONSTANTS, file)
     values = parse(_UNetConfig, config, file)
@@ -259,7 +255,7 @@ def time_embedding(config: Json, layout: UNetLayout, file: Path) -> TimeEmbeddin
 def autoencoder_layout(config: Json, file: Path) -> AutoencoderLayout:
     """Layout of an autoencoder config, diffusers' or our own; raises `ArtifactError` for a network we don't have."""
     if config.get("_class_name") == AUTOENCODER_CLASS:
-        return _stored_layout(AutoencoderLayout, config, file)
+        return parse(_StoredAutoencoder, config, file).layout
     _check_class(config, "AutoencoderKL", file)
     _check_constants(config, AUTOENCODER_CONSTANTS, file)
     values = parse(_AutoencoderConfig, config, file)
@@ -296,11 +292,12 @@ def autoencoder_config(layout: AutoencoderLayout, parts: tuple[str, ...], image_
     }
 
 
-def autoencoder_parts(config: Json) -> tuple[str, ...]:
+def autoencoder_parts(config: Json, file: Path) -> tuple[str, ...]:
     """The halves whose weights a checkpoint with this config holds."""
-    if config.get("_class_name") == AUTOENCODER_CLASS:
-        return tuple(part for part in ("decoder", "encoder") if part in config.get("parts", ()))
-    return ("decoder", "encoder")
+    if config.get("_class_name") != AUTOENCODER_CLASS:
+        return ("decoder", "encoder")
+    stored = parse(_StoredAutoencoder, config, file).parts
+    return tuple(part for part in ("decoder", "encoder") if part in stored)
 
 
 def text_encoder_layout(config: Json, file: Path) -> TextEncoderLayout:
@@ -345,18 +342,14 @@ def text_encoder_config(layout: TextEncoderLayout) -> Json:
     }
 
 
-def parse(model: type[Config], config: Json, file: Path) -> Config:
-    """`config` as `model`; the first thing that doesn't fit becomes an `ArtifactError` naming key and value."""
+def parse(kind: type[Config], config: Json, file: Path) -> Config:
+    """`config` as `kind`; the first thing that doesn't fit becomes an `ArtifactError` naming key and value."""
+    mend = "use a checkpoint of one that it has, or copy this one again"
     try:
-        return model.model_validate(config)
-    except ValidationError as error:
-        raise ArtifactError(_first_mistake(error, file)) from error
-
-
-def _first_mistake(error: ValidationError, file: Path) -> str:
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    return f"{file}: '{key}' is {first['input']!r}, which sfmobile's networks don't have ({first['msg']})."
+        return validated(kind, config, f"'{file}'", "a config of a network or sampler that sfmobile has", mend)
+    except UsageError as error:
+        # A layout in it that can't run.
+        raise ArtifactError(f"{file}: {error}") from error
 
 
 def _check_class(config: Json, expected: str, file: Path) -> None:
@@ -374,15 +367,6 @@ def _check_constants(config: Json, constants: Json, file: Path) -> None:
             raise ArtifactError(
                 f"{file}: '{key}' is {found!r}; expected {expected!r}, the only form sfmobile's networks have."
             )
-
-
-def _stored_layout(kind: type[Layout], config: Json, file: Path) -> Layout:
-    try:
-        return TypeAdapter(kind).validate_python(config.get("layout"))
-    except ValidationError as error:
-        raise ArtifactError(_first_mistake(error, file)) from error
-    except UsageError as error:
-        raise ArtifactError(f"{file}: {error}") from error
 
 
 def _checked(kind: type[UNetLayout], file: Path, **values: Any) -> UNetLayout:

@@ -9,13 +9,17 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from pydantic import Field
+
 from sfmobile.bundle.manifest import SchedulerRecord, TimeEmbeddingRecord
 from sfmobile.checkpoint.config import (
+    ForeignConfig,
     Json,
     autoencoder_layout,
     autoencoder_parts,
     latent_size,
-    read_json,
+    parse,
+    read_config,
     text_encoder_layout,
     time_embedding,
     unet_layout,
@@ -34,6 +38,10 @@ MODEL_INDEX = "model_index.json"
 DEFAULT_GUIDANCE_SCALE = 7.5
 # Keys that diffusers skips (it drops names with an underscore in front) and that sfmobile writes.
 GUIDANCE_KEY = "_default_guidance_scale"
+
+
+class _ModelIndex(ForeignConfig):
+    guidance_scale: float = Field(default=DEFAULT_GUIDANCE_SCALE, validation_alias=GUIDANCE_KEY)
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,7 @@ class Checkpoint:
         index = _read_index(root)
         configs: dict[str, Json] = {}
         for folder in ("text_encoder", "unet", "vae"):
-            configs[folder] = read_json(root / folder / "config.json")
+            configs[folder] = read_config(root / folder / "config.json")
         unet_file = root / "unet" / "config.json"
         unet = unet_layout(configs["unet"], unet_file)
         text_encoder = text_encoder_layout(configs["text_encoder"], root / "text_encoder" / "config.json")
@@ -80,7 +88,7 @@ class Checkpoint:
                 f"{tokenizer_dir / 'vocab.json'} has token ids up to {tokenizer.vocabulary - 1} and the text encoder "
                 f"knows {text_encoder.vocabulary} tokens; they are not of one model."
             )
-        halves = autoencoder_parts(configs["vae"])
+        halves = autoencoder_parts(configs["vae"], root / "vae" / "config.json")
         return cls(
             root=root,
             name=name or root.resolve().name,
@@ -90,7 +98,7 @@ class Checkpoint:
             scheduler=read_scheduler(root, index),
             time_embedding=time_embedding(configs["unet"], unet, unet_file),
             latent_size=latent_size(configs["unet"], unet_file),
-            guidance_scale=float(index.get(GUIDANCE_KEY, DEFAULT_GUIDANCE_SCALE)),
+            guidance_scale=parse(_ModelIndex, index, root / MODEL_INDEX).guidance_scale,
             tokenizer_dir=tokenizer_dir,
             tokenizer=replace(tokenizer, max_length=text_encoder.max_length),
             licence=_licence(root),
@@ -193,7 +201,7 @@ def _read_index(root: Path) -> Json:
             f"{root} is not a diffusers-format checkpoint: {MODEL_INDEX} is missing; give the directory that holds it, "
             "with tokenizer, text_encoder, unet, vae and scheduler beside it."
         )
-    return read_json(root / MODEL_INDEX)
+    return read_config(root / MODEL_INDEX)
 
 
 def _check_fit(root: Path, text: TextEncoderLayout, unet: UNetLayout, autoencoder: AutoencoderLayout) -> None:

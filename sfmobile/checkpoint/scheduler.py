@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from sfmobile.bundle.manifest import SchedulerRecord
-from sfmobile.checkpoint.config import Json, parse, read_json
+from sfmobile.checkpoint.config import ForeignConfig, Json, parse, read_config
 from sfmobile.errors import ArtifactError
 
 # Samplers of one and the same diffusion process: their constants serve DDIM as they are.
@@ -29,10 +29,8 @@ SAMPLERS = frozenset(
 )
 
 
-class _SchedulerConfig(BaseModel):
+class _SchedulerConfig(ForeignConfig):
     """Defaults are those of diffusers' DDIMScheduler, except `clip_sample`: latents aren't bounded by 1."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
 
     num_train_timesteps: int = Field(default=1000, gt=0)
     beta_start: float = 0.0001
@@ -58,9 +56,9 @@ def read_scheduler(root: Path, index: Json) -> SchedulerRecord:
     Raises `ArtifactError` for a scheduler of another process (flow matching, consistency models).
     """
     file = root / "scheduler" / "scheduler_config.json"
-    config = read_json(file)
+    config = read_config(file)
     sampler = config.get("_class_name", "DDIMScheduler")
-    if sampler not in SAMPLERS:
+    if not isinstance(sampler, str) or sampler not in SAMPLERS:
         raise ArtifactError(
             f"{file}: a model for {sampler} can't be sampled with DDIM; expected one of {', '.join(sorted(SAMPLERS))}."
         )

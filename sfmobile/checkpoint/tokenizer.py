@@ -11,14 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sfmobile.checkpoint.config import Json, read_json, write_json
+from pydantic import StrictInt
+
+from sfmobile.checkpoint.config import Json, read_config
 from sfmobile.errors import ArtifactError
+from sfmobile.files import json_text, read_text, validated
 
 VOCAB_FILE = "vocab.json"
 MERGES_FILE = "merges.txt"
 FAST_FILE = "tokenizer.json"
 CONFIG_FILES = ("tokenizer_config.json", "special_tokens_map.json", "README.md")
 MAX_LENGTH = 77
+MEND = "copy it again"
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ def read_tokenizer(folder: Path) -> TokenizerConstants:
     names: Json = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
     for file in ("special_tokens_map.json", "tokenizer_config.json"):
         if (folder / file).is_file():
-            config = read_json(folder / file)
+            config = read_config(folder / file)
             names |= {key: config[key] for key in names if config.get(key) is not None}
     ids = {key: _token_id(vocab, value, folder) for key, value in names.items()}
     return TokenizerConstants(
@@ -62,13 +66,14 @@ def read_vocabulary(folder: Path) -> dict[str, int]:
     """Token ids by token, from whichever form `folder` holds."""
     file = folder / VOCAB_FILE
     if file.is_file() or not (folder / FAST_FILE).is_file():
-        vocab = read_json(file)
+        vocab = read_config(file)
     else:
         file = folder / FAST_FILE
         vocab = _fast_model(file).get("vocab", {})
-    if not vocab or not all(type(value) is int for value in vocab.values()):
-        raise ArtifactError(f"{file} should map tokens to whole numbers; copy it again.")
-    return vocab
+    ids = validated(dict[str, StrictInt], vocab, f"'{file}'", "a vocabulary of whole numbers by token", MEND)
+    if not ids:
+        raise ArtifactError(f"'{file}' holds no token: expected a vocabulary of whole numbers by token; {MEND}.")
+    return ids
 
 
 def read_merges(folder: Path, vocab: dict[str, int]) -> list[tuple[str, str]]:
@@ -80,9 +85,9 @@ def read_merges(folder: Path, vocab: dict[str, int]) -> list[tuple[str, str]]:
         file = folder / FAST_FILE
         pairs = _fast_model(file).get("merges", [])
     merges = []
-    for pair in pairs:
-        # transformers writes a pair as "a b" up to version 4 and as ["a", "b"] since.
-        first, _, second = pair.partition(" ") if isinstance(pair, str) else (pair[0], None, pair[-1])
+    # transformers writes a pair as "a b" up to version 4 and as ["a", "b"] since.
+    for pair in validated(list[str | tuple[str, str]], pairs, f"'{file}'", "byte-pair merges", MEND):
+        first, second = pair.partition(" ")[::2] if isinstance(pair, str) else pair
         if first not in vocab or second not in vocab or first + second not in vocab:
             raise ArtifactError(
                 f"{file}: '{first} {second}' is no merge of two tokens of the vocabulary; copy it again."
@@ -92,19 +97,14 @@ def read_merges(folder: Path, vocab: dict[str, int]) -> list[tuple[str, str]]:
 
 
 def _merge_lines(file: Path) -> list[str]:
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
-        raise ArtifactError(f"{file} is missing; expected CLIP's byte-pair merges beside the vocabulary.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{file} can't be read as text ({error}); copy it again.") from error
+    lines = read_text(file, "CLIP's byte-pair merges beside the vocabulary", MEND).split("\n")
     # The first line names the version; a token may itself begin with "#".
     start = 1 if lines[0].startswith("#version") else 0
     return [line for line in lines[start:] if line]
 
 
 def _fast_model(file: Path) -> Json:
-    model = read_json(file).get("model")
+    model = read_config(file).get("model")
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
         raise ArtifactError(f"{file} holds no byte-pair model; expected CLIP's tokenizer.")
     return model
@@ -113,7 +113,7 @@ def _fast_model(file: Path) -> Json:
 def _token_id(vocab: dict[str, int], name: Any, folder: Path) -> int:
     # transformers writes special tokens as strings or as objects with their content.
     token = name.get("content") if isinstance(name, dict) else name
-    if token not in vocab:
+    if not isinstance(token, str) or token not in vocab:
         raise ArtifactError(f"The vocabulary in {folder} has no token '{token}', which its config names as special.")
     return vocab[token]
 
@@ -126,7 +126,7 @@ def copy_tokenizer(source: Path, target: Path) -> None:
             shutil.copyfile(source / file, target / file)
     else:
         vocab = read_vocabulary(source)
-        write_json(target / VOCAB_FILE, vocab)
+        (target / VOCAB_FILE).write_text(json_text(vocab), encoding="utf-8")
         lines = ["#version: 0.2", *(f"{first} {second}" for first, second in read_merges(source, vocab)), ""]
         (target / MERGES_FILE).write_text("\n".join(lines), encoding="utf-8")
     for file in CONFIG_FILES:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from sfmobile.checkpoint.config import read_json
+from sfmobile.checkpoint.config import read_config
 from sfmobile.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def weight_files(folder: Path, stem: str) -> dict[Path, set[str] | None]:
 
 
 def _shards(index: Path) -> dict[Path, set[str] | None]:
-    weight_map = read_json(index).get("weight_map")
+    weight_map = read_config(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ArtifactError(f"{index} has no 'weight_map'; expected the index of a sharded safetensors checkpoint.")
     shards: dict[Path, set[str] | None] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -18,13 +17,13 @@ from sfmobile.checkpoint.config import (
     autoencoder_config,
     text_encoder_config,
     unet_config,
-    write_json,
 )
 from sfmobile.checkpoint.directory import DEFAULT_GUIDANCE_SCALE, GUIDANCE_KEY, MODEL_INDEX
 from sfmobile.checkpoint.scheduler import scheduler_config
 from sfmobile.checkpoint.tokenizer import copy_tokenizer
 from sfmobile.checkpoint.weights import FOLDERS, STEMS, PartName, stored_names, stored_shape
 from sfmobile.errors import UnavailableError, UsageError
+from sfmobile.files import draft_folder, json_text
 from sfmobile.nets.layout import AutoencoderLayout, TextEncoderLayout, UNetLayout
 
 if TYPE_CHECKING:
@@ -124,17 +123,16 @@ def write_parts(
     }
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{root.name}.", suffix=".partial", dir=root.parent) as scratch:
-            draft = Path(scratch) / "checkpoint"
+        with draft_folder(root) as draft:
             for folder, stem in STEMS.items():
                 (draft / folder).mkdir(parents=True)
-                write_json(draft / folder / "config.json", configs[folder])
+                _write(draft / folder / "config.json", configs[folder])
                 stored = {part: weights[part] for part in weights if FOLDERS[part] == folder}
                 _write_weights(draft / folder, stem, stored, dtype, max_shard_bytes)
             (draft / "scheduler").mkdir()
-            write_json(draft / "scheduler" / "scheduler_config.json", scheduler_config(scheduler))
+            _write(draft / "scheduler" / "scheduler_config.json", scheduler_config(scheduler))
             copy_tokenizer(tokenizer_dir, draft / "tokenizer")
-            write_json(draft / MODEL_INDEX, _model_index(configs, guidance_scale))
+            _write(draft / MODEL_INDEX, _model_index(configs, guidance_scale))
             _move_into_place(draft, root)
     # safetensors turns the system's errors into its own.
     except (OSError, SafetensorError) as error:
@@ -196,7 +194,12 @@ def _write_weights(
         (folder / file).chmod((folder / "config.json").stat().st_mode & 0o777)
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-        write_json(folder / f"{stem}.safetensors.index.json", index)
+        _write(folder / f"{stem}.safetensors.index.json", index)
+
+
+def _write(path: Path, value: Json) -> None:
+    # In a draft of the whole checkpoint no file needs one of its own.
+    path.write_text(json_text(value), encoding="utf-8")
 
 
 def _move_into_place(draft: Path, root: Path) -> None:

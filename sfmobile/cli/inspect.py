@@ -208,7 +208,7 @@ def write_plan(package: Path, file: Path) -> None:
         raise UsageError(f"--record-plan needs one .mlpackage, found '{package}'; name the package inside the bundle.")
     machine = describe_machine()
     plan = record_plan(package, f"{machine.model or machine.processor}, {machine.os}")
-    file.write_text(plan.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    plan.write(file)
     console.note(f"Wrote {file}")
 
 

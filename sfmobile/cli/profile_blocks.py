@@ -76,11 +76,12 @@ def profile_blocks(
     it and on which machine; --runtime estimate says so. For a device, export with --packages-only, measure the
     packages there, and pass the timings with --recorded.
     """
-    from sfmobile.inspect.lookup.block_packages import default_cache
+    from sfmobile.files import cache_folder
+    from sfmobile.inspect.lookup.block_packages import CACHE
 
     chosen = [read_layout(name) for name in layouts]
     options = block_options(latent_size, batch, attention, bits, target)
-    folder = cache or default_cache()
+    folder = cache or cache_folder(CACHE)
     if packages_only:
         export_packages(chosen, options, folder, output)
         return

@@ -86,8 +86,9 @@ def open_table(
     blocks: Path | None,
 ) -> GrowingTable:
     """The lookup table at the latents' size, and what times the blocks it lacks."""
+    from sfmobile.files import cache_folder
     from sfmobile.inspect.lookup.block_keys import BlockOptions
-    from sfmobile.inspect.lookup.block_packages import default_cache
+    from sfmobile.inspect.lookup.block_packages import CACHE
     from sfmobile.inspect.lookup.table import GrowingTable, read_table
 
     height, width = (int(side) for side in run.pool(settings.pool).latents.shape[2:])
@@ -111,7 +112,7 @@ def open_table(
             raise UsageError(
                 f"The table '{path}' holds timings of {held.runtime}, not of {timer.name}; use another file."
             )
-    return GrowingTable(path, held, options, timer, blocks or default_cache())
+    return GrowingTable(path, held, options, timer, blocks or cache_folder(CACHE))
 
 
 def open_judge(run: Run, settings: EvolutionSettings, plan: Path, cache: Path, dual_encoder: Path | None) -> Judge:

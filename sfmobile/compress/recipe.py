@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from sfmobile.bundle.digest import digest_value
 from sfmobile.bundle.manifest import ComponentName
-from sfmobile.errors import ArtifactError, UsageError
+from sfmobile.errors import UsageError
+from sfmobile.files import StrictModel, read_model, sha256_of_value, write_json
 
 # What constexpr_lut_to_dense stores, and 16 for weights left as they are.
 BITS: tuple[int, ...] = (1, 2, 3, 4, 6, 8)
@@ -26,10 +25,8 @@ RECIPE_VERSION: Final = 1
 SMALLEST_WEIGHT = 2048
 
 
-class LayerRecipe(BaseModel):
+class LayerRecipe(StrictModel):
     """Storage of one layer's weight: 1, 2, 3, 4, 6, 8 or 16 bits, and output channels per lookup table (None: all)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     bits: int
     group_size: int | None = Field(default=None, ge=1)
@@ -43,23 +40,19 @@ class LayerRecipe(BaseModel):
         return self
 
 
-class ComponentRecipe(BaseModel):
+class ComponentRecipe(StrictModel):
     """One component: its own default (else the recipe's), exceptions by layer, and the architecture it was made for.
 
     A layer is named by its weight's state-dict key without `.weight`. `architecture` is `architecture_digest`'s.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     default: LayerRecipe | None = None
     layers: dict[str, LayerRecipe] = Field(default_factory=dict)
     architecture: str | None = None
 
 
-class Recipe(BaseModel):
+class Recipe(StrictModel):
     """Bits and group size for every weight of a bundle."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["sfmobile-recipe"] = "sfmobile-recipe"
     version: Literal[1] = RECIPE_VERSION
@@ -78,28 +71,12 @@ class Recipe(BaseModel):
     @classmethod
     def read(cls, path: Path) -> Recipe:
         """Read a recipe file. Raises `ArtifactError` saying what is wrong with it."""
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ArtifactError(f"Recipe '{path}' can't be read: {error.strerror}.") from error
-        except (ValueError, RecursionError) as error:
-            raise ArtifactError(f"Recipe '{path}' is not valid JSON ({error}).") from error
-        version = content.get("version") if isinstance(content, dict) else None
-        if isinstance(version, int) and version > RECIPE_VERSION:
-            raise ArtifactError(
-                f"Recipe '{path}' is of version {version} but this sfmobile reads {RECIPE_VERSION}; upgrade sfmobile."
-            )
-        try:
-            return cls.model_validate(content)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            place = ".".join(str(part) for part in first["loc"]) or "the recipe"
-            found = first["msg"].removeprefix("Value error, ")
-            raise ArtifactError(f"Recipe '{path}' is not valid at {place}: {found}.") from error
+        mend = "correct it, or write one with `sfmobile compress search SOURCE -o FILE`"
+        return read_model(path, cls, "a recipe", mend, version=RECIPE_VERSION)
 
     def write(self, path: Path) -> None:
-        """Write the recipe as JSON."""
-        path.write_text(self.model_dump_json(indent=2, exclude_none=True) + "\n", encoding="utf-8")
+        """Write the recipe as JSON, whole or not at all. Raises as `files.atomic_write` does."""
+        write_json(path, self.model_dump(mode="json", exclude_none=True))
 
     def for_component(self, component: ComponentName) -> dict[str, Any]:
         """What this recipe says of `component`, as a JSON value; equal values store equal weights."""
@@ -192,7 +169,7 @@ def compressible_layers(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tupl
 
 def architecture_digest(layers: Mapping[str, tuple[int, ...]]) -> str:
     """SHA-256 over layer names and weight shapes: equal for checkpoints that can share a recipe."""
-    return digest_value({name: list(shape) for name, shape in sorted(layers.items())})
+    return sha256_of_value({name: list(shape) for name, shape in sorted(layers.items())})
 
 
 def check_bits(bits: int) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 import sfmobile
-from sfmobile.bundle.digest import digest_package, digest_value
+from sfmobile.bundle.digest import digest_package
 from sfmobile.bundle.directory import GOLDEN_FOLDER, TOKENIZER_FOLDER, Bundle
 from sfmobile.bundle.manifest import (
     COMPONENTS,
@@ -41,6 +41,7 @@ from sfmobile.export.component import SPECS, ComponentSpec, Setting, function_se
 from sfmobile.export.options import ExportOptions
 from sfmobile.export.package import PackageMetadata
 from sfmobile.export.plan import plan_export
+from sfmobile.files import sha256_of_value
 from sfmobile.mlpackage.names import layer_constant
 
 if TYPE_CHECKING:
@@ -319,7 +320,7 @@ def _compression_record(
     return CompressionRecord(
         bits=main.bits,
         group_size=main.group_size,
-        recipe_sha256=None if options.recipe is None else digest_value(options.recipe.model_dump(mode="json")),
+        recipe_sha256=None if options.recipe is None else sha256_of_value(options.recipe.model_dump(mode="json")),
     )
 
 
@@ -396,7 +397,7 @@ def _manifest(
         name=checkpoint.name,
         source=SourceRecord(
             id=source_id,
-            sha256=digest_value({name: record.source_sha256 for name, record in components.items()}),
+            sha256=sha256_of_value({name: record.source_sha256 for name, record in components.items()}),
             licence=checkpoint.licence if options.licence is None else options.licence,
         ),
         target=options.target,

@@ -14,10 +14,11 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from sfmobile.bundle.directory import Bundle
 from sfmobile.bundle.manifest import ComponentName, ComponentRecord
+from sfmobile.files import StrictModel, read_model
 from sfmobile.mlpackage.graph import Graph
 from sfmobile.mlpackage.package import Package
 from sfmobile.mlpackage.program import read_program
@@ -25,11 +26,9 @@ from sfmobile.mlpackage.program import read_program
 LIMITS_FILE = Path(__file__).with_name("memory_limits.json")
 
 
-class MemoryLimit(BaseModel):
+class MemoryLimit(StrictModel):
     """What iOS lets one app have on phones of `memory_gb`: by default, and with the entitlement
     com.apple.developer.kernel.increased-memory-limit. Figures measured by others, see the sources."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     memory_gb: float = Field(gt=0)
     measured_on: str
@@ -38,10 +37,8 @@ class MemoryLimit(BaseModel):
     sources: tuple[str, ...] = Field(min_length=1)
 
 
-class MemoryLimits(BaseModel):
+class MemoryLimits(StrictModel):
     """All limits, and what an app holds beside the models (`base_bytes`)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: Literal[1]
     sources: dict[str, str]
@@ -58,7 +55,7 @@ class MemoryLimits(BaseModel):
 @cache
 def memory_limits() -> MemoryLimits:
     """The limits shipped with sfmobile."""
-    return MemoryLimits.model_validate_json(LIMITS_FILE.read_text(encoding="utf-8"))
+    return read_model(LIMITS_FILE, MemoryLimits, "the memory limits of sfmobile", "install sfmobile again")
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
-from sfmobile.bundle.digest import digest_value
 from sfmobile.bundle.manifest import COMPONENTS, ComponentName
 from sfmobile.compress.recipe import Recipe, check_bits
 from sfmobile.errors import UsageError
+from sfmobile.files import sha256_of_value
 from sfmobile.nets.attention import ATTENTION_FORMS, AttentionForm
 
 Target = Literal["ios16", "ios17", "ios18"]
@@ -130,7 +130,7 @@ class ExportOptions:
         functions = self.functions(component, latent_size)
         if len(functions) > 1:
             value["functions"] = [list(shapes) for shapes in functions]
-        return digest_value(value)
+        return sha256_of_value(value)
 
     def functions(self, component: ComponentName, latent_size: tuple[int, int]) -> tuple[tuple[int, int, int], ...]:
         """Latent height, latent width and guidance batch of each function of `component`, the default one first.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -11,6 +10,7 @@ from string import Template
 
 from sfmobile.bench.comparison import runtime_label
 from sfmobile.bench.report import Agreement, BenchReport
+from sfmobile.files import make_folder, write_text
 from sfmobile.inspect.estimate.times import TimeReport
 from sfmobile.inspect.lint.linter import groups
 from sfmobile.inspect.lint.rule import rule_book
@@ -43,11 +43,9 @@ def render(content: PageContent) -> str:
 
 
 def write_page(content: PageContent, path: Path) -> None:
-    """Write the page whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(render(content), encoding="utf-8")
-    scratch.replace(path)
+    """Write the page whole or not at all, making its folder if need be. Raises as `files.atomic_write` does."""
+    make_folder(path.parent)
+    write_text(path, render(content))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "", text: Sequence[int] = ()) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfmobile.errors import UnavailableError
+from sfmobile.files import write_figure
 
 if TYPE_CHECKING:
     from sfmobile.recipes.search import Point, SearchResult
@@ -42,7 +43,7 @@ def plot_sizes(results: Sequence[SearchResult], path: Path, title: str) -> None:
         panel.grid(alpha=0.3)
         panel.legend(fontsize=8)
     figure.suptitle(title, fontsize=9)
-    figure.savefig(path, dpi=130)
+    write_figure(path, figure, dpi=130)
 
 
 def _coordinates(points: Sequence[Point]) -> tuple[list[float], list[float]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from sfmobile.errors import ArtifactError, UsageError
+from sfmobile.files import parse_json, read_bytes, validated, write_bytes
 
 Settings = Mapping[str, str | int | float]
 
@@ -37,17 +38,13 @@ class Picture:
         return buffer.getvalue()
 
     def save(self, path: Path) -> None:
-        """Write the PNG file, whole or not at all. Raises `UsageError` if `path` isn't a writable .png."""
+        """Write the PNG file, whole or not at all.
+
+        Raises `UsageError` if `path` isn't a writable .png, `UnavailableError` if the disk is full.
+        """
         if path.suffix.lower() != ".png":
             raise UsageError(f"{path} should end in .png, the only format pictures are written in.")
-        content = self.png()
-        draft = path.with_name(f".{path.name}.partial")
-        try:
-            draft.write_bytes(content)
-            draft.replace(path)
-        except OSError as error:
-            draft.unlink(missing_ok=True)
-            raise UsageError(f"{path} can't be written ({error.strerror}); choose another place.") from error
+        write_bytes(path, self.png())
 
 
 def to_pixels(image: np.ndarray) -> np.ndarray:
@@ -59,14 +56,17 @@ def to_pixels(image: np.ndarray) -> np.ndarray:
 
 def read_settings(path: Path) -> dict[str, str | int | float]:
     """The settings in a picture's metadata. Raises `ArtifactError` if it has none."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
+    what, mend = "a PNG that sfmobile wrote", "name such a picture"
+    content = read_bytes(path, what, mend)
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(content)) as image:
             text = image.info.get(SETTINGS_KEYWORD)
-    except (OSError, UnidentifiedImageError) as error:
-        raise ArtifactError(f"{path} is no readable picture ({error}); expected a PNG that sfmobile wrote.") from error
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise ArtifactError(f"'{path}' is no readable picture: expected {what}; {mend}.") from error
     if not isinstance(text, str):
-        raise ArtifactError(f"{path} holds no settings; expected a PNG that sfmobile wrote.")
-    settings: dict[str, str | int | float] = json.loads(text)
-    return settings
+        raise ArtifactError(f"'{path}' holds no settings: expected {what}; {mend}.")
+    where = f"The text '{SETTINGS_KEYWORD}' in '{path}'"
+    settings = parse_json(text, where, "the settings of a picture", mend)
+    return validated(dict[str, str | int | float], settings, where, "the settings of a picture", mend)

@@ -59,12 +59,12 @@ def test_what_only_the_phone_knows_may_be_left_out() -> None:
     ("content", "sentence"),
     [
         (None, "doesn't exist"),
-        (b"\x89PNG", "can't be read as a report"),
+        (b"\x89PNG", "is not UTF-8 text .byte 0.: expected a report"),
         (b"{", "is not JSON"),
-        (b"[1]", "found JSON of type list"),
+        (b"[1]", "it should be an object, found a list; write one"),
         (b'{"kind": "manifest"}', "found 'manifest'"),
-        (b'{"kind": "bench", "schema_version": 99}', "report version 99"),
-        (b'{"kind": "bench", "schema_version": 1}', "is not a valid bench report"),
+        (b'{"kind": "bench", "schema_version": 99}', "schema_version 99 but this sfmobile reads 1; upgrade"),
+        (b'{"kind": "bench", "schema_version": 1}', "is not a bench report at created_at: it is missing"),
         (b'{"kind": "verify", "schema_version": 1}', "is not a bench report"),
     ],
 )

@@ -96,6 +96,21 @@ def test_links_in_a_circle_are_an_error_not_a_crash(bundle_root: Path) -> None:
         Bundle.open(bundle_root)
 
 
+def test_a_reports_folder_that_leads_elsewhere_is_refused(bundle_root: Path, tmp_path: Path) -> None:
+    bundle = Bundle.open(bundle_root)
+    assert bundle.reports_dir == bundle_root / "reports"
+    (bundle_root / "reports").symlink_to(tmp_path / "elsewhere")
+    # What it holds is none of the manifest's files, so that the bundle itself may be used.
+    Bundle.open(bundle_root)
+    with pytest.raises(BundleError, match=r"reports' is a link that leaves .*; remove the link") as raised:
+        _ = bundle.reports_dir
+    assert raised.value.reason == "link_outside"
+    (bundle_root / "reports").unlink()
+    (bundle_root / "kept").mkdir()
+    (bundle_root / "reports").symlink_to("kept")
+    assert bundle.reports_dir == bundle_root / "reports"
+
+
 @pytest.mark.parametrize("found", ["nothing", "a file"])
 def test_path_that_is_no_directory_is_named(tmp_path: Path, found: str) -> None:
     path = tmp_path / "bundle"

@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,6 +107,23 @@ def test_staged_component_with_a_changed_byte_is_rebuilt(tmp_path: Path) -> None
     with BundleWriter(target) as writer:
         assert writer.reusable("unet", SOURCE_SHA, OPTIONS_SHA) is None
         assert not (writer.staging / "UNet.mlpackage").exists()
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[" * 100_000, '{"bytes": NaN}', None])
+def test_a_record_that_can_not_be_read_counts_as_none(tmp_path: Path, content: str | None) -> None:
+    target = tmp_path / "bundle"
+    with BundleWriter(target) as writer:
+        add_component(writer, "unet")
+    record = writer.staging / ".records" / "unet.json"
+    record.unlink()
+    if content is None:
+        record.mkdir()
+    else:
+        record.write_text(content)
+    with BundleWriter(target) as writer:
+        assert writer.reusable("unet", SOURCE_SHA, OPTIONS_SHA) is None
+        finish_bundle(writer, {"unet": add_component(writer, "unet")})
+    Bundle.open(target)
 
 
 def test_component_of_the_replaced_bundle_is_reused_only_if_whole(tmp_path: Path) -> None:
@@ -290,6 +308,23 @@ def test_full_disk_is_one_sentence_and_finished_components_stay(tmp_path: Path) 
         assert writer.reusable("unet", SOURCE_SHA, OPTIONS_SHA) == record
 
 
+def test_a_disk_that_fills_up_at_the_manifest_is_the_same_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "bundle"
+    write_text = Path.write_text
+
+    def full(path: Path, *arguments: Any, **options: Any) -> int:
+        if path.name.startswith(".manifest.json"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return write_text(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(UnavailableError, match=r"disk became full while writing '.*/bundle'.*are kept"):
+        write_sample(target)
+    assert not target.exists() and not list(tmp_path.rglob("*manifest.json*"))
+
+
 def test_too_little_disk_is_found_before_the_work(tmp_path: Path) -> None:
     require_disk(tmp_path / "not/yet/there", 1)
     with pytest.raises(UnavailableError, match=r"needs about 1000000.00 GB of disk but only .* GB are free"):
@@ -302,6 +337,6 @@ def test_digest_of_a_file_in_pieces_is_that_of_the_whole(tmp_path: Path, monkeyp
     path = tmp_path / "file"
     content = os.urandom(10_000)
     path.write_bytes(content)
-    monkeypatch.setattr("sfmobile.bundle.digest.CHUNK_BYTES", 999)
+    monkeypatch.setattr("sfmobile.files.PIECE_BYTES", 999)
     record = digest_file(path)
     assert (record.bytes, record.sha256) == (10_000, hashlib.sha256(content).hexdigest())

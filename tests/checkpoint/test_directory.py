@@ -189,12 +189,18 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda r: (r / "model_index.json").unlink(),
         "not a diffusers-format checkpoint: model_index.json is m",
     ),
-    "index is no JSON": (lambda r: (r / "model_index.json").write_text("{"), "model_index.json can't be read as JSON"),
+    "index is no JSON": (
+        lambda r: (r / "model_index.json").write_text("{"),
+        "model_index.json' is not JSON .line 1: .*copy",
+    ),
     "index is a list": (
         lambda r: (r / "model_index.json").write_text("[]"),
-        "should hold a JSON object and holds a list",
+        "at its top: it should be an object, found a list",
     ),
-    "no config": (lambda r: (r / "unet" / "config.json").unlink(), "unet/config.json is missing"),
+    "no config": (
+        lambda r: (r / "unet" / "config.json").unlink(),
+        "unet/config.json' doesn't exist: .*; copy",
+    ),
     "no weights": (lambda r: (r / UNET).unlink(), "model.safetensors is missing, and so is an index"),
     "truncated weights": (lambda r: cut(r / UNET), r"model.safetensors is not a whole safetensors file .* bytes found"),
     "empty weights": (lambda r: (r / UNET).write_bytes(b""), "is not a whole safetensors file"),
@@ -202,7 +208,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda r: (r / UNET).rename(r / "unet" / "diffusion_pytorch_model.bin"),
         "unet holds diffusion_pytorch_model.bin, a pickle, which can run code .* convert the checkpoint",
     ),
-    "no tokenizer": (lambda r: shutil.rmtree(r / "tokenizer"), "vocab.json is missing"),
+    "no tokenizer": (lambda r: shutil.rmtree(r / "tokenizer"), "vocab.json' doesn't exist"),
     "another tokenizer": (
         lambda r: rewrite_json(r / "tokenizer" / "tokenizer.json", model={"type": "Unigram"}),
         "tokenizer.json holds no byte-pair model",
@@ -211,18 +217,18 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda r: rewrite_json(r / "text_encoder" / "config.json", vocab_size=600),
         "token ids up to 49407 and the text encoder knows 600",
     ),
-    "no scheduler": (lambda r: shutil.rmtree(r / "scheduler"), "scheduler_config.json is missing"),
+    "no scheduler": (lambda r: shutil.rmtree(r / "scheduler"), "scheduler_config.json' doesn't exist"),
     "a flow-matching scheduler": (
         lambda r: rewrite_json(r / "scheduler/scheduler_config.json", _class_name="FlowMatchEulerDiscreteScheduler"),
         "a model for FlowMatchEulerDiscreteScheduler can't be sampled with DDIM",
     ),
     "a sample-predicting model": (
         lambda r: rewrite_json(r / "scheduler/scheduler_config.json", prediction_type="sample"),
-        "'prediction_type' is 'sample', which sfmobile",
+        "at prediction_type: Input should be 'epsilon' or 'v_prediction', found 'sample'",
     ),
     "an unknown block": (
         lambda r: rewrite_json(r / "unet/config.json", down_block_types=["KDownBlock2D", "DownBlock2D"]),
-        "unet/config.json: 'down_block_types.0' is 'KDownBlock2D'",
+        "unet/config.json' is not .* at down_block_types.0: .*, found 'KDownBlock2D'; use a checkpoint of one",
     ),
     "too few blocks": (
         lambda r: rewrite_json(r / "unet/config.json", down_block_types=["DownBlock2D"]),

@@ -48,11 +48,17 @@ def test_stable_diffusion_2_pads_with_an_exclamation_mark(form: str, tmp_path: P
 @pytest.mark.parametrize(
     ("file", "content", "sentence"),
     [
-        ("vocab.json", '{"a": "b"}', "vocab.json should map tokens to whole numbers"),
-        ("vocab.json", "{}", "vocab.json should map tokens to whole numbers"),
+        ("vocab.json", '{"a": "b"}', "vocab.json' is not a vocabulary of whole numbers by token at a: "),
+        (
+            "vocab.json",
+            "[1]",
+            "vocab.json' is not a JSON file of a diffusers-format checkpoint at its top: ",
+        ),
+        ("vocab.json", "{}", "vocab.json' holds no token: expected a vocabulary of whole numbers by token"),
         ("vocab.json", '{"a": 0}', "has no token '<|startoftext|>', which its config names as special"),
         ("merges.txt", None, "merges.txt is missing"),
         ("tokenizer_config.json", '{"pad_token": "<pad>"}', "has no token '<pad>'"),
+        ("tokenizer_config.json", '{"pad_token": ["!"]}', "has no token '['!']'"),
     ],
 )
 def test_damaged_files_are_named(file: str, content: str | None, sentence: str, tmp_path: Path) -> None:
@@ -63,4 +69,20 @@ def test_damaged_files_are_named(file: str, content: str | None, sentence: str, 
         (tmp_path / file).write_text(content)
     with pytest.raises(ArtifactError) as refusal:
         read_tokenizer(tmp_path)
+    assert sentence in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        ({"vocab": [1]}, "tokenizer.json' is not a vocabulary of whole numbers by token at its top: "),
+        ({"vocab": {"a": 0}, "merges": [1]}, "tokenizer.json' is not byte-pair merges at 0"),
+        ({"vocab": {"a": 0}, "merges": [["a"]]}, "tokenizer.json' is not byte-pair merges at 0"),
+        ({"vocab": {"a": 0}, "merges": ["a a"]}, "'a a' is no merge of two tokens"),
+    ],
+)
+def test_a_damaged_single_file_is_named(model: dict[str, object], sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"type": "BPE", **model}}))
+    with pytest.raises(ArtifactError) as refusal:
+        copy_tokenizer(tmp_path, tmp_path / "copy")
     assert sentence in str(refusal.value)

@@ -126,6 +126,14 @@ def test_a_checkpoint_is_replaced_and_other_files_stay(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
+def test_what_a_killed_writer_left_goes_with_the_next(tmp_path: Path) -> None:
+    abandoned = tmp_path / ".c.0123456789ab.partial" / "unet"
+    abandoned.mkdir(parents=True)
+    (abandoned / "config.json").write_text("{}")
+    write(tmp_path / "c", nets())
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
 def test_a_checkpoint_can_be_rewritten_with_its_own_tokenizer(tmp_path: Path) -> None:
     root = tmp_path / "c"
     made = nets()

@@ -106,8 +106,8 @@ def test_group_that_divides_no_channels_is_refused() -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("{", "not valid JSON"),
-        ("[]", "not valid at the recipe"),
+        ("{", "is not JSON .line 1: .*compress search"),
+        ("[]", "is not a recipe at its top: it should be an object, found a list"),
         ('{"default": {"bits": 5}}', "default: 5 bits can't be stored"),
         ('{"default": {"bits": 16, "group_size": 8}}', "a group size means nothing at 16 bits"),
         ('{"default": {"bits": 6, "group_size": 0}}', "default.group_size"),
@@ -125,7 +125,7 @@ def test_broken_recipe_file_says_what_is_wrong(tmp_path: Path, content: str, exp
 
 
 def test_missing_recipe_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"absent\.json' can't be read"):
+    with pytest.raises(ArtifactError, match=r"absent\.json' doesn't exist: expected a recipe; correct it, or"):
         Recipe.read(tmp_path / "absent.json")
 
 

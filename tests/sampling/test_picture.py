@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
 from sfmobile.errors import ArtifactError, UsageError
-from sfmobile.sampling.picture import Picture, read_settings, to_pixels
+from sfmobile.sampling.picture import SETTINGS_KEYWORD, Picture, read_settings, to_pixels
 
 SETTINGS = {"prompt": "a naïve 猫 “cat” 😀\n\u0000", "seed": 2**63, "guidance_scale": 7.5, "steps": 8}
 
@@ -55,18 +56,40 @@ def test_only_png_is_written(tmp_path: Path) -> None:
 
 def test_a_place_that_can_not_be_written_is_named_and_nothing_is_left(tmp_path: Path) -> None:
     (tmp_path / "a.png").mkdir()
-    with pytest.raises(UsageError, match=r"a\.png can't be written .*; choose another place"):
+    with pytest.raises(UsageError, match=r"a\.png' can't be written .it is a directory.; choose another place"):
         Picture(pixels()).save(tmp_path / "a.png")
-    with pytest.raises(UsageError, match=r"absent/a\.png can't be written"):
+    with pytest.raises(UsageError, match=r"absent/a\.png' can't be written"):
         Picture(pixels()).save(tmp_path / "absent" / "a.png")
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[" * 100_000, '{"seed": NaN}', '{"seed": ' + "1" * 5000 + "}", "[1]", '{"seed": [1]}']
+)
+def test_settings_that_are_none_are_refused_in_one_sentence(tmp_path: Path, text: str) -> None:
+    from PIL import PngImagePlugin
+
+    path = tmp_path / "a.png"
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt(SETTINGS_KEYWORD, text)
+    Image.fromarray(pixels()).save(path, pnginfo=info)
+    with pytest.raises(ArtifactError, match=r"The text 'sfmobile' in '.*/a\.png' is ") as refusal:
+        read_settings(path)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_pipe_is_no_picture_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(ArtifactError, match=r"a\.png' is no regular file"):
+        read_settings(tmp_path / "a.png")
 
 
 def test_files_without_settings_are_refused(tmp_path: Path) -> None:
     Image.fromarray(pixels()).save(tmp_path / "plain.png")
     (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(ArtifactError, match=r"plain\.png holds no settings"):
+    with pytest.raises(ArtifactError, match=r"plain\.png' holds no settings"):
         read_settings(tmp_path / "plain.png")
-    for name in ("text.png", "absent.png"):
-        with pytest.raises(ArtifactError, match=f"{name} is no readable picture"):
-            read_settings(tmp_path / name)
+    with pytest.raises(ArtifactError, match=r"text\.png' is no readable picture: expected a PNG that sfmobile wrote"):
+        read_settings(tmp_path / "text.png")
+    with pytest.raises(ArtifactError, match=r"absent\.png' doesn't exist: expected a PNG that sfmobile wrote"):
+        read_settings(tmp_path / "absent.png")

@@ -20,8 +20,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from sfmobile.files import StrictModel, read_model
 from sfmobile.inspect.estimate.devices import DeviceTable, device_table
 
 if TYPE_CHECKING:
@@ -32,11 +33,7 @@ MODEL_FILE = Path(__file__).with_name("cost_model.json")
 Bound = Literal["arithmetic", "memory", "cpu"]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Coefficients(_Model):
+class Coefficients(StrictModel):
     """Fitted constants. spatial, pointwise, attention: shares of the chip's rate; bandwidth: share of the memory's.
 
     overhead_us: of every segment. chips: factor on the advertised rate of each measured chip.
@@ -51,7 +48,7 @@ class Coefficients(_Model):
     chips: dict[str, float]
 
 
-class ErrorSummary(_Model):
+class ErrorSummary(StrictModel):
     """How far predictions were off, as factors beyond 1 in percent: 25 means a quarter too long, or too short alike."""
 
     points: int
@@ -59,7 +56,7 @@ class ErrorSummary(_Model):
     worst_percent: float
 
 
-class FitErrors(_Model):
+class FitErrors(StrictModel):
     """Errors on the points fitted, and on those left out: one point, those of one network, those of one chip."""
 
     fitted: ErrorSummary
@@ -68,7 +65,7 @@ class FitErrors(_Model):
     chip_left_out: ErrorSummary
 
 
-class CostModel(_Model):
+class CostModel(StrictModel):
     """Coefficients and what they are worth."""
 
     version: Literal[1] = 1
@@ -196,4 +193,4 @@ def estimate_call(segments: Sequence[Segment], chip: str, model: CostModel | Non
 @cache
 def cost_model() -> CostModel:
     """The fitted model this version ships."""
-    return CostModel.model_validate_json(MODEL_FILE.read_text(encoding="utf-8"))
+    return read_model(MODEL_FILE, CostModel, "the cost model of sfmobile", "install sfmobile again")

@@ -8,20 +8,17 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from sfmobile.errors import UsageError
+from sfmobile.files import StrictModel, read_model
 
 DEVICES_FILE = Path(__file__).with_name("devices.json")
 NEAREST = 4
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Chip(_Model):
+class Chip(StrictModel):
     """A chip. fp16_tops: advertised, TFLOP/s in half precision; null where the rate is `factor` times `like`'s.
 
     memory_gbps: what the Neural Engine shares with the rest of the chip, GB/s. basis: what `like` and `factor` rest on.
@@ -36,7 +33,7 @@ class Chip(_Model):
     note: str = ""
 
 
-class Device(_Model):
+class Device(StrictModel):
     """A device. models: identifiers it reports itself as ("iPhone15,2"), or its processor's name on a Mac."""
 
     id: str
@@ -46,7 +43,7 @@ class Device(_Model):
     memory_gb: float | None
 
 
-class PublishedPoint(_Model):
+class PublishedPoint(StrictModel):
     """A published latency of one call. `calibrates` is false where the graph behind the figure isn't known."""
 
     device: str
@@ -58,7 +55,7 @@ class PublishedPoint(_Model):
     note: str = ""
 
 
-class DeviceTable(_Model):
+class DeviceTable(StrictModel):
     """All devices, chips and published latencies; `sources` says where each comes from."""
 
     version: Literal[1]
@@ -114,4 +111,4 @@ def _plain(name: str) -> str:
 @cache
 def device_table() -> DeviceTable:
     """The table this version ships."""
-    return DeviceTable.model_validate_json(DEVICES_FILE.read_text(encoding="utf-8"))
+    return read_model(DEVICES_FILE, DeviceTable, "the device table of sfmobile", "install sfmobile again")

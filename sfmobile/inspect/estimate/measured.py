@@ -8,10 +8,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from sfmobile.bench.report import BenchReport, PlacementRecord, now, read_report
-from sfmobile.errors import ArtifactError, UsageError
+from sfmobile.errors import UsageError
+from sfmobile.files import StrictModel, read_model, write_json
 from sfmobile.inspect.estimate.devices import Device, device_table
 
 if TYPE_CHECKING:
@@ -22,11 +23,7 @@ ENGINE_UNITS = ("ALL", "CPU_AND_NE")
 CALIBRATION_VERSION: Final = 1
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Measurement(_Model):
+class Measurement(StrictModel):
     """A measured median, and what measured it."""
 
     milliseconds: float = Field(gt=0)
@@ -34,7 +31,7 @@ class Measurement(_Model):
     placement: PlacementRecord | None = None
 
 
-class Calibration(_Model):
+class Calibration(StrictModel):
     """How much longer a device takes than estimated: one factor per component, from measured bundles."""
 
     kind: Literal["calibration"] = "calibration"
@@ -52,21 +49,14 @@ class Calibration(_Model):
         return math.exp(sum(map(math.log, self.factors.values())) / len(self.factors))
 
     def write(self, path: Path) -> None:
-        """Write the calibration as JSON."""
-        path.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        """Write the calibration as JSON, whole or not at all. Raises as `files.atomic_write` does."""
+        write_json(path, self)
 
     @classmethod
     def read(cls, path: Path, device: Device) -> Calibration:
         """Read a calibration of `device`. Raises `ArtifactError`, or `UsageError` if it is of another device."""
-        try:
-            found = cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ArtifactError(f"Calibration '{path}' can't be read: {error.strerror}.") from error
-        except (ValidationError, UnicodeDecodeError) as error:
-            raise ArtifactError(
-                f"'{path}' is no calibration; write one with `sfmobile inspect BUNDLE --device DEVICE --measured "
-                "bench.json --save-calibration FILE`."
-            ) from error
+        mend = "write one with `sfmobile inspect BUNDLE --device DEVICE --measured bench.json --save-calibration FILE`"
+        found = read_model(path, cls, "a calibration", mend, version=CALIBRATION_VERSION)
         if found.device != device.id:
             raise UsageError(
                 f"'{path}' calibrates {found.device}, not {device.id}; measure on that device, or leave it out."

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfmobile.errors import UnavailableError
+from sfmobile.files import write_figure
 from sfmobile.inspect.operations.blocks import block_kind
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def plot_times(report: TimeReport, path: Path) -> None:
     shown = {NAMES.get(kind, kind): COLOURS[kind] for kind in kinds if kind in COLOURS} | {"other": OTHER}
     patches = [Patch(color=colour, label=kind) for kind, colour in shown.items()]
     figure.legend(handles=patches, fontsize=7, ncols=len(patches), loc="outside lower center", frameon=False)
-    figure.savefig(path, dpi=150)
+    write_figure(path, figure, dpi=150)
 
 
 def _short(block: str) -> str:

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from sfmobile.files import StrictModel
 from sfmobile.inspect.estimate.cost import CallEstimate, CostModel, cost_model, estimate_call
 from sfmobile.inspect.estimate.fusion import Segment, fuse
 from sfmobile.inspect.lint.rule import rule_book
@@ -26,11 +25,7 @@ BUDGET_MS = 2000.0
 Basis = Literal["estimated", "estimated, calibrated", "measured"]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class BlockTime(_Model):
+class BlockTime(StrictModel):
     """One block of one call. arithmetic, memory and cpu: shares of its time by what bounds it (0 to 1)."""
 
     block: str
@@ -41,7 +36,7 @@ class BlockTime(_Model):
     cpu: float
 
 
-class ComponentTime(_Model):
+class ComponentTime(StrictModel):
     """One component. calls: per picture. basis: where call_ms comes from; `source` says what measured it, or how far
     the estimate may be off. Blocks add up to call_ms; how it divides between them is always estimated."""
 
@@ -56,7 +51,7 @@ class ComponentTime(_Model):
     off_engine: dict[str, int]
 
 
-class TimeReport(_Model):
+class TimeReport(StrictModel):
     """All components on one device, against a budget. `label` says how much of it is measured."""
 
     kind: Literal["time"] = "time"

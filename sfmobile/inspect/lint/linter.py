@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from sfmobile.files import StrictModel
 
 # Importing them registers their checks.
 from sfmobile.inspect.lint import attention, operations, precision, shapes
@@ -18,11 +18,7 @@ __all__ = ["Finding", "FindingGroup", "attention", "groups", "lint", "operations
 FailOn = Literal["note", "warning", "error", "never"]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Finding(_Model):
+class Finding(StrictModel):
     """A breach of a rule at one operation (none: of the program as a whole). `exception` is why it is accepted.
 
     package: the component, with its number where it is one of several chunks.
@@ -40,7 +36,7 @@ class Finding(_Model):
     exception: str | None = None
 
 
-class FindingGroup(_Model):
+class FindingGroup(StrictModel):
     """Findings of one rule, severity and reason in one package: how many, where, and the first of them."""
 
     rule: str

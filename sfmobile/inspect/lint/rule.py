@@ -7,9 +7,10 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from sfmobile.errors import ArtifactError
+from sfmobile.files import StrictModel, read_model
 
 Severity = Literal["note", "warning", "error"]
 SEVERITIES: tuple[Severity, ...] = ("note", "warning", "error")
@@ -18,11 +19,7 @@ RULES_FILE = Path(__file__).with_name("rules.json")
 EXCEPTIONS_FILE = Path(__file__).with_name("exceptions.json")
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Rule(_Model):
+class Rule(StrictModel):
     """One rule. limits: its numbers. kinds: operations it names. sources: keys of `RuleBook.sources`."""
 
     id: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
@@ -34,7 +31,7 @@ class Rule(_Model):
     kinds: tuple[str, ...] = ()
 
 
-class RuleBook(_Model):
+class RuleBook(StrictModel):
     """All rules, and where they come from."""
 
     version: Literal[1]
@@ -46,7 +43,7 @@ class RuleBook(_Model):
         return next(rule for rule in self.rules if rule.id == identifier)
 
 
-class LintException(_Model):
+class LintException(StrictModel):
     """A finding that is known and accepted, with the reason. Every condition given must hold.
 
     component, block, operation (its kind), attention (the export's form): regular expressions that match the whole.
@@ -83,7 +80,7 @@ class LintException(_Model):
         )
 
 
-class ExceptionList(_Model):
+class ExceptionList(StrictModel):
     """An exceptions file."""
 
     version: Literal[1]
@@ -93,19 +90,13 @@ class ExceptionList(_Model):
 @cache
 def rule_book() -> RuleBook:
     """The rules this version knows."""
-    return RuleBook.model_validate_json(RULES_FILE.read_text(encoding="utf-8"))
+    return read_model(RULES_FILE, RuleBook, "the rules of sfmobile", "install sfmobile again")
 
 
 def read_exceptions(path: Path = EXCEPTIONS_FILE) -> tuple[LintException, ...]:
     """The exceptions of a file. Raises `ArtifactError` for a file that isn't one, or names an unknown rule."""
-    try:
-        found = ExceptionList.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ArtifactError(f"Exceptions file '{path}' can't be read: {error.strerror}.") from error
-    except (ValidationError, UnicodeDecodeError) as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ArtifactError(f"'{path}' is no valid exceptions file: {place}: {first['msg']}.") from error
+    mend = "correct it; the exceptions that come with sfmobile show the form"
+    found = read_model(path, ExceptionList, "a file of exceptions", mend, version=1)
     known = {rule.id for rule in rule_book().rules}
     for exception in found.exceptions:
         if exception.rule not in known:

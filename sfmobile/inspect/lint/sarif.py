@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sfmobile import __version__
+from sfmobile.files import write_json
 from sfmobile.inspect.lint.linter import Finding, FindingGroup, groups
 from sfmobile.inspect.lint.rule import Rule, RuleBook, rule_book
 
@@ -97,6 +97,5 @@ def _fingerprint(group: FindingGroup) -> str:
 
 
 def write_sarif(findings: Sequence[Finding], uris: Mapping[str, str], path: Path) -> None:
-    """Write the log as JSON."""
-    text = json.dumps(sarif_log(findings, uris), indent=2, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    """Write the log as JSON, whole or not at all. Raises as `files.atomic_write` does."""
+    write_json(path, sarif_log(findings, uris))

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
-from sfmobile.bundle.digest import digest_value
+from sfmobile.files import StrictModel, sha256_of_value
 from sfmobile.nets.attention import AttentionForm
 
 if TYPE_CHECKING:
@@ -20,10 +18,8 @@ Kind = Literal["resnet", "attention", "downsample", "upsample", "conv_in", "conv
 Target = Literal["ios16", "ios17", "ios18"]
 
 
-class BlockOptions(BaseModel):
+class BlockOptions(StrictModel):
     """How blocks are exported: the latents' size and batch, and what else a whole UNet is exported with."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     height: int = 64
     width: int = 64
@@ -33,13 +29,11 @@ class BlockOptions(BaseModel):
     target: Target = "ios17"
 
 
-class BlockKey(BaseModel):
+class BlockKey(StrictModel):
     """One kind of block at one width and resolution. Zero stands for what a kind doesn't have.
 
     height, width: of the block's input. context: channels of the text embedding; time: of the time embedding.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Kind
     in_channels: int
@@ -61,7 +55,7 @@ class BlockKey(BaseModel):
         from importlib.metadata import version
 
         value: dict[str, Any] = {"revision": KEY_REVISION, "coremltools": version("coremltools"), **self.model_dump()}
-        return digest_value(value)
+        return sha256_of_value(value)
 
     def __str__(self) -> str:
         widths = f"{self.in_channels}" if self.in_channels == self.channels else f"{self.in_channels}->{self.channels}"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfmobile.bundle.manifest import TensorRecord
+from sfmobile.files import draft_folder
 from sfmobile.inspect.lookup.block_keys import TEXT_LENGTH, BlockKey, BlockOptions, Target
 from sfmobile.mlpackage.names import layer_constant
 
@@ -17,15 +16,8 @@ if TYPE_CHECKING:
 
     from sfmobile.nets.layout import UNetLayout
 
-CACHE_VARIABLE = "SFMOBILE_CACHE"
-
-
-def default_cache() -> Path:
-    """Where block packages are kept: $SFMOBILE_CACHE/blocks, else in the user's cache folder."""
-    base = os.environ.get(CACHE_VARIABLE)
-    if base:
-        return Path(base) / "blocks"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sfmobile" / "blocks"
+# Block packages are kept in this part of the cache folder (`files.cache_folder`).
+CACHE = "blocks"
 
 
 def block_inputs(key: BlockKey) -> tuple[TensorRecord, ...]:
@@ -94,8 +86,8 @@ def block_package(key: BlockKey, cache: Path) -> Path:
     if path.is_dir():
         return path
     cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache, prefix=".making-") as folder:
-        made = Path(folder) / path.name
+    with draft_folder(path) as folder:
+        made = folder / path.name
         _export(build_block(key), block_inputs(key), (block_output(key),), key.bits, key.target, str(key), made)
         try:
             made.rename(path)

@@ -6,7 +6,6 @@ removing or adding a block is worth without exporting a whole model.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Iterable
 from datetime import datetime
@@ -14,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from sfmobile.bench.report import MachineRecord, ProducerRecord, now
-from sfmobile.errors import ArtifactError, UsageError
+from sfmobile.errors import UsageError
+from sfmobile.files import StrictModel, make_folder, read_model, write_json
 from sfmobile.inspect.lookup.block_keys import BlockKey, BlockOptions, layout_blocks
 from sfmobile.inspect.lookup.block_packages import block_inputs, block_package, unet_package
 from sfmobile.inspect.lookup.timers import BlockTiming, Timer
@@ -32,11 +32,7 @@ EMPTY = BlockKey(kind="empty", in_channels=1, channels=1, height=1, width=32, ba
 MOST_MISSING = 4
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class BlockEntry(_Model):
+class BlockEntry(StrictModel):
     """A block of the table. sha256: of its key, and the name of its package in the cache."""
 
     key: BlockKey
@@ -44,7 +40,7 @@ class BlockEntry(_Model):
     timing: BlockTiming
 
 
-class LayoutCheck(_Model):
+class LayoutCheck(StrictModel):
     """A whole UNet beside the sum of its blocks. measured_ms is null where it wasn't measured."""
 
     layout: str
@@ -58,7 +54,7 @@ class LayoutCheck(_Model):
         return None if self.measured_ms is None else (self.predicted_ms / self.measured_ms - 1) * 100
 
 
-class LookupTable(_Model):
+class LookupTable(StrictModel):
     """Timings by content hash, and where they come from.
 
     label: "measured" or "estimated". overhead_ms: of a call that computes nothing; it is part of every timing, and is
@@ -107,26 +103,15 @@ class LookupTable(_Model):
         return sum(self.block_times(layout).values()) + self.overhead_ms
 
     def write(self, path: Path) -> None:
-        """Write the table whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_name(f".{path.name}.{os.getpid()}")
-        scratch.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        scratch.replace(path)
+        """Write the table whole or not at all, making its folder if need be. Raises as `files.atomic_write` does."""
+        make_folder(path.parent)
+        write_json(path, self, indent=1)
 
 
 def read_table(path: Path) -> LookupTable:
     """Read a table. Raises `ArtifactError` if it is none, or from a later version."""
-    try:
-        return LookupTable.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ArtifactError(f"Lookup table '{path}' can't be read: {error.strerror}.") from error
-    except (ValidationError, UnicodeDecodeError) as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ArtifactError(
-            f"'{path}' is no lookup table of version {TABLE_VERSION} ({place}: {first['msg']}); write one with "
-            "`sfmobile profile-blocks`."
-        ) from error
+    mend = "write one with `sfmobile profile-blocks`"
+    return read_model(path, LookupTable, "a lookup table", mend, version=TABLE_VERSION)
 
 
 def build_table(

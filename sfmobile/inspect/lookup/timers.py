@@ -10,10 +10,11 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from sfmobile.bench.report import MachineRecord
-from sfmobile.errors import ArtifactError, UnavailableError, UsageError
+from sfmobile.errors import UnavailableError, UsageError
+from sfmobile.files import StrictModel, read_model
 
 if TYPE_CHECKING:
     from sfmobile.runtime.coreml import ComputeUnit, ModelLoader
@@ -25,11 +26,7 @@ SWEPT_BYTES = 64 << 20
 Label = Literal["measured", "estimated"]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class BlockTiming(_Model):
+class BlockTiming(StrictModel):
     """Milliseconds of one call, and the fastest of `predictions` of them (an estimate has none)."""
 
     milliseconds: float = Field(ge=0)
@@ -106,7 +103,7 @@ class CoreMLTimer(Timer):
         return timed_calls(lambda: model.predict(dict(inputs)), self.predictions)
 
 
-class RecordedTimings(_Model):
+class RecordedTimings(StrictModel):
     """Timings of block packages that were measured elsewhere, by the packages' names without suffix."""
 
     kind: Literal["block_timings"] = "block_timings"
@@ -121,15 +118,9 @@ class RecordedTimer(Timer):
 
     def __init__(self, path: Path) -> None:
         """Raises `ArtifactError` if `path` holds no such timings."""
-        try:
-            self.recorded = RecordedTimings.model_validate_json(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ArtifactError(f"Block timings '{path}' can't be read: {error.strerror}.") from error
-        except (ValidationError, UnicodeDecodeError) as error:
-            raise ArtifactError(
-                f"'{path}' holds no block timings: expected an object of kind 'block_timings', with runtime, machine "
-                "and timings by package name."
-            ) from error
+        what = "a file of block timings"
+        mend = "write kind 'block_timings', version, runtime, machine, and timings by package name"
+        self.recorded = read_model(path, RecordedTimings, what, mend, version=TIMINGS_VERSION)
         super().__init__("measured", self.recorded.runtime, None, self.recorded.machine)
         self.path = path
 

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from sfmobile.errors import ArtifactError, UnavailableError
+from sfmobile.files import StrictModel, read_model, write_json
 from sfmobile.inspect.operations.blocks import assign_blocks
 from sfmobile.mlpackage.graph import Graph
 
@@ -30,11 +31,7 @@ _UNITS: dict[str, Unit] = {
 }
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class PlannedOperation(_Model):
+class PlannedOperation(StrictModel):
     """One operation, by the name of its first output. cost: relative, of the whole model's 1; null where unknown."""
 
     output: str
@@ -44,7 +41,7 @@ class PlannedOperation(_Model):
     cost: float | None = Field(default=None, ge=0, le=1)
 
 
-class ComputePlan(_Model):
+class ComputePlan(StrictModel):
     """The plan of one package on one machine."""
 
     kind: Literal["compute_plan"] = "compute_plan"
@@ -80,17 +77,15 @@ class ComputePlan(_Model):
             )
         return {block: cost / total for block, cost in costs.items()}
 
+    def write(self, path: Path) -> None:
+        """Write the plan as JSON, whole or not at all. Raises as `files.atomic_write` does."""
+        write_json(path, self)
+
 
 def read_plan(path: Path) -> ComputePlan:
     """Read a plan. Raises `ArtifactError` if it is none."""
-    try:
-        return ComputePlan.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ArtifactError(f"Compute plan '{path}' can't be read: {error.strerror}.") from error
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise ArtifactError(
-            f"'{path}' is no compute plan; record one on a Mac with `sfmobile inspect PACKAGE --record-plan FILE`."
-        ) from error
+    mend = "record one on a Mac with `sfmobile inspect PACKAGE --record-plan FILE`"
+    return read_model(path, ComputePlan, "a compute plan", mend, version=PLAN_VERSION)
 
 
 def record_plan(package: Path, machine: str, compute_unit: str = "CPU_AND_NE") -> ComputePlan:

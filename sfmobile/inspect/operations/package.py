@@ -8,9 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict
-
 from sfmobile.errors import ArtifactError, UnavailableError
+from sfmobile.files import StrictModel
 
 if TYPE_CHECKING:
     import onnx
@@ -19,17 +18,15 @@ if TYPE_CHECKING:
     from sfmobile.mlpackage.types import TensorType
 
 
-class TensorInspection(BaseModel):
+class TensorInspection(StrictModel):
     """An input or output as the package declares it; a dimension that varies is null."""
-
-    model_config = ConfigDict(frozen=True)
 
     name: str
     dtype: str
     shape: tuple[int | None, ...]
 
 
-class PackageInspection(BaseModel):
+class PackageInspection(StrictModel):
     """One package.
 
     operations: counts by kind, constants and decompression excluded. weights: float constants that operations read,
@@ -37,8 +34,6 @@ class PackageInspection(BaseModel):
     file alone (ONNX: of those weights). bits_per_weight: weight_bytes per weight, lookup tables included.
     compressed_weights: those of the weights that are stored compressed (palettized, quantized).
     """
-
-    model_config = ConfigDict(frozen=True)
 
     package: str
     format: str
