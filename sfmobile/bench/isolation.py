@@ -10,7 +10,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
-from sfmobile import errors
+import sfmobile.errors as errors
 from sfmobile.errors import SfmobileError, UnavailableError
 
 Result = TypeVar("Result")

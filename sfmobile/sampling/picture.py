@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +25,10 @@ class Picture:
     pixels: np.ndarray
     settings: Settings = field(default_factory=dict)
 
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows."""
+        return self.png()
+
     def png(self) -> bytes:
         """The PNG file, settings as JSON in its text metadata; without dates, so equal pictures are equal bytes."""
         from PIL import Image, PngImagePlugin
@@ -36,8 +40,9 @@ class Picture:
         Image.fromarray(self.pixels, mode="RGB").save(buffer, format="PNG", pnginfo=info, compress_level=9)
         return buffer.getvalue()
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write the PNG file, whole or not at all. Raises `UsageError` if `path` isn't a writable .png."""
+        path = Path(path)
         if path.suffix.lower() != ".png":
             raise UsageError(f"{path} should end in .png, the only format pictures are written in.")
         content = self.png()
@@ -48,6 +53,19 @@ class Picture:
         except OSError as error:
             draft.unlink(missing_ok=True)
             raise UsageError(f"{path} can't be written ({error.strerror}); choose another place.") from error
+
+
+def sheet(pictures: Sequence[Picture]) -> Picture:
+    """Pictures of one size side by side, in rows of four; the settings are the first one's with all prompts."""
+    columns = min(len(pictures), 4)
+    rows = -(-len(pictures) // columns)
+    height, width, _ = pictures[0].pixels.shape
+    pixels = np.full((rows * height, columns * width, 3), 255, np.uint8)
+    for index, picture in enumerate(pictures):
+        row, column = divmod(index, columns)
+        pixels[row * height : (row + 1) * height, column * width : (column + 1) * width] = picture.pixels
+    prompts = " | ".join(str(picture.settings["prompt"]) for picture in pictures)
+    return Picture(pixels, {**pictures[0].settings, "prompt": prompts})
 
 
 def to_pixels(image: np.ndarray) -> np.ndarray:

@@ -46,7 +46,7 @@ def test_a_component_that_vanished_is_a_regression_and_a_new_one_is_not() -> Non
 def test_figures_of_other_machines_runtimes_and_precisions_are_told_apart() -> None:
     other = bench(
         machine=MACHINE.model_copy(update={"model": "Mac15,3"}),
-        runtime=RuntimeRecord(engine="mil", description="mil fp16", precision="fp16", threads=2),
+        runtime=RuntimeRecord(kind="mil", description="mil fp16", precision="fp16", threads=2),
     )
     assert differences(bench(), bench(99.0)) == []
     assert differences(bench(), other) == ["machine Mac14,2 against Mac15,3", "precision fp32 against fp16"]

@@ -11,7 +11,7 @@ from sfmobile.bundle.directory import Bundle
 from sfmobile.bundle.manifest import ComponentRecord
 from sfmobile.errors import UnavailableError, UsageError
 from sfmobile.runtime.mil.runtime import MilRuntime
-from sfmobile.runtime.opening import choose_kind, open_runtime
+from sfmobile.runtime.opening import choose_runtime, open_runtime
 
 
 def with_format(bundle: Bundle, kind: str) -> Bundle:
@@ -27,11 +27,11 @@ def test_auto_is_coreml_on_macos_and_mil_elsewhere(
     runtime_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, system: str, kind: str
 ) -> None:
     monkeypatch.setattr(platform, "system", lambda: system)
-    assert choose_kind(runtime_bundle) == kind
+    assert choose_runtime("auto", runtime_bundle) == kind
 
 
 def test_auto_is_onnx_for_onnx_files(runtime_bundle: Bundle) -> None:
-    assert choose_kind(with_format(runtime_bundle, "onnx")) == "onnx"
+    assert choose_runtime("auto", with_format(runtime_bundle, "onnx")) == "onnx"
 
 
 def test_runtimes_name_themselves_with_their_precision(runtime_bundle: Bundle) -> None:
@@ -45,8 +45,8 @@ def test_runtimes_name_themselves_with_their_precision(runtime_bundle: Bundle) -
     [
         ("tflite", {}, "Runtime 'tflite' is unknown; expected one of auto, coreml, mil, torch, onnx"),
         ("mil", {"precision": "bf16"}, "Precision 'bf16' is unknown"),
-        ("torch", {"precision": "fp16"}, "Precision fp16 is an evaluation of the mil runtime, not of torch"),
-        ("mil", {"compute_unit": "ALL"}, "A compute unit is for the coreml runtime, not for mil"),
+        ("torch", {"precision": "fp16"}, "--precision fp16 is an evaluation of the mil runtime, not of torch"),
+        ("mil", {"compute_unit": "ALL"}, "--compute-unit is for the coreml runtime, not for mil"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(

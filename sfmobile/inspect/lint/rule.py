@@ -10,9 +10,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from sfmobile.errors import ArtifactError
-
-Severity = Literal["note", "warning", "error"]
-SEVERITIES: tuple[Severity, ...] = ("note", "warning", "error")
+from sfmobile.inspect.lint.choices import SEVERITIES as SEVERITIES
+from sfmobile.inspect.lint.choices import Severity as Severity
 
 RULES_FILE = Path(__file__).with_name("rules.json")
 EXCEPTIONS_FILE = Path(__file__).with_name("exceptions.json")

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from sfmobile.bundle.choices import AttentionForm, Target
 from sfmobile.bundle.digest import digest_value
-from sfmobile.nets.attention import AttentionForm
 
 if TYPE_CHECKING:
     from sfmobile.nets.layout import UNetLayout
@@ -17,7 +17,6 @@ TEXT_LENGTH = 77
 KEY_REVISION = 1
 
 Kind = Literal["resnet", "attention", "downsample", "upsample", "conv_in", "conv_out", "time_embedding", "empty"]
-Target = Literal["ios16", "ios17", "ios18"]
 
 
 class BlockOptions(BaseModel):
