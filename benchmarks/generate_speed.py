@@ -204,4 +204,7 @@ def log(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # As a module: the fresh processes import its functions from there.
+    import generate_speed
+
+    sys.exit(generate_speed.main())
