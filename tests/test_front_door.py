@@ -139,7 +139,7 @@ def test_export_takes_an_opened_checkpoint_and_says_what_it_made(
     assert bundle.manifest.components["decoder"].compression is None and not bundle.made["decoder"].reused
     assert log.totals["decoder: hashing the source"] == log.done["decoder: hashing the source"] > 0
     assert any(note.startswith("decoder: ") and "built in" in note for note in log.notes)
-    assert "decoder" in str(bundle) and "fp16" in str(bundle)
+    assert "decoder" in str(bundle) and "float16" in str(bundle)
     again = sfmobile.export(str(tiny_checkpoint.root), str(tmp_path / "bundle"), **options)
     assert again.made["decoder"].reused and again.manifest == bundle.manifest
     # Nothing is printed or drawn unasked.

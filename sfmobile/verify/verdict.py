@@ -58,7 +58,8 @@ def verify(
     source: the checkpoint the bundle was exported from, if it isn't where it was; where there is none, the vectors
     recorded at export are the reference. gate: PSNR in dB of every component, by default 35 if palettized, else 60;
     picture_gate: of the final picture, by default none. prompt (two of ours without it), negative, steps, seed,
-    guidance: the runs that are compared. precision: only these evaluations; on mil by default fp32 and fp16.
+    guidance: the runs that are compared. runtime: what executes the bundle; precision: only these evaluations of it, by
+    default fp32 and fp16 on mil; compute_unit: of the coreml runtime.
 
     Raises `UsageError` for options that make no sense, `ArtifactError` for a bundle that isn't whole or a checkpoint
     that isn't its own.
