@@ -5,22 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from sfmobile.errors import UsageError
 from sfmobile.mlpackage.program import load_program
-from sfmobile.mlpackage.value import FLOAT_TYPES
+from sfmobile.mlpackage.types import DATA_TYPES, FLOAT_TYPES
 from sfmobile.runtime.choices import Precision
 
 if TYPE_CHECKING:
-    from sfmobile.mlpackage.value import TensorType
+    from sfmobile.mlpackage.types import TensorType
     from sfmobile.runtime.mil.evaluate import Evaluator
-
-# The evaluator computes floats in float32; these are declared otherwise. numpy has no bfloat16, which stays float32.
-DECLARED: dict[str, np.dtype[Any]] = {"fp16": np.dtype(np.float16), "fp64": np.dtype(np.float64)}
 
 
 class Model:
@@ -51,11 +48,7 @@ class Model:
         operation that the runtime doesn't know.
         """
         ready = {name: self._numbers(name, np.asarray(value)) for name, value in inputs.items()}
-        found = self._evaluator(ready)
-        return {
-            name: value.astype(DECLARED.get(self.outputs[name].data_type, value.dtype), copy=False)
-            for name, value in found.items()
-        }
+        return {name: self._declared(name, value) for name, value in self._evaluator(ready).items()}
 
     def __repr__(self) -> str:
         def shown(types: Mapping[str, TensorType]) -> str:
@@ -68,6 +61,11 @@ class Model:
         from sfmobile.runtime.mil.evaluate import Evaluator
 
         return Evaluator(self._program, self.precision)
+
+    def _declared(self, name: str, value: np.ndarray) -> np.ndarray:
+        """The evaluator gives floats as float32; numpy has no bfloat16, which stays that."""
+        kind = DATA_TYPES[self.outputs[name].data_type].numpy
+        return value if kind is None else value.astype(kind, copy=False)
 
     def _numbers(self, name: str, value: np.ndarray) -> np.ndarray:
         declared = self.inputs.get(name)
