@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import pytest
+
+import sfmobile
 from sfmobile.bench.comparison import compare_bench, compare_verify, differences
 from sfmobile.bench.report import RuntimeRecord
+from sfmobile.errors import UsageError
 from tests.bench.sample import MACHINE, bench, close_by, latency, verify
 
 
@@ -65,3 +69,13 @@ def test_nan_and_the_loss_of_identity_regress_without_a_figure() -> None:
     assert regressed(compare_verify(verify(same), verify(good), decibels=1e9)) == {"mil fp16 unet"}
     assert not regressed(compare_verify(verify(broken), verify(good), decibels=0.0))
     assert not regressed(compare_verify(verify(good), verify(same), decibels=0.0))
+
+
+def test_compare_takes_records_as_well_as_files() -> None:
+    same = sfmobile.compare(bench(10.0), bench(10.0))
+    assert same.passed and str(same).startswith("Passed")
+    slower = sfmobile.compare(bench(10.0), bench(20.0))
+    assert "unet median_ms" in slower.regressed and str(slower).startswith("FAILED: worse in unet median_ms")
+    assert not sfmobile.compare(verify(), verify(close_by(None, nonfinite=1))).passed
+    with pytest.raises(UsageError, match="compare two of one kind"):
+        sfmobile.compare(bench(), verify())
