@@ -105,14 +105,12 @@ def block_options(
     from sfmobile.compress.recipe import check_bits
     from sfmobile.inspect.lookup.block_keys import BlockOptions
 
-    height, cross, width = latent_size.partition("x")
-    if not cross or not height.isdigit() or not width.isdigit():
-        raise UsageError(f"Latent size '{latent_size}' is none; expected HEIGHTxWIDTH, such as 64x64.")
+    height, width = options.parse_size(latent_size)
     if bits is not None:
         check_bits(bits)
     return BlockOptions(
-        height=int(height),
-        width=int(width),
+        height=height,
+        width=width,
         batch=batch,
         attention=attention,
         bits=bits,
@@ -121,7 +119,7 @@ def block_options(
 
 
 def build(
-    layouts: list[UNetLayout], options: BlockOptions, timer: Timer, cache: Path, output: Path, whole: bool
+    layouts: list[UNetLayout], wanted: BlockOptions, timer: Timer, cache: Path, output: Path, whole: bool
 ) -> LookupTable:
     """The table, what an existing one holds kept."""
     from sfmobile.bench.header import producer
@@ -129,10 +127,10 @@ def build(
 
     previous = read_table(output) if output.is_file() else None
     with console.watching() as observer:
-        observer.start("Timing blocks", count_blocks(layouts, options))
+        observer.start("Timing blocks", count_blocks(layouts, wanted))
         return build_table(
             layouts,
-            options,
+            wanted,
             timer,
             cache,
             previous=previous,
@@ -142,7 +140,7 @@ def build(
         )
 
 
-def export_packages(layouts: list[UNetLayout], options: BlockOptions, cache: Path, output: Path) -> None:
+def export_packages(layouts: list[UNetLayout], wanted: BlockOptions, cache: Path, output: Path) -> None:
     """Export all packages and list them by hash."""
     import json
 
@@ -150,7 +148,7 @@ def export_packages(layouts: list[UNetLayout], options: BlockOptions, cache: Pat
     from sfmobile.inspect.lookup.block_packages import block_package
     from sfmobile.inspect.lookup.table import EMPTY
 
-    keys = [EMPTY, *dict.fromkeys(key for layout in layouts for _, key in layout_blocks(layout, options))]
+    keys = [EMPTY, *dict.fromkeys(key for layout in layouts for _, key in layout_blocks(layout, wanted))]
     packages: dict[str, str] = {}
     with console.watching() as observer:
         observer.start("Exporting blocks", len(keys))

@@ -71,7 +71,7 @@ def test_packages_can_be_measured_elsewhere(tiny_checkpoint: Checkpoint, cache: 
     ("arguments", "words"),
     [
         (("nonsense",), "neither a layout"),
-        (("sd15", "--latent-size", "64"), "expected HEIGHTxWIDTH"),
+        (("sd15", "--latent-size", "64by64"), "--latent-size 64by64 is no size"),
         (("sd15", "--latent-size", "60x64"), "multiples of 8"),
         (("sd15", "--bits", "5"), "5 bits"),
         (("sd15", "--compute-unit", "ALL"), "for the coreml runtime"),
