@@ -27,7 +27,7 @@ import numpy as np
 from full_checkpoint import CACHE, full_checkpoint, small_checkpoint
 
 from sfmobile.bench.isolation import run_isolated
-from sfmobile.runtime.opening import RuntimeKind
+from sfmobile.runtime.choices import RuntimeChoice
 
 PROMPT = "a red apple on a table, studio light"
 NEGATIVE = "blurry"
@@ -118,7 +118,7 @@ def draw_with_diffusers(checkpoint: Path, steps: int, rounds: int, advance: Call
 
 
 def draw_with_runtime(
-    root: Path, kind: RuntimeKind, steps: int, rounds: int, advance: Callable[[int], None]
+    root: Path, kind: RuntimeChoice, steps: int, rounds: int, advance: Callable[[int], None]
 ) -> Drawing:
     """The bundle in one of our runtimes, in fp32."""
     from sfmobile.bench.memory import PeakMemory
@@ -204,4 +204,7 @@ def log(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # As a module: the fresh processes import its functions from there.
+    import generate_speed
+
+    sys.exit(generate_speed.main())

@@ -29,8 +29,8 @@ from full_size import machine
 from process_tree import run_measured
 
 from sfmobile.checkpoint.directory import Checkpoint
-from sfmobile.cli.compress import DEFAULT_PROMPTS
 from sfmobile.recipes.search import Goal, Point, SearchOptions, search_component
+from sfmobile.recipes.searched import DEFAULT_PROMPTS
 from sfmobile.recipes.signal import LatentSignal, Runs
 
 REPOSITORY = Path(__file__).parents[1]

@@ -14,6 +14,10 @@ import sfmobile
 ROOT = Path(sfmobile.__file__).parent
 # Lowest first: a room may import what stands before it.
 FLOORS = (
+    "version",
+    "rooms",
+    "observer",
+    "tables",
     "errors",
     "files",
     "bundle",
@@ -22,9 +26,9 @@ FLOORS = (
     "checkpoint",
     "testing",
     "compress",
-    "export",
     "runtime",
     "sampling",
+    "export",
     "bench",
     "verify",
     "recipes",

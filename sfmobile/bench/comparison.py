@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from sfmobile.bench.report import Agreement, BenchReport, ComponentLatency, RuntimeRecord, VerifyReport
+from sfmobile.bench.report import Agreement, BenchReport, ComponentLatency, VerifyReport, read_report, report_kind
+from sfmobile.errors import UsageError
+from sfmobile.tables import Table, as_text, in_bytes, in_milliseconds
 
 Unit = Literal["ms", "bytes", "dB"]
 
@@ -30,6 +33,100 @@ class Change:
     worse: float | None
     gated: bool
     regressed: bool
+
+    def row(self) -> tuple[str, ...]:
+        """The figure for people."""
+        verdict = "REGRESSED" if self.regressed else "" if self.gated else "not gated"
+        return self.name, self._figure(self.before), self._figure(self.after), self._difference(), verdict
+
+    def _figure(self, value: float | None) -> str:
+        if value is None:
+            return "-"
+        if self.unit == "bytes":
+            return in_bytes(value)
+        return f"{value:.1f} dB" if self.unit == "dB" else in_milliseconds(value)
+
+    def _difference(self) -> str:
+        """The signed change of the figure itself."""
+        if self.worse is None:
+            return "-"
+        return f"{-self.worse:+.1f} dB" if self.unit == "dB" else f"{self.worse:+.1f} %"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two reports of one kind side by side; `before` and `after` are their names."""
+
+    before: str
+    after: str
+    changes: tuple[Change, ...]
+
+    @property
+    def regressed(self) -> tuple[str, ...]:
+        """Names of the figures that got worse by more than is allowed."""
+        return tuple(change.name for change in self.changes if change.regressed)
+
+    @property
+    def passed(self) -> bool:
+        """Whether none did."""
+        return not self.regressed
+
+    def table(self) -> Table:
+        """Every figure of both, for people."""
+        return Table(
+            f"{self.before} -> {self.after}",
+            ("figure", "before", "after", "change", ""),
+            tuple(change.row() for change in self.changes),
+            text_columns=(0, 4),
+        )
+
+    def __str__(self) -> str:
+        verdict = "Passed: nothing is worse." if self.passed else f"FAILED: worse in {', '.join(self.regressed)}."
+        return as_text([verdict, self.table()])
+
+
+def compare(
+    before: BenchReport | VerifyReport | Path | str,
+    after: BenchReport | VerifyReport | Path | str,
+    *,
+    threshold: float = 10.0,
+    threshold_db: float = 1.0,
+    across: bool = False,
+) -> Comparison:
+    """Compare two reports of `bench`, of `verify`, or of the iOS harness: the records, or the files.
+
+    Gated are median and minimum latency, end to end, peak memory (`threshold` percent for the worse) and every PSNR
+    (`threshold_db` dB); first loads and tails are shown without a gate. across: compare latencies although machine,
+    runtime or precision differ.
+
+    Raises `UsageError` for reports that can't be compared, `ArtifactError` for a file that is none.
+    """
+    names = _name(before, "before"), _name(after, "after")
+    old, new = _opened(before), _opened(after)
+    if isinstance(old, VerifyReport) and isinstance(new, VerifyReport):
+        return Comparison(*names, tuple(compare_verify(old, new, threshold_db)))
+    if not (isinstance(old, BenchReport) and isinstance(new, BenchReport)):
+        raise UsageError(
+            f"'{names[0]}' is a {old.kind} report and '{names[1]}' a {new.kind} report; compare two of one kind."
+        )
+    reasons = differences(old, new)
+    if reasons and not across:
+        raise UsageError(
+            f"The figures of '{names[0]}' and '{names[1]}' come from different set-ups ({'; '.join(reasons)}); "
+            "measure both the same way, or compare them nonetheless with --across."
+        )
+    return Comparison(*names, tuple(compare_bench(old, new, threshold)))
+
+
+def _name(report: BenchReport | VerifyReport | Path | str, role: str) -> str:
+    return role if isinstance(report, (BenchReport, VerifyReport)) else str(report)
+
+
+def _opened(report: BenchReport | VerifyReport | Path | str) -> BenchReport | VerifyReport:
+    if isinstance(report, (BenchReport, VerifyReport)):
+        return report
+    path = Path(report)
+    return read_report(path, VerifyReport) if report_kind(path) == "verify" else read_report(path, BenchReport)
 
 
 def compare_bench(before: BenchReport, after: BenchReport, percent: float) -> list[Change]:
@@ -55,7 +152,7 @@ def differences(before: BenchReport, after: BenchReport) -> list[str]:
         ("machine", before.machine.model or before.machine.processor, after.machine.model or after.machine.processor),
         ("processor", before.machine.processor, after.machine.processor),
         ("cores", before.machine.cores, after.machine.cores),
-        ("engine", before.runtime.engine, after.runtime.engine),
+        ("runtime", before.runtime.kind, after.runtime.kind),
         ("precision", before.runtime.precision, after.runtime.precision),
         ("compute unit", before.runtime.compute_unit, after.runtime.compute_unit),
         ("threads", before.runtime.threads, after.runtime.threads),
@@ -90,16 +187,11 @@ def _memory(name: str, latency: ComponentLatency) -> Iterator[tuple[str, float]]
 
 def _agreements(report: VerifyReport) -> Iterator[tuple[str, Agreement]]:
     for evaluation in report.evaluations:
-        label = runtime_label(evaluation.runtime)
+        label = evaluation.runtime.label
         for name, component in evaluation.components.items():
             yield f"{label} {name}", component.worst
         if evaluation.picture is not None:
             yield f"{label} picture", evaluation.picture
-
-
-def runtime_label(runtime: RuntimeRecord) -> str:
-    """E.g. "mil fp16" or "coreml CPU_AND_NE": short, for tables and for matching evaluations."""
-    return " ".join(part for part in (runtime.engine, runtime.precision, runtime.compute_unit) if part)
 
 
 def _slower(name: str, before: float | None, after: float | None, percent: float) -> Change:

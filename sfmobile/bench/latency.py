@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, TypeVar
@@ -13,65 +12,20 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from sfmobile.bench.memory import PeakMemory
-from sfmobile.bench.report import ComponentLatency, ComputeUnit, Engine, LoopLatency, Precision, RuntimeRecord
+from sfmobile.bench.report import ComponentLatency, LoopLatency
 
 if TYPE_CHECKING:
-    from sfmobile.bundle.directory import Bundle
     from sfmobile.bundle.manifest import ComponentName, TensorRecord
-    from sfmobile.runtime.protocol import Runtime
+    from sfmobile.runtime.choices import RuntimeKind
+    from sfmobile.runtime.opening import RuntimeRequest
     from sfmobile.sampling.pipeline import Request
 
 Result = TypeVar("Result")
 Advance = Callable[[int], None]
 
 
-@dataclass(frozen=True)
-class EngineRequest:
-    """Which runtime to open on which bundle; picklable, so that a fresh process can open it.
-
-    latent_size (height, width), guidance_batch: which functions of packages that have several; None, the bundle's own.
-    """
-
-    bundle: Path
-    engine: Engine
-    precision: Precision | None = None
-    compute_unit: ComputeUnit | None = None
-    source: Path | None = None
-    latent_size: tuple[int, int] | None = None
-    guidance_batch: int | None = None
-
-    def open(self) -> tuple[Bundle, Runtime]:
-        """Open the bundle (its checksums are the caller's business) and the runtime on it."""
-        from sfmobile.bundle.directory import Bundle
-
-        bundle = Bundle.open(self.bundle, check="none").for_shapes(self.latent_size, self.guidance_batch)
-        return bundle, self.open_on(bundle)
-
-    def record(self, runtime: Runtime) -> RuntimeRecord:
-        """What executes the components, for a report."""
-        import torch
-
-        return RuntimeRecord(
-            engine=self.engine,
-            description=runtime.describe(),
-            precision=self.precision,
-            compute_unit=self.compute_unit,
-            threads=torch.get_num_threads() if self.engine in ("mil", "torch") else None,
-        )
-
-    def open_on(self, bundle: Bundle) -> Runtime:
-        """Open the runtime on a bundle that is open already."""
-        from sfmobile.checkpoint.directory import Checkpoint
-        from sfmobile.runtime.opening import open_runtime
-
-        source = None if self.source is None else Checkpoint.open(self.source)
-        return open_runtime(
-            self.engine, bundle, precision=self.precision or "fp32", compute_unit=self.compute_unit, source=source
-        )
-
-
 def measure_component(
-    request: EngineRequest, name: ComponentName, predictions: int, advance: Advance
+    request: RuntimeRequest, name: ComponentName, predictions: int, advance: Advance
 ) -> ComponentLatency:
     """Measure one component; call it in a fresh process (`isolation.run_isolated`).
 
@@ -79,7 +33,7 @@ def measure_component(
     no operation's time depends on the values as long as they are finite.
     """
     bundle, runtime = request.open()
-    warm_up_engine(request.engine)
+    warm_up(request.kind)
     record = bundle.manifest.components[name]
     inputs = {tensor.name: sample_input(tensor) for tensor in record.inputs}
     evict_from_file_cache(bundle.package(name))
@@ -110,7 +64,7 @@ def measure_component(
     )
 
 
-def measure_loop(request: EngineRequest, drawing: Request, advance: Advance) -> LoopLatency:
+def measure_loop(request: RuntimeRequest, drawing: Request, advance: Advance) -> LoopLatency:
     """Measure text to pixels once, components loaded and each run once before; call it in a fresh process.
 
     advance: told 1 for each component made ready, each step and the decoding.
@@ -119,7 +73,7 @@ def measure_loop(request: EngineRequest, drawing: Request, advance: Advance) -> 
     from sfmobile.sampling.pipeline import TextToImage
 
     bundle, runtime = request.open()
-    warm_up_engine(request.engine)
+    warm_up(request.kind)
     manifest = bundle.manifest
     with PeakMemory() as memory, TextToImage.of_bundle(bundle, runtime) as pipeline:
         for name, record in manifest.components.items():
@@ -156,17 +110,17 @@ def measure_loop(request: EngineRequest, drawing: Request, advance: Advance) -> 
     )
 
 
-def warm_up_engine(engine: Engine) -> None:
-    """Import what the engine imports on its first load: a cost of the process, not of any component."""
-    modules = {
+def warm_up(kind: RuntimeKind) -> None:
+    """Import what a runtime imports on its first load: a cost of the process, not of any component."""
+    modules: dict[RuntimeKind, tuple[str, ...]] = {
         "mil": ("sfmobile.runtime.mil.evaluate", "sfmobile.mlpackage.program"),
         "torch": ("sfmobile.nets.unet", "sfmobile.nets.text_encoder", "sfmobile.nets.autoencoder"),
         "onnx": ("onnxruntime",),
         "coreml": ("coremltools",),
     }
-    for module in modules[engine]:
+    for module in modules[kind]:
         importlib.import_module(module)
-    if engine == "mil":
+    if kind == "mil":
         from sfmobile.mlpackage import schema
 
         schema.model()

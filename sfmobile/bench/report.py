@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from sfmobile import __version__
-from sfmobile.bundle.manifest import ComponentName, Sha256
+from sfmobile.bundle.choices import ComponentName, Target
+from sfmobile.bundle.manifest import Sha256
 from sfmobile.errors import ArtifactError
 from sfmobile.files import (
     StrictModel,
@@ -29,6 +30,9 @@ from sfmobile.files import (
     write_json,
     write_text,
 )
+from sfmobile.runtime.choices import ComputeUnit, Precision, RuntimeKind
+from sfmobile.tables import Table, as_text, in_bytes, in_milliseconds
+from sfmobile.version import __version__
 
 REPORT_VERSION: Final = 1
 MEND = "write one with `sfmobile bench BUNDLE -o FILE` or `sfmobile verify BUNDLE -o FILE`"
@@ -37,9 +41,6 @@ Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=0)]
 Decibels = Annotated[float, Field(allow_inf_nan=False)]
 ThermalState = Literal["nominal", "fair", "serious", "critical"]
-ComputeUnit = Literal["ALL", "CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE"]
-Engine = Literal["coreml", "mil", "torch", "onnx"]
-Precision = Literal["fp32", "fp16"]
 
 
 class MachineRecord(StrictModel):
@@ -73,14 +74,22 @@ class RuntimeRecord(StrictModel):
     """What executed the components. `description` is the runtime's own name for itself, shown beside its figures.
 
     precision: of the evaluation (mil, torch, onnx); Core ML runs what the package says. compute_unit: Core ML only.
-    threads: of the engine's own pool, null where the engine doesn't say.
+    threads: of the runtime's own pool, null where it doesn't say.
     """
 
-    engine: Engine
+    # The key "engine" is older than the one word for it; the iOS harness writes it too.
+    model_config = ConfigDict(validate_by_name=True, serialize_by_alias=True)
+
+    kind: RuntimeKind = Field(validation_alias="engine", serialization_alias="engine")
     description: str
     precision: Precision | None = None
     compute_unit: ComputeUnit | None = None
     threads: int | None = Field(default=None, ge=1)
+
+    @property
+    def label(self) -> str:
+        """E.g. "mil fp16" or "coreml CPU_AND_NE": short, for tables and for matching evaluations."""
+        return " ".join(part for part in (self.kind, self.precision, self.compute_unit) if part)
 
 
 class BundleReference(StrictModel):
@@ -90,7 +99,7 @@ class BundleReference(StrictModel):
     manifest_sha256: Sha256
     source_id: str
     source_sha256: Sha256
-    target: Literal["ios16", "ios17", "ios18"]
+    target: Target
 
 
 class ProducerRecord(StrictModel):
@@ -138,7 +147,7 @@ class PlacementRecord(StrictModel):
 class ComponentLatency(StrictModel):
     """One component in a process of its own.
 
-    cold_load_ms: the first load, the engine's own code already in memory, the package evicted from the file cache and
+    cold_load_ms: the first load, the runtime's own code already in memory, the package evicted from the file cache and
     from Core ML's compiled cache where the system lets us. warm_load_ms: loading it again afterwards.
     first_prediction_ms: the first prediction after the cold load, which specializes on some runtimes. median_ms, p95_ms
     (linear interpolation), minimum_ms: of `predictions` predictions after the first one.
@@ -184,6 +193,73 @@ class BenchReport(StrictModel):
     components: dict[ComponentName, ComponentLatency]
     loop: LoopLatency | None = None
 
+    def tables(self) -> list[Table]:
+        """The figures for people, and what they were measured on."""
+        found = [self._component_table()]
+        if self.loop is not None:
+            found.append(self._loop_table(self.loop))
+        placed = {name: one.placement for name, one in self.components.items() if one.placement is not None}
+        return [*found, *([_placement_table(placed)] if placed else [])]
+
+    def cautions(self) -> list[str]:
+        """What makes the figures worse than the device can do, or hard to repeat."""
+        conditions, found = self.conditions, []
+        ends = (conditions.thermal_state_before, conditions.thermal_state_after)
+        states = [state for state in ends if state is not None]
+        if any(state != "nominal" for state in states):
+            found.append(f"the device was warm: thermal state {' before and '.join(states)} after the measurement")
+        if conditions.low_power_mode:
+            found.append("low power mode was on")
+        if conditions.memory_warnings:
+            found.append(f"the system warned {conditions.memory_warnings} times of too little memory")
+        if conditions.battery_charging:
+            found.append("the device was charging, which warms it")
+        return found
+
+    def __str__(self) -> str:
+        return as_text([*self.tables(), *(f"Caution: {caution}." for caution in self.cautions())])
+
+    def _component_table(self) -> Table:
+        before = self.conditions.load_average_before
+        load = "" if before is None else f", load {before:.1f} before"
+        return Table(
+            f"{self.bundle.name} on {self.runtime.description}",
+            ("component", "cold load", "warm load", "first", "median", "p95", "peak memory", "of it added", "package"),
+            tuple(
+                (
+                    name,
+                    in_milliseconds(one.cold_load_ms),
+                    in_milliseconds(one.warm_load_ms),
+                    in_milliseconds(one.first_prediction_ms),
+                    in_milliseconds(one.median_ms),
+                    in_milliseconds(one.p95_ms),
+                    in_bytes(one.memory.peak_bytes if one.memory else None),
+                    in_bytes(one.memory.added_bytes if one.memory else None),
+                    in_bytes(one.package_bytes),
+                )
+                for name, one in self.components.items()
+            ),
+            caption=f"{self.machine.processor}, {self.machine.cores} cores, {self.machine.os}{load}",
+        )
+
+    def _loop_table(self, loop: LoopLatency) -> Table:
+        return Table(
+            f"Text to picture: {loop.steps} steps, guidance {loop.guidance_scale:g}, {loop.unet_calls} UNet calls",
+            ("text encoder", "a step", "all steps", "decoder", "end to end", "peak memory"),
+            (
+                (
+                    in_milliseconds(loop.text_encoder_ms),
+                    in_milliseconds(sum(loop.steps_ms) / loop.steps),
+                    in_milliseconds(sum(loop.steps_ms)),
+                    in_milliseconds(loop.decoder_ms),
+                    in_milliseconds(loop.end_to_end_ms),
+                    in_bytes(loop.memory.peak_bytes if loop.memory else None),
+                ),
+            ),
+            text_columns=(),
+            caption="Components loaded and run once before.",
+        )
+
 
 class Agreement(StrictModel):
     """How close a result is to its reference.
@@ -209,6 +285,13 @@ class Agreement(StrictModel):
             return math.inf
         return -math.inf if self.psnr_db is None or self.nonfinite else self.psnr_db
 
+    def __str__(self) -> str:
+        if self.nonfinite:
+            return f"{self.nonfinite} values NaN or infinite"
+        if self.identical:
+            return "identical"
+        return "-" if self.psnr_db is None else f"{self.psnr_db:.1f} dB"
+
 
 class OperationDivergence(StrictModel):
     """The first operation of a program whose output leaves its reference, and what it was compared with."""
@@ -221,6 +304,16 @@ class OperationDivergence(StrictModel):
     reference: str
     previous: str | None = None
     weight_psnr_db: Decibels | None = None
+
+    @property
+    def place(self) -> str:
+        """Which operation it is."""
+        return f"operation {self.position + 1} of {self.operations}, {self.op} '{self.name}'"
+
+    def __str__(self) -> str:
+        weight = "" if self.weight_psnr_db is None else f"; its stored weight has {self.weight_psnr_db:.1f} dB"
+        before = f"; good until {self.previous}" if self.previous else ""
+        return f"the error appears at {self.place}: {self.agreement} against {self.reference}{weight}{before}."
 
 
 class SampleAgreement(StrictModel):
@@ -257,6 +350,30 @@ class EvaluationAgreement(StrictModel):
         """Whether the picture reaches its gate, if there are both."""
         return self.picture is None or self.picture_gate_db is None or self.picture.reaches(self.picture_gate_db)
 
+    def failures(self) -> Iterator[str]:
+        """What is under its gate, in words."""
+        for name, component in self.components.items():
+            if not component.passed:
+                fault = component.first_divergence
+                where = "" if fault is None else f", first at {fault.place}"
+                yield f"{name} {component.worst} of {component.gate_db:g} dB in {self.runtime.label}{where}"
+        if not self.picture_passed:
+            yield f"picture {self._picture_text()} of {self.picture_gate_db:g} dB in {self.runtime.label}"
+
+    def rows(self, steps: int) -> Iterator[tuple[str, ...]]:
+        """Rows of the report's table; `steps` of the loop that drew the picture."""
+        for name, component in self.components.items():
+            gate, verdict = f"{component.gate_db:g} dB", "ok" if component.passed else "FAILED"
+            inputs = f"{len(component.samples)} inputs"
+            yield self.runtime.label, name, inputs, str(component.worst), gate, verdict
+        gate, verdict = "-", "not gated"
+        if self.picture_gate_db is not None:
+            gate, verdict = f"{self.picture_gate_db:g} dB", "ok" if self.picture_passed else "FAILED"
+        yield self.runtime.label, "picture", f"{steps} steps", self._picture_text(), gate, verdict
+
+    def _picture_text(self) -> str:
+        return "not compared" if self.picture is None else str(self.picture)
+
 
 class VerifyReport(StrictModel):
     """`verify.json`: the exported components against the networks they were exported from."""
@@ -275,6 +392,57 @@ class VerifyReport(StrictModel):
     guidance_scale: float
     evaluations: tuple[EvaluationAgreement, ...]
     passed: bool
+
+    def failures(self) -> list[str]:
+        """What is under its gate in any evaluation, in words."""
+        return [failure for evaluation in self.evaluations for failure in evaluation.failures()]
+
+    def faults(self) -> list[str]:
+        """Where the errors of failed components appear, a sentence each."""
+        return [
+            f"{evaluation.runtime.label} {name}: {component.first_divergence}"
+            for evaluation in self.evaluations
+            for name, component in evaluation.components.items()
+            if component.first_divergence is not None
+        ]
+
+    def table(self) -> Table:
+        """The figures for people."""
+        return Table(
+            f"{self.bundle.name} against {self.reference.description}",
+            ("evaluation", "component", "compared", "worst PSNR", "gate", ""),
+            tuple(row for evaluation in self.evaluations for row in evaluation.rows(self.steps)),
+            text_columns=(0, 1, 2, 5),
+            caption=f"{len(self.prompts)} prompts, seed {self.seed}, guidance {self.guidance_scale:g}; "
+            f"{self.machine.processor}, {self.machine.os}",
+        )
+
+    def __str__(self) -> str:
+        verdict = "Passed: every component reaches its gate."
+        if not self.passed:
+            verdict = f"FAILED: {'; '.join(self.failures())}."
+        return as_text([verdict, self.table(), *self.faults()])
+
+
+def _placement_table(placed: Mapping[ComponentName, PlacementRecord]) -> Table:
+    """Where Core ML means to run the operations."""
+    return Table(
+        "Operations by preferred compute unit",
+        ("component", "Neural Engine", "GPU", "CPU", "Neural Engine's share of the cost", "off the Neural Engine"),
+        tuple(
+            (
+                name,
+                f"{one.neural_engine} of {one.operations}",
+                str(one.gpu),
+                str(one.cpu),
+                "-" if one.neural_engine_cost is None else f"{one.neural_engine_cost:.0%}",
+                ", ".join(f"{count} {operator}" for operator, count in sorted(one.off_neural_engine.items())) or "-",
+            )
+            for name, one in placed.items()
+        ),
+        text_columns=(0, 5),
+        caption="MLComputePlan's own estimates.",
+    )
 
 
 Report = TypeVar("Report", BenchReport, VerifyReport)

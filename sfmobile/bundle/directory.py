@@ -50,6 +50,11 @@ class Bundle:
         self.root = root
         self.manifest = manifest
 
+    def __repr__(self) -> str:
+        manifest = self.manifest
+        size = f"{manifest.latents.height}x{manifest.latents.width}"
+        return f"<bundle {self.root}: {manifest.target}, latents {size}, {', '.join(manifest.components)}>"
+
     @classmethod
     def open(cls, path: Path | str, check: Check = "full", advance: Callable[[int], None] | None = None) -> Bundle:
         """Open the bundle at `path`.

@@ -14,13 +14,13 @@ from pydantic import (
 )
 from typing_extensions import Self
 
+from sfmobile.bundle.choices import COMPONENTS as COMPONENTS
+from sfmobile.bundle.choices import AttentionForm, FloatType, Format, Target
+from sfmobile.bundle.choices import ComponentName as ComponentName
 from sfmobile.errors import UsageError
 from sfmobile.files import StrictModel
 
 SCHEMA_VERSION: Final = 1
-
-ComponentName = Literal["text_encoder", "unet", "decoder"]
-COMPONENTS: tuple[ComponentName, ...] = ("text_encoder", "unet", "decoder")
 
 
 def check_relative_path(path: str) -> str:
@@ -98,13 +98,13 @@ class ComponentRecord(StrictModel):
     function, inputs, outputs: those of the function to run. functions: the others in the same package.
     """
 
-    format: Literal["mlprogram", "onnx"]
+    format: Format
     package: BundlePath
     function: str = "main"
     inputs: tuple[TensorRecord, ...]
     outputs: tuple[TensorRecord, ...]
-    compute_precision: Literal["float16", "float32"]
-    attention: Literal["original", "split-einsum", "split-einsum-v2"]
+    compute_precision: FloatType
+    attention: AttentionForm
     compression: CompressionRecord | None
     parameters: int = Field(ge=0)
     bytes: int = Field(ge=0)
@@ -260,7 +260,7 @@ class Manifest(StrictModel):
     schema_version: Literal[1]
     name: str
     source: SourceRecord
-    target: Literal["ios16", "ios17", "ios18"]
+    target: Target
     options: dict[str, Any]
     tools: dict[str, str]
     components: dict[ComponentName, ComponentRecord]

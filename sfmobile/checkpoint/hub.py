@@ -15,13 +15,17 @@ CONNECTION_SECONDS = 15.0
 _SMALL_FILES = (MODEL_INDEX, "README.md", "LICENSE*", "tokenizer/*", "scheduler/*.json", "*/config.json")
 
 
-def open_checkpoint(source: str, revision: str | None = None) -> Checkpoint:
+def open_checkpoint(source: Checkpoint | Path | str, revision: str | None = None) -> Checkpoint:
     """Open `source`: a directory if one is there, else a Hub id such as `stable-diffusion-v1-5/stable-diffusion-v1-5`.
+
+    An opened checkpoint is returned as it is. revision: of a model on the Hub, its newest without it.
 
     Raises `ArtifactError` if it is neither, `UnavailableError` if the Hub can't be reached.
     """
+    if isinstance(source, Checkpoint):
+        return source
     path = Path(source).expanduser()
-    if path.exists() or not _HUB_ID.fullmatch(source):
+    if isinstance(source, Path) or path.exists() or not _HUB_ID.fullmatch(source):
         return Checkpoint.open(path)
     return Checkpoint.open(fetch(source, revision), name=source)
 

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from sfmobile.observer import Observer, Unit
+from sfmobile.tables import TEXT_WIDTH, Table
+
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.console import Console
-    from rich.progress import Progress
-
-# A pipe or a file has no width of its own; the widest table of ours fits in this.
-PIPED_WIDTH = 132
+    from rich.progress import Progress, Task, TaskID
 
 
 @lru_cache(maxsize=1)
@@ -30,10 +30,10 @@ def stderr() -> Console:
 
 
 def stdout() -> Console:
-    """The console of results: as wide as the terminal, or `PIPED_WIDTH` columns where it isn't one."""
+    """The console of results: as wide as the terminal, or `TEXT_WIDTH` columns where it isn't one."""
     from rich.console import Console
 
-    return Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
+    return Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else TEXT_WIDTH)
 
 
 def note(message: str) -> None:
@@ -61,6 +61,19 @@ def print_text(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
+def print_parts(*parts: Table | str) -> None:
+    """Tables and plain sentences of the result on stdout, a table apart from the sentence before it."""
+    before: Table | str | None = None
+    for part in parts:
+        if isinstance(part, str):
+            print_text(part)
+        else:
+            if isinstance(before, str):
+                print_text("")
+            part.print_to(stdout())
+        before = part
+
+
 def print_table(
     title: str,
     columns: Sequence[str],
@@ -70,40 +83,73 @@ def print_table(
     caption: str | None = None,
 ) -> None:
     """A table on stdout. Columns are numbers, right-aligned, but for those listed in `text_columns`."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
+    print_parts(Table(title, tuple(columns), tuple(map(tuple, rows)), tuple(text_columns), caption))
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, column in enumerate(columns):
-        table.add_column(Text(column), justify="left" if index in text_columns else "right")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    console = stdout()
-    # Not the table's own title and caption: rich wraps those to the table's width.
-    console.print(Text(title, style="bold"))
-    console.print(table, Text(caption, style="dim") if caption is not None else "", sep="")
+
+class Bar(Observer):
+    """Draws what is being done as one bar, and writes notes as log lines."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._task: TaskID | None = None
+
+    def start(self, what: str, total: int | None = None, unit: Unit = "pieces") -> None:
+        """A new bar in place of the one before."""
+        if self._task is not None:
+            self._bars.remove_task(self._task)
+        self._task = self._bars.add_task(what, total=total, unit=unit)
+
+    def advance(self, units: int = 1) -> None:
+        """The bar grows."""
+        if self._task is not None:
+            self._bars.advance(self._task, units)
+
+    def note(self, message: str) -> None:
+        """A line on stderr."""
+        note(message)
 
 
 @contextmanager
-def progress(in_bytes: bool = False, remaining: bool = False) -> Iterator[Progress]:
+def watching() -> Iterator[Observer]:
+    """An observer for a function that takes long; its bar is gone when the block ends."""
+    with progress() as bars:
+        yield Bar(bars)
+
+
+@contextmanager
+def progress(remaining: bool = False) -> Iterator[Progress]:
     """Progress bars on stderr, gone when done; silent where stderr isn't a terminal. `remaining` adds the time left."""
     from rich.progress import (
         BarColumn,
         DownloadColumn,
         MofNCompleteColumn,
         Progress,
+        ProgressColumn,
         SpinnerColumn,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.text import Text
+
+    class Count(ProgressColumn):
+        """How much of how much; nothing where that can't be told."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._kinds: dict[str, ProgressColumn] = {"bytes": DownloadColumn(), "pieces": MofNCompleteColumn()}
+
+        def render(self, task: Task) -> Text:
+            if task.total is None:
+                return Text()
+            shown = self._kinds[task.fields.get("unit", "pieces")].render(task)
+            return shown if isinstance(shown, Text) else Text(str(shown))
 
     bars = Progress(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=30),
-        DownloadColumn() if in_bytes else MofNCompleteColumn(),
+        Count(),
         TimeElapsedColumn(),
         *([TimeRemainingColumn()] if remaining else []),
         console=stderr(),
@@ -123,25 +169,3 @@ def status(message: str) -> Iterator[None]:
         return
     with console.status(message):
         yield
-
-
-def in_bytes(count: int | float | None) -> str:
-    """A size for people, in decimal units as operating systems and app stores count."""
-    if count is None:
-        return "-"
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(size) < 1000 or unit == "GB":
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    raise AssertionError
-
-
-def in_milliseconds(seconds: float | None) -> str:
-    """A duration for people: milliseconds with three significant digits or so."""
-    if seconds is None:
-        return "-"
-    milliseconds = seconds * 1e3
-    if milliseconds >= 100:
-        return f"{milliseconds:.0f} ms"
-    return f"{milliseconds:.1f} ms" if milliseconds >= 10 else f"{milliseconds:.2f} ms"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sfmobile.cli import console
+from sfmobile.tables import in_bytes
 
 if TYPE_CHECKING:
     from sfmobile.bench.report import MachineRecord
@@ -206,9 +207,9 @@ def print_tables(
 
     import sfmobile
 
-    disk = console.in_bytes(disk_free)
+    disk = in_bytes(disk_free)
     if disk_free < DISK_FOR_FULL_SIZE:
-        disk += f" (a full-size checkpoint wants {console.in_bytes(DISK_FOR_FULL_SIZE)})"
+        disk += f" (a full-size checkpoint wants {in_bytes(DISK_FOR_FULL_SIZE)})"
     model = f"{machine.model}, " if machine.model else ""
     console.print_table(
         f"sfmobile {sfmobile.__version__} on Python {platform.python_version()}",
@@ -216,7 +217,7 @@ def print_tables(
         (
             ("hardware", f"{model}{machine.processor} ({machine.architecture}), {machine.cores} cores"),
             ("operating system", machine.os),
-            ("memory", f"{console.in_bytes(machine.memory_bytes)}, {console.in_bytes(memory_free)} free"),
+            ("memory", f"{in_bytes(machine.memory_bytes)}, {in_bytes(memory_free)} free"),
             ("disk", f"{disk} free"),
         ),
         text_columns=(0, 1),

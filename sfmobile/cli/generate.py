@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sfmobile.cli import console, engine
+from sfmobile.cli import console, options
 from sfmobile.errors import UsageError
+from sfmobile.tables import Table, in_milliseconds, shortened
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from sfmobile.sampling.picture import Picture
-    from sfmobile.sampling.pipeline import Request, TextToImage
+    from sfmobile.sampling.pipeline import Drawing
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture on disk and how long its parts took, in seconds."""
+    """A drawing on disk."""
 
     path: Path
     previews: tuple[Path, ...]
-    settings: dict[str, Any]
-    steps_seconds: tuple[float, ...]
-    seconds: float
+    drawing: Drawing
 
 
 def generate(
-    bundle: engine.BundleArgument,
+    bundle: options.BundleArgument,
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="What to draw; one picture each.")],
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="FILE.png", help="The picture; several are numbered.")
@@ -44,43 +38,50 @@ def generate(
         float | None, typer.Option("--guidance", help="Guidance scale; 1 is none. The model's default without it.")
     ] = None,
     negative: Annotated[str, typer.Option("--negative", help="What to keep away from.")] = "",
-    runtime: engine.RuntimeOption = engine.RuntimeChoice.auto,
-    precision: engine.PrecisionOption = engine.PrecisionChoice.fp32,
-    compute_unit: engine.UnitOption = None,
-    source: engine.SourceOption = None,
-    latent_size: engine.LatentSizeOption = None,
-    guidance_batch: engine.GuidanceBatchOption = None,
+    runtime: options.RuntimeOption = "auto",
+    precision: options.PrecisionOption = "fp32",
+    compute_unit: options.UnitOption = None,
+    source: options.SourceOption = None,
+    latent_size: options.LatentSizeOption = None,
+    guidance_batch: options.GuidanceBatchOption = None,
     preview: Annotated[
         bool, typer.Option("--preview", help="Also write the picture each step predicts (one decoder call a step).")
     ] = False,
     sheet: Annotated[
         Path | None, typer.Option("--sheet", metavar="FILE.png", help="Also write all pictures side by side.")
     ] = None,
-    json_output: engine.JsonOption = False,
+    json_output: options.JsonOption = False,
 ) -> None:
     """Draw pictures from text with an exported bundle."""
-    from sfmobile.sampling.pipeline import Request, TextToImage
+    import sfmobile
+    from sfmobile.sampling.picture import sheet as side_by_side
+    from sfmobile.sampling.pipeline import Request
 
     check_output(output, sheet, prompts)
-    opened = engine.open_bundle(bundle, latent_size, guidance_batch)
-    chosen = engine.request_engine(opened, runtime, precision, compute_unit, source)
-    requests = [Request(prompt, negative, seed, steps, guidance) for prompt in prompts]
     drawn: list[Drawn] = []
-    pictures: list[Picture] = []
-    with TextToImage.of_bundle(opened, chosen.open_on(opened)) as pipeline, console.progress() as bars:
-        for number, request in enumerate(requests, start=1):
-            warning = pipeline.tokenizer.tokenize(request.prompt).warning
-            if warning:
-                console.note(warning)
-            count = opened.manifest.scheduler.default_steps if steps is None else steps
-            task = bars.add_task(short(request.prompt), total=count)
-            path = numbered(output, number, len(requests))
-            picture, made = draw(pipeline, request, path, preview, partial(bars.advance, task))
-            pictures.append(picture)
-            drawn.append(made)
+    with (
+        console.watching() as observer,
+        sfmobile.Pipeline(
+            bundle,
+            runtime=runtime,
+            precision=precision,
+            compute_unit=compute_unit,
+            source=source,
+            latent_size=options.parse_optional_size(latent_size),
+            guidance_batch=options.parse_optional_batch(guidance_batch),
+            observer=observer,
+        ) as pipeline,
+    ):
+        for number, prompt in enumerate(prompts, start=1):
+            request = Request(prompt, negative, seed, steps, guidance)
+            drawing = pipeline.draw(request, preview=preview, observer=observer)
+            drawn.append(save(drawing, numbered(output, number, len(prompts))))
     if sheet is not None:
-        side_by_side(pictures).save(sheet)
-    report(drawn, sheet, json_output)
+        side_by_side([one.drawing.picture for one in drawn]).save(sheet)
+    if json_output:
+        console.print_json(as_json(drawn, sheet))
+    else:
+        console.print_parts(table(drawn))
 
 
 def check_output(output: Path, sheet: Path | None, prompts: list[str]) -> None:
@@ -97,89 +98,49 @@ def check_output(output: Path, sheet: Path | None, prompts: list[str]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
 
 
-def draw(
-    pipeline: TextToImage, request: Request, path: Path, preview: bool, advance: Callable[[], None]
-) -> tuple[Picture, Drawn]:
-    """Draw one request and write it."""
-    from sfmobile.sampling.picture import Picture, to_pixels
-
-    start = time.perf_counter()
-    latents: np.ndarray | None = None
-    seconds: list[float] = []
-    previews: list[Path] = []
-    for step in pipeline.steps(request):
-        latents = step.latents
-        seconds.append(step.seconds)
-        if preview:
-            previews.append(path.with_name(f"{path.stem}-step-{step.index + 1:02d}{path.suffix}"))
-            settings = {**pipeline.settings(request, step.count), "preview_of_step": step.index + 1}
-            Picture(to_pixels(pipeline.decode(step.denoised)), settings).save(previews[-1])
-        advance()
-    assert latents is not None  # a run has at least one step
-    settings = pipeline.settings(request, len(seconds))
-    picture = Picture(to_pixels(pipeline.decode(latents)), settings)
-    elapsed = time.perf_counter() - start
-    picture.save(path)
-    return picture, Drawn(path, tuple(previews), dict(settings), tuple(seconds), elapsed)
-
-
 def numbered(output: Path, number: int, count: int) -> Path:
     """`output` itself for a single picture, else with the picture's number."""
     return output if count == 1 else output.with_name(f"{output.stem}-{number}{output.suffix}")
 
 
-def side_by_side(pictures: list[Picture]) -> Picture:
-    """All pictures in one row, or in rows of four."""
-    import numpy as np
-
-    from sfmobile.sampling.picture import Picture
-
-    columns = min(len(pictures), 4)
-    rows = -(-len(pictures) // columns)
-    height, width, _ = pictures[0].pixels.shape
-    pixels = np.full((rows * height, columns * width, 3), 255, np.uint8)
-    for index, picture in enumerate(pictures):
-        row, column = divmod(index, columns)
-        pixels[row * height : (row + 1) * height, column * width : (column + 1) * width] = picture.pixels
-    prompts = " | ".join(str(picture.settings["prompt"]) for picture in pictures)
-    return Picture(pixels, {**pictures[0].settings, "prompt": prompts})
+def save(drawing: Drawing, path: Path) -> Drawn:
+    """Write a picture, and the previews of its steps beside it."""
+    previews = []
+    for number, preview in enumerate(drawing.previews, start=1):
+        previews.append(path.with_name(f"{path.stem}-step-{number:02d}{path.suffix}"))
+        preview.save(previews[-1])
+    drawing.picture.save(path)
+    return Drawn(path, tuple(previews), drawing)
 
 
-def short(prompt: str) -> str:
-    """A prompt in the room a progress bar has."""
-    printable = "".join(character if character.isprintable() else " " for character in prompt)
-    return printable if len(printable) <= 40 else f"{printable[:37]}..."
+def as_json(drawn: Sequence[Drawn], sheet: Path | None) -> dict[str, object]:
+    """Where the pictures are, what made them, and how long they took."""
+    pictures = [
+        {
+            "path": str(one.path),
+            "previews": [str(path) for path in one.previews],
+            "settings": dict(one.drawing.picture.settings),
+            "steps_seconds": list(one.drawing.steps_seconds),
+            "seconds": one.drawing.seconds,
+        }
+        for one in drawn
+    ]
+    return {"pictures": pictures, "sheet": None if sheet is None else str(sheet)}
 
 
-def report(drawn: list[Drawn], sheet: Path | None, as_json: bool) -> None:
-    """Where the pictures are and how long they took."""
-    if as_json:
-        console.print_json(
-            {
-                "pictures": [
-                    {
-                        "path": str(one.path),
-                        "previews": [str(path) for path in one.previews],
-                        "settings": one.settings,
-                        "steps_seconds": list(one.steps_seconds),
-                        "seconds": one.seconds,
-                    }
-                    for one in drawn
-                ],
-                "sheet": None if sheet is None else str(sheet),
-            }
-        )
-        return
-    console.print_table(
-        f"{drawn[0].settings['model']} on {drawn[0].settings['runtime']}",
+def table(drawn: Sequence[Drawn]) -> Table:
+    """The same for people."""
+    settings = drawn[0].drawing.picture.settings
+    return Table(
+        f"{settings['model']} on {settings['runtime']}",
         ("picture", "prompt", "steps", "per step", "in all"),
-        (
+        tuple(
             (
                 str(one.path),
-                short(str(one.settings["prompt"])),
-                str(len(one.steps_seconds)),
-                console.in_milliseconds(sum(one.steps_seconds) / len(one.steps_seconds)),
-                console.in_milliseconds(one.seconds),
+                shortened(str(one.drawing.picture.settings["prompt"])),
+                str(len(one.drawing.steps_seconds)),
+                in_milliseconds(sum(one.drawing.steps_seconds) / len(one.drawing.steps_seconds) * 1e3),
+                in_milliseconds(one.drawing.seconds * 1e3),
             )
             for one in drawn
         ),

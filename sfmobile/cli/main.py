@@ -12,7 +12,6 @@ from typing import Annotated
 
 import typer
 
-import sfmobile
 from sfmobile.cli import (
     bench,
     compare,
@@ -31,7 +30,9 @@ from sfmobile.cli import (
     train_stages,
     verify,
 )
+from sfmobile.cli.renamed import Command
 from sfmobile.errors import SfmobileError, UnavailableError
+from sfmobile.version import __version__
 
 INTERRUPTED = 130
 # EX_SOFTWARE of sysexits.h: a failure this program should have foreseen, so none of the documented codes.
@@ -50,7 +51,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        console.print_text(f"sfmobile {sfmobile.__version__}")
+        console.print_text(f"sfmobile {__version__}")
         raise typer.Exit
 
 
@@ -64,18 +65,19 @@ def options(
     """Options of every command."""
 
 
-app.command("export")(export.export)
+app.command("export", cls=Command)(export.export)
 app.command("verify")(verify.verify)
 app.command("generate")(generate.generate)
 app.command("bench")(bench.bench)
 app.command("evaluate")(evaluate.evaluate)
-app.command("inspect")(inspect.inspect)
-app.command("profile-blocks")(profile_blocks.profile_blocks)
+app.command("inspect", cls=Command)(inspect.inspect)
+app.command("page", cls=Command)(page.page)
+app.command("profile-blocks", cls=Command)(profile_blocks.profile_blocks)
 app.command("compare")(compare.compare)
 app.command("doctor")(doctor.doctor)
 
 mixed = typer.Typer(no_args_is_help=True, help="Bits layer by layer: search a recipe, store a bundle by one.")
-mixed.command("search")(compress.search)
+mixed.command("search", cls=Command)(compress.search)
 mixed.command("apply")(compress.apply)
 app.add_typer(mixed, name="compress")
 
@@ -85,7 +87,7 @@ train.command("stage")(train_stages.stage)
 train.command("all")(train_stages.all_stages)
 train.command("assemble")(train_stages.assemble)
 train.command("plot")(train_stages.plot)
-train.command("evolve")(train_evolve.evolve)
+train.command("evolve", cls=Command)(train_evolve.evolve)
 train.command("evaluate")(evaluate.evaluate_run)
 train.command("dual-encoder")(evaluate.dual_encoder)
 app.add_typer(train, name="train")
@@ -93,9 +95,9 @@ app.add_typer(train, name="train")
 reports = typer.Typer(
     cls=page.PageByDefault,
     no_args_is_help=True,
-    help="`report BUNDLE`: a page about a bundle. `report import`: what was measured on an iPhone, by the iOS harness.",
+    help="What was measured elsewhere: `report import` reads what the iOS harness measured on an iPhone.",
 )
-reports.command(page.PAGE_COMMAND)(page.page)
+reports.command(page.PAGE_COMMAND, cls=Command, hidden=True)(page.page)
 reports.command("import")(report.import_report)
 app.add_typer(reports, name="report")
 

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sfmobile.cli import console, engine
-from sfmobile.cli.export import AttentionChoice, TargetChoice
+from sfmobile.bundle.choices import AttentionForm, Target
+from sfmobile.cli import console, options
 from sfmobile.errors import UsageError
+from sfmobile.inspect.lookup.choices import TimerKind
+from sfmobile.tables import Table, in_milliseconds
 
 if TYPE_CHECKING:
     from sfmobile.inspect.lookup.block_keys import BlockOptions
     from sfmobile.inspect.lookup.table import LookupTable
     from sfmobile.inspect.lookup.timers import Timer
     from sfmobile.nets.layout import UNetLayout
-
-
-class TimerChoice(str, Enum):
-    """`--runtime`."""
-
-    mil = "mil"
-    coreml = "coreml"
-    estimate = "estimate"
 
 
 def profile_blocks(
@@ -34,64 +27,63 @@ def profile_blocks(
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="TABLE.json", help="The table; one there is added to.")
     ],
-    runtime: Annotated[
-        TimerChoice, typer.Option("--runtime", help="What times the blocks: mil, coreml on a Mac, or the cost model.")
-    ] = TimerChoice.mil,
+    timer: Annotated[
+        TimerKind, typer.Option("--timer", help="What times the blocks: mil, coreml on a Mac, or the cost model.")
+    ] = "mil",
     device: Annotated[
-        str | None, typer.Option("--device", help="Device of --runtime estimate, e.g. iphone-14-pro.")
+        str | None, typer.Option("--device", help="Device of --timer estimate, e.g. iphone-14-pro.")
     ] = None,
     recorded: Annotated[
         Path | None,
-        typer.Option("--recorded", metavar="FILE", help="Timings measured elsewhere, in place of a --runtime."),
+        typer.Option("--recorded", metavar="FILE", help="Timings measured elsewhere, in place of a --timer."),
     ] = None,
     latent_size: Annotated[
         str, typer.Option("--latent-size", metavar="HxW", help="Latent height and width.")
     ] = "64x64",
-    batch: Annotated[int, typer.Option("--batch", min=1, max=2, help="Batch of the UNet.")] = 2,
-    attention: Annotated[
-        AttentionChoice, typer.Option("--attention", help="Attention form.")
-    ] = AttentionChoice.split_einsum,
+    guidance_batch: Annotated[int, typer.Option("--guidance-batch", metavar="2|1", help="Batch of the UNet.")] = 2,
+    attention: Annotated[AttentionForm, typer.Option("--attention", help="Attention form.")] = "split-einsum",
     bits: Annotated[int | None, typer.Option("--bits", help="Bits per weight; without it fp16.")] = None,
-    target: Annotated[TargetChoice, typer.Option("--target", help="Earliest system.")] = TargetChoice.ios17,
-    precision: engine.PrecisionOption = engine.PrecisionChoice.fp32,
-    compute_unit: engine.UnitOption = None,
+    target: Annotated[Target, typer.Option("--target", help="Earliest system.")] = "ios17",
+    precision: options.PrecisionOption = "fp32",
+    compute_unit: options.UnitOption = None,
     predictions: Annotated[
         int, typer.Option("--predictions", "-n", min=1, help="Calls per block after the first.")
     ] = 10,
     whole: Annotated[
         bool, typer.Option("--whole", help="Also time the whole UNet, to compare it with the sum of its blocks.")
     ] = False,
-    cache: Annotated[
+    blocks: Annotated[
         Path | None,
-        typer.Option("--cache", metavar="DIR", help="Where block packages are kept, by content hash."),
+        typer.Option("--blocks", metavar="DIR", help="Where block packages are kept, by content hash."),
     ] = None,
     packages_only: Annotated[
         bool, typer.Option("--packages-only", help="Export the packages and list them in TABLE.json; time nothing.")
     ] = False,
-    json_output: engine.JsonOption = False,
+    json_output: options.JsonOption = False,
 ) -> None:
     """Export every kind, width and resolution of block of a layout on its own, and time each: a search's lookup table.
 
     Blocks are kept by content hash, so that another layout only adds what is new. A measured table says what measured
-    it and on which machine; --runtime estimate says so. For a device, export with --packages-only, measure the
+    it and on which machine; --timer estimate says so. For a device, export with --packages-only, measure the
     packages there, and pass the timings with --recorded.
     """
     from sfmobile.files import cache_folder
     from sfmobile.inspect.lookup.block_packages import CACHE
+    from sfmobile.inspect.lookup.timers import choose_timer
 
     chosen = [read_layout(name) for name in layouts]
-    options = block_options(latent_size, batch, attention, bits, target)
-    folder = cache or cache_folder(CACHE)
+    wanted = block_options(latent_size, options.parse_batch(guidance_batch), attention, bits, target)
+    folder = blocks or cache_folder(CACHE)
     if packages_only:
-        export_packages(chosen, options, folder, output)
+        export_packages(chosen, wanted, folder, output)
         return
-    timer = choose_timer(runtime, device, recorded, precision, compute_unit, predictions)
-    table = build(chosen, options, timer, folder, output, whole)
+    timing = choose_timer(timer, device, recorded, precision, compute_unit, predictions)
+    table = build(chosen, wanted, timing, folder, output, whole)
     table.write(output)
     if json_output:
         console.print_json(table)
     else:
-        print_lookup(table, chosen)
+        console.print_parts(*lookup_tables(table, chosen))
 
 
 def read_layout(name: str) -> UNetLayout:
@@ -108,72 +100,48 @@ def read_layout(name: str) -> UNetLayout:
 
 
 def block_options(
-    latent_size: str, batch: int, form: AttentionChoice, bits: int | None, target: TargetChoice
+    latent_size: str, batch: Literal[1, 2], attention: AttentionForm, bits: int | None, target: Target
 ) -> BlockOptions:
     """Options of the blocks. Raises `UsageError` for a size that is none, or bits that can't be stored."""
     from sfmobile.compress.recipe import check_bits
     from sfmobile.inspect.lookup.block_keys import BlockOptions
 
-    height, cross, width = latent_size.partition("x")
-    if not cross or not height.isdigit() or not width.isdigit():
-        raise UsageError(f"Latent size '{latent_size}' is none; expected HEIGHTxWIDTH, such as 64x64.")
+    height, width = options.parse_size(latent_size)
     if bits is not None:
         check_bits(bits)
     return BlockOptions(
-        height=int(height),
-        width=int(width),
-        batch=2 if batch == 2 else 1,
-        attention=form.value,
+        height=height,
+        width=width,
+        batch=batch,
+        attention=attention,
         bits=bits,
-        target=target.value,
+        target=target,
     )
 
 
-def choose_timer(
-    runtime: TimerChoice,
-    device: str | None,
-    recorded: Path | None,
-    precision: engine.PrecisionChoice,
-    unit: engine.UnitChoice | None,
-    predictions: int,
-) -> Timer:
-    """What times the packages, checked for options that contradict each other."""
-    from sfmobile.bench.machine import describe_machine
-    from sfmobile.inspect.lookup.timers import CoreMLTimer, EstimateTimer, MilTimer, RecordedTimer
-
-    if recorded is not None:
-        return RecordedTimer(recorded)
-    if (device is None) is (runtime is TimerChoice.estimate):
-        raise UsageError("--device belongs to --runtime estimate, and that needs one; give both or neither.")
-    if unit is not None and runtime is not TimerChoice.coreml:
-        raise UsageError(f"--compute-unit is for the coreml runtime, not for {runtime.value}; leave it out.")
-    if runtime is TimerChoice.estimate:
-        assert device is not None
-        return EstimateTimer(device)
-    if runtime is TimerChoice.coreml:
-        return CoreMLTimer(unit.value if unit is not None else "CPU_AND_NE", predictions, describe_machine())
-    return MilTimer(precision.value, predictions, describe_machine())
-
-
 def build(
-    layouts: list[UNetLayout], options: BlockOptions, timer: Timer, cache: Path, output: Path, whole: bool
+    layouts: list[UNetLayout], wanted: BlockOptions, timer: Timer, cache: Path, output: Path, whole: bool
 ) -> LookupTable:
     """The table, what an existing one holds kept."""
+    from sfmobile.bench.header import producer
     from sfmobile.inspect.lookup.table import build_table, count_blocks, read_table
 
     previous = read_table(output) if output.is_file() else None
-    with console.progress() as bars:
-        task = bars.add_task("Timing blocks", total=count_blocks(layouts, options))
-
-        def advance(name: str) -> None:
-            bars.update(task, advance=1, description=f"Timed {name}")
-
+    with console.watching() as observer:
+        observer.start("Timing blocks", count_blocks(layouts, wanted))
         return build_table(
-            layouts, options, timer, cache, previous=previous, advance=advance, producer=engine.producer(), whole=whole
+            layouts,
+            wanted,
+            timer,
+            cache,
+            previous=previous,
+            advance=lambda _: observer.advance(),
+            producer=producer(),
+            whole=whole,
         )
 
 
-def export_packages(layouts: list[UNetLayout], options: BlockOptions, cache: Path, output: Path) -> None:
+def export_packages(layouts: list[UNetLayout], wanted: BlockOptions, cache: Path, output: Path) -> None:
     """Export all packages and list them by hash."""
     import json
 
@@ -181,54 +149,54 @@ def export_packages(layouts: list[UNetLayout], options: BlockOptions, cache: Pat
     from sfmobile.inspect.lookup.block_packages import block_package
     from sfmobile.inspect.lookup.table import EMPTY
 
-    keys = [EMPTY, *dict.fromkeys(key for layout in layouts for _, key in layout_blocks(layout, options))]
+    keys = [EMPTY, *dict.fromkeys(key for layout in layouts for _, key in layout_blocks(layout, wanted))]
     packages: dict[str, str] = {}
-    with console.progress() as bars:
-        task = bars.add_task("Exporting blocks", total=len(keys))
+    with console.watching() as observer:
+        observer.start("Exporting blocks", len(keys))
         for key in keys:
             packages[block_package(key, cache).stem] = str(key)
-            bars.advance(task)
+            observer.advance()
     output.write_text(
         json.dumps({"kind": "block_packages", "folder": str(cache), "packages": packages}, indent=1) + "\n"
     )
     console.note(f"Wrote {len(packages)} packages to {cache}, listed in {output}")
 
 
-def print_lookup(table: LookupTable, layouts: list[UNetLayout]) -> None:
+def lookup_tables(table: LookupTable, layouts: list[UNetLayout]) -> list[Table]:
     """Blocks by time, and each layout's sum beside what was measured."""
-    used: dict[str, int] = {}
-    for layout in layouts:
-        from sfmobile.inspect.lookup.block_keys import layout_blocks
+    from collections import Counter
 
-        for _, key in layout_blocks(layout, table.options):
-            used[key.sha256] = used.get(key.sha256, 0) + 1
+    from sfmobile.inspect.lookup.block_keys import layout_blocks
+
+    used = Counter(key.sha256 for layout in layouts for _, key in layout_blocks(layout, table.options))
     entries = sorted(table.entries, key=lambda entry: -entry.timing.milliseconds)
-    console.print_table(
+    blocks = Table(
         f"Blocks, {table.label} by {table.runtime}",
         ("block", "one call", "fastest", "times used"),
-        [
+        tuple(
             (
                 str(entry.key),
-                console.in_milliseconds(entry.timing.milliseconds / 1e3),
-                "-" if entry.timing.minimum_ms is None else console.in_milliseconds(entry.timing.minimum_ms / 1e3),
-                str(used.get(entry.sha256, 0)),
+                in_milliseconds(entry.timing.milliseconds),
+                in_milliseconds(entry.timing.minimum_ms),
+                str(used[entry.sha256]),
             )
             for entry in entries
             if entry.sha256 in used
-        ],
+        ),
         caption=f"A call that computes nothing takes {table.overhead_ms:.3f} ms; it is part of every row.",
     )
-    console.print_table(
+    whole = Table(
         "Whole UNets",
         ("layout", "blocks", "sum of blocks", "whole", "error of the sum"),
-        [
+        tuple(
             (
                 check.layout,
                 str(check.blocks),
-                console.in_milliseconds(check.predicted_ms / 1e3),
-                "-" if check.measured_ms is None else console.in_milliseconds(check.measured_ms / 1e3),
+                in_milliseconds(check.predicted_ms),
+                in_milliseconds(check.measured_ms),
                 "-" if check.error_percent is None else f"{check.error_percent:+.1f} %",
             )
             for check in table.checks
-        ],
+        ),
     )
+    return [blocks, whole]

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sfmobile.cli import console, engine, profile_blocks
+from sfmobile.cli import console, options
 from sfmobile.cli.train_stages import Cache, Cpu, PlanDirectory, RunDirectory
 from sfmobile.errors import UsageError
+from sfmobile.inspect.lookup.choices import TimerKind
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -31,11 +32,9 @@ def evolve(
         Path | None,
         typer.Option("--table", metavar="TABLE.json", help="Lookup table of profile-blocks [lookup.json in the run]."),
     ] = None,
-    runtime: Annotated[
-        profile_blocks.TimerChoice | None,
-        typer.Option(
-            "--runtime", help="What times blocks that the table lacks: mil, coreml on a Mac, or the estimate."
-        ),
+    timer: Annotated[
+        TimerKind | None,
+        typer.Option("--timer", help="What times blocks that the table lacks: mil, coreml on a Mac, or the estimate."),
     ] = None,
     device: Annotated[
         str | None, typer.Option("--device", help="Device whose estimate fills the table, e.g. iphone-14-pro.")
@@ -48,7 +47,7 @@ def evolve(
         Path | None, typer.Option("--blocks", metavar="DIR", help="Where block packages are kept, by content hash.")
     ] = None,
     cpu: Cpu = False,
-    json_output: engine.JsonOption = False,
+    json_output: options.JsonOption = False,
 ) -> None:
     """Evolve a UNet's layout to a latency (SnapFusion, Algorithm 1).
 
@@ -66,7 +65,7 @@ def evolve(
     settings = read_config(EvolutionSettings, plan / f"{name}.json")
     where = cache or cache_folder()
     opened = PlanRun(plan, run, where, cpu).run
-    lookup = open_table(opened, settings, table or run / "lookup.json", runtime, device, blocks)
+    lookup = open_table(opened, settings, table or run / "lookup.json", timer, device, blocks)
     with console.status("reading sprites and the dual encoder"):
         judged = open_judge(opened, settings, plan, where, judge)
     first = int(os.environ.get("RANK", "0")) == 0
@@ -81,7 +80,7 @@ def open_table(
     run: Run,
     settings: EvolutionSettings,
     path: Path,
-    runtime: profile_blocks.TimerChoice | None,
+    kind: TimerKind | None,
     device: str | None,
     blocks: Path | None,
 ) -> GrowingTable:
@@ -90,6 +89,7 @@ def open_table(
     from sfmobile.inspect.lookup.block_keys import BlockOptions
     from sfmobile.inspect.lookup.block_packages import CACHE
     from sfmobile.inspect.lookup.table import GrowingTable, read_table
+    from sfmobile.inspect.lookup.timers import choose_timer
 
     height, width = (int(side) for side in run.pool(settings.pool).latents.shape[2:])
     held = read_table(path) if path.is_file() else None
@@ -100,14 +100,14 @@ def open_table(
             f"{height}x{width}; make one with `sfmobile profile-blocks --latent-size {height}x{width}`."
         )
     timer = None
-    if runtime is not None or device is not None:
-        chosen = runtime or profile_blocks.TimerChoice.estimate
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and chosen is not profile_blocks.TimerChoice.estimate:
+    if kind is not None or device is not None:
+        chosen = kind or "estimate"
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and chosen != "estimate":
             raise UsageError(
                 "Several processes would each measure other times; make the table with `sfmobile profile-blocks` "
-                "first and leave --runtime out."
+                "first and leave --timer out."
             )
-        timer = profile_blocks.choose_timer(chosen, device, None, engine.PrecisionChoice.fp32, None, 10)
+        timer = choose_timer(chosen, device)
         if held is not None and held.runtime != timer.name:
             raise UsageError(
                 f"The table '{path}' holds timings of {held.runtime}, not of {timer.name}; use another file."

@@ -1,1 +1,5 @@
 """Palettization: weights as indices into small lookup tables."""
+
+from sfmobile.rooms import open_door
+
+open_door(__name__)

@@ -6,14 +6,12 @@ import gc
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-import sfmobile
 from sfmobile.bundle.digest import digest_package
 from sfmobile.bundle.directory import GOLDEN_FOLDER, TOKENIZER_FOLDER, Bundle
 from sfmobile.bundle.manifest import (
@@ -43,9 +41,12 @@ from sfmobile.export.package import PackageMetadata
 from sfmobile.export.plan import plan_export
 from sfmobile.files import sha256_of_value
 from sfmobile.mlpackage.names import layer_constant
+from sfmobile.version import __version__
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from sfmobile.sampling.golden import GoldenRun
 
 Phase = Literal["hash", "load", "trace", "convert", "palettize", "write", "cut", "merge", "check", "checksum", "golden"]
 SUFFIXES = {"mlprogram": ".mlpackage", "onnx": ".onnx"}
@@ -62,18 +63,6 @@ class ExportObserver:
 
     def finished(self, component: ComponentName, record: ComponentRecord, seconds: float, reused: bool) -> None:
         """A component is complete, built or reused."""
-
-
-@dataclass(frozen=True)
-class GoldenRun:
-    """Reference vectors by name, and the run they record."""
-
-    prompt: str
-    negative_prompt: str
-    seed: int
-    steps: int
-    guidance_scale: float
-    vectors: dict[str, np.ndarray]
 
 
 def export_bundle(
@@ -292,7 +281,7 @@ def _metadata(checkpoint: Checkpoint, spec: ComponentSpec, options: ExportOption
             **options.metadata,
             "com.sfmobile.component": spec.name,
             "com.sfmobile.source": checkpoint.name,
-            "com.sfmobile.version": sfmobile.__version__,
+            "com.sfmobile.version": __version__,
         },
     )
 
@@ -402,7 +391,7 @@ def _manifest(
         ),
         target=options.target,
         options=options.record(setting.latent_size),
-        tools={"sfmobile": sfmobile.__version__, **{name: version(name) for name in ("coremltools", "torch", "numpy")}},
+        tools={"sfmobile": __version__, **{name: version(name) for name in ("coremltools", "torch", "numpy")}},
         components=components,
         scheduler=checkpoint.scheduler,
         latents=_latents(checkpoint, setting),

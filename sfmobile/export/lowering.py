@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from coremltools.converters.mil.mil import Operation, Program
     from torch.export import ExportedProgram
 
-    from sfmobile.export.options import Target
+    from sfmobile.bundle.choices import Target
 
 TORCH_DTYPES = {"float16": torch.float16, "float32": torch.float32, "int32": torch.int32}
 

@@ -1,4 +1,4 @@
-"""ONNX files, for machines where ONNX Runtime is the engine of choice."""
+"""ONNX files, for machines where ONNX Runtime is the runtime of choice."""
 
 from __future__ import annotations
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from sfmobile.bundle.manifest import COMPONENTS, ComponentName
+from sfmobile.bundle.choices import (
+    ATTENTION_FORMS,
+    COMPONENTS,
+    FLOAT_TYPES,
+    FORMATS,
+    TARGETS,
+    AttentionForm,
+    ComponentName,
+    FloatType,
+    Format,
+    Target,
+)
 from sfmobile.compress.recipe import Recipe, check_bits
 from sfmobile.errors import UsageError
 from sfmobile.files import sha256_of_value
-from sfmobile.nets.attention import ATTENTION_FORMS, AttentionForm
-
-Target = Literal["ios16", "ios17", "ios18"]
-Format = Literal["mlprogram", "onnx"]
-Precision = Literal["float16", "float32"]
-TARGETS: tuple[Target, ...] = get_args(Target)
-FORMATS: tuple[Format, ...] = get_args(Format)
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 MOST_CHUNKS = 16
 
@@ -50,7 +53,7 @@ class ExportOptions:
     chunks: int = 1
     multifunction: bool = False
     more_latent_sizes: tuple[tuple[int, int], ...] = ()
-    precision: Precision = "float16"
+    precision: FloatType = "float16"
     force: bool = False
     author: str = ""
     licence: str | None = None
@@ -61,7 +64,7 @@ class ExportOptions:
         _check_choice("target", self.target, TARGETS)
         _check_choice("format", self.format, FORMATS)
         _check_choice("attention form", self.attention, ATTENTION_FORMS)
-        _check_choice("precision", self.precision, PRECISIONS)
+        _check_choice("precision", self.precision, FLOAT_TYPES)
         _check_choice("guidance batch", self.guidance_batch, (1, 2))
         if not self.components:
             raise UsageError(f"No component chosen; expected at least one of {', '.join(COMPONENTS)}.")

@@ -15,7 +15,7 @@ from sfmobile.mlpackage.package import COREML_FOLDER, MODEL_FILE, WEIGHTS_FOLDER
 if TYPE_CHECKING:
     from coremltools.converters.mil.mil import Program
 
-    from sfmobile.export.options import Target
+    from sfmobile.bundle.choices import Target
 
 # With less than this left, a failed write is taken for a full disk.
 LEAST_FREE_BYTES = 64 << 20

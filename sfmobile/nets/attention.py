@@ -10,16 +10,13 @@ All three compute softmax(q k / sqrt(d) + mask) v and share their weights.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfmobile.bundle.choices import ATTENTION_FORMS as ATTENTION_FORMS
+from sfmobile.bundle.choices import AttentionForm as AttentionForm
 from sfmobile.errors import UsageError
-
-AttentionForm = Literal["original", "split-einsum", "split-einsum-v2"]
-ATTENTION_FORMS: tuple[AttentionForm, ...] = get_args(AttentionForm)
 
 QUERY_CHUNK = 512
 

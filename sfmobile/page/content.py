@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,11 +15,12 @@ from sfmobile.bundle.digest import digest_file
 from sfmobile.bundle.directory import MANIFEST_FILE, Bundle
 from sfmobile.errors import ArtifactError, GateError, UsageError
 from sfmobile.inspect.estimate.devices import device_table
-from sfmobile.inspect.estimate.measured import Measurement
-from sfmobile.inspect.estimate.times import Part, TimeReport, calls_per_picture, time_report
+from sfmobile.inspect.estimate.measured import MeasuredTime
+from sfmobile.inspect.estimate.times import DeviceTime, Part, calls_per_picture, device_time
 from sfmobile.inspect.lint.linter import Finding
 from sfmobile.inspect.lint.targets import LintTarget, bundle_targets, lint_targets
 from sfmobile.inspect.operations.op_table import Weight, weights_of
+from sfmobile.runtime.choices import Precision
 from sfmobile.sampling.picture import Picture, to_pixels
 from sfmobile.sampling.pipeline import Request, TextToImage
 from sfmobile.verify.signal import agreement
@@ -28,7 +29,6 @@ from sfmobile.verify.verification import compare_call, golden_reference, worst_o
 if TYPE_CHECKING:
     from sfmobile.bundle.manifest import Manifest
 
-Precision = Literal["fp32", "fp16"]
 Advance = Callable[[int], None]
 
 
@@ -68,7 +68,7 @@ class PageContent:
     machine: str
     reference: bytes | None
     runs: tuple[Run, ...]
-    times: TimeReport | None
+    times: DeviceTime | None
     benches: tuple[BenchReport, ...]
     weights: tuple[StoredWeight, ...]
     findings: tuple[Finding, ...]
@@ -209,7 +209,7 @@ def stored_benches(bundle: Bundle) -> list[BenchReport]:
 
 def _times(
     bundle: Bundle, targets: Sequence[LintTarget], device: str, budget_ms: float, reports: Sequence[BenchReport]
-) -> TimeReport:
+) -> DeviceTime:
     table = device_table()
     chosen = table.find(device)
     parts = [
@@ -220,17 +220,17 @@ def _times(
         )
         for name in bundle.manifest.components
     ]
-    measured: dict[str, Measurement] = {}
+    measured: dict[str, MeasuredTime] = {}
     for report in reports:
         found = table.of_machine(report.machine.model, report.machine.processor)
-        if report.runtime.engine == "coreml" and found is not None and found.chip == chosen.chip:
+        if report.runtime.kind == "coreml" and found is not None and found.chip == chosen.chip:
             source = f"{report.runtime.description}, {report.machine.model or report.machine.processor}"
             measured.update(
-                (name, Measurement(milliseconds=one.median_ms, source=source, placement=one.placement))
+                (name, MeasuredTime(milliseconds=one.median_ms, source=source, placement=one.placement))
                 for name, one in report.components.items()
                 if one.median_ms > 0
             )
-    return time_report(
+    return device_time(
         [part for part in parts if part.programs],
         chosen,
         rate_basis=table.chips[chosen.chip].basis or "published latencies of this chip",

@@ -8,15 +8,13 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from sfmobile.bench.comparison import runtime_label
 from sfmobile.bench.report import Agreement, BenchReport
 from sfmobile.files import make_folder, write_text
-from sfmobile.inspect.estimate.times import TimeReport
+from sfmobile.inspect.estimate.times import DeviceTime
 from sfmobile.inspect.lint.linter import groups
 from sfmobile.inspect.lint.rule import rule_book
 from sfmobile.page.charts import Bar, stacked_bars, step_lines
 from sfmobile.page.content import PageContent, Run, StoredWeight
-from sfmobile.verify.signal import decibels
 
 TEMPLATE_FILE = Path(__file__).with_name("page.html")
 # Weights of fewer values than this (biases, norms) are summed up in one row per package.
@@ -89,7 +87,7 @@ def _pictures(content: PageContent) -> str:
         return "<h2>Pictures</h2><p>The bundle holds no golden run to compare pictures with.</p>"
     figures = [_figure(content.reference, "reference", "the torch network, fp32")]
     for run in content.runs:
-        compared = "" if run.picture_agreement is None else f", {decibels(run.picture_agreement)} to the reference"
+        compared = "" if run.picture_agreement is None else f", {run.picture_agreement} to the reference"
         if run.picture is None:
             figures.append(
                 f'<figure><div class="absent">{escape(run.failure)}</div>'
@@ -135,10 +133,10 @@ def _agreement(runs: Sequence[Run]) -> str:
 
 
 def _decibels(found: Agreement | None) -> str:
-    return "-" if found is None else escape(decibels(found))
+    return "-" if found is None else escape(str(found))
 
 
-def _estimates(times: TimeReport | None) -> str:
+def _estimates(times: DeviceTime | None) -> str:
     if times is None:
         return ""
     budget = times.budget_ms
@@ -212,8 +210,7 @@ def _measurements(reports: Sequence[BenchReport]) -> str:
             table(
                 ("component", "cold load", "first", "median", "p95", "peak memory"),
                 rows,
-                f"{report.runtime.description} ({runtime_label(report.runtime)}) on {where}, "
-                f"{report.created_at:%Y-%m-%d}.",
+                f"{report.runtime.description} ({report.runtime.label}) on {where}, {report.created_at:%Y-%m-%d}.",
             )
         )
         if report.loop is not None:

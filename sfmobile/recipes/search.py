@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from sfmobile.bundle.manifest import ComponentName
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.compress.recipe import ComponentRecipe, LayerRecipe, architecture_digest
+from sfmobile.observer import Observer
 from sfmobile.recipes.sensitivity import measure_changes
 from sfmobile.recipes.signal import (
     LatentSignal,
-    Measurement,
     OutputSignal,
     Runs,
+    SignalLevels,
     encode_prompts,
 )
 from sfmobile.recipes.storages import (
@@ -31,8 +33,17 @@ from sfmobile.recipes.storages import (
     smallest,
     storages,
 )
+from sfmobile.tables import Table, in_bytes
 
 Phase = Literal["reference", "sensitivities", "palettizing", "uniform bits", "recipe", "curve"]
+PHASES: dict[Phase, str] = {
+    "reference": "running the reference",
+    "sensitivities": "measuring sensitivities",
+    "palettizing": "palettizing every layer in every way",
+    "uniform bits": "running with uniform bits",
+    "recipe": "running with recipes",
+    "curve": "running for the plot",
+}
 # Backward passes through each prompt's run, each with signs of its own.
 PROBES = 6
 # Sizes of a size-signal curve, as bits per weight that can be compressed.
@@ -64,16 +75,6 @@ class SearchOptions:
     curve: bool = False
 
 
-class SearchObserver:
-    """Told what the search does; the base class ignores it all."""
-
-    def phase(self, component: ComponentName, phase: Phase, total: int | None = None) -> None:
-        """A phase begins; `total` units of it will be reported by `advance`, or None if it can't be told."""
-
-    def advance(self, units: int) -> None:
-        """So many units of the current phase are done."""
-
-
 @dataclass(frozen=True)
 class Point:
     """A way to store a component: its bytes (all weights, those left in fp16 included), expected and measured."""
@@ -81,8 +82,23 @@ class Point:
     label: str
     bytes: int
     expected_db: float
-    measured: Measurement
+    measured: SignalLevels
     storages: Mapping[str, LayerRecipe]
+
+    def row(self) -> tuple[str, ...]:
+        """The point for people."""
+        levels = (self.measured.final_db, self.measured.call_db, self.expected_db)
+        return self.label, in_bytes(self.bytes), *(_in_decibels(level) for level in levels)
+
+    def record(self) -> dict[str, Any]:
+        """The point as JSON."""
+        return {
+            "label": self.label,
+            "bytes": self.bytes,
+            "final_db": _finite(self.measured.final_db),
+            "call_db": _finite(self.measured.call_db),
+            "expected_db": _finite(self.expected_db),
+        }
 
 
 @dataclass(frozen=True)
@@ -107,19 +123,68 @@ class SearchResult:
             architecture=architecture_digest(self.layers),
         )
 
+    def table(self) -> Table:
+        """Sizes and signals of the recipe and of uniform bits, and how the layers are stored, for people."""
+        final = "latents" if self.component == "unet" else "output"
+        points = sorted((*self.uniform, self.point), key=lambda point: point.bytes)
+        return Table(
+            f"{self.component}: {len(self.layers)} layers, compared in torch fp32",
+            ("stored as", "weights", f"PSNR of {final}", "of single calls", "expected"),
+            tuple(point.row() for point in points),
+            caption=f"{self._bits()}. {self.gain()}",
+        )
+
+    def record(self) -> dict[str, Any]:
+        """The search as JSON."""
+        return {
+            "component": self.component,
+            "recipe": self.point.record(),
+            "uniform": [point.record() for point in self.uniform],
+            "curve": [point.record() for point in self.curve],
+            "layers": {name: storage.model_dump() for name, storage in self.choice.storages.items()},
+            "seconds": self.seconds,
+        }
+
+    def gain(self) -> str:
+        """The recipe beside the uniform bits that are nearest in what was asked for."""
+        point = self.point
+        other = min(self.uniform, key=lambda one: abs(one.bytes - point.bytes))
+        if abs(other.bytes - point.bytes) < 0.01 * other.bytes:
+            gain = point.measured.final_db - other.measured.final_db
+            return f"At the size of {other.label}: {gain:+.1f} dB."
+        worse = [one for one in self.uniform if one.measured.final_db <= point.measured.final_db]
+        if not worse:
+            return "No uniform bits compared with are smaller."
+        best = max(worse, key=lambda one: one.measured.final_db)
+        return f"{point.bytes / best.bytes - 1:+.1%} of the size of {best.label}, at no less signal."
+
+    def _bits(self) -> str:
+        """How many layers have how many bits."""
+        counts = Counter(storage.bits for storage in self.choice.storages.values())
+        return "Layers: " + ", ".join(f"{count} at {bits} bits" for bits, count in sorted(counts.items()))
+
+
+def _in_decibels(value: float) -> str:
+    return "identical" if value == math.inf else f"{value:.2f} dB"
+
+
+def _finite(value: float) -> float | None:
+    """A figure that JSON can hold; identical results have none."""
+    return value if math.isfinite(value) else None
+
 
 def search_component(
     checkpoint: Checkpoint,
     component: ComponentName,
     runs: Runs,
     options: SearchOptions,
-    observer: SearchObserver | None = None,
+    observer: Observer | None = None,
 ) -> SearchResult:
     """Search the storage of every layer of `component`.
 
     Raises `UsageError` for a size that can't be reached, `GateError` for a signal that can't.
     """
-    return _Search(checkpoint, component, runs, options, observer or SearchObserver()).result()
+    return _Search(checkpoint, component, runs, options, observer or Observer()).result()
 
 
 class _Search:
@@ -129,7 +194,7 @@ class _Search:
         component: ComponentName,
         runs: Runs,
         options: SearchOptions,
-        observer: SearchObserver,
+        observer: Observer,
     ) -> None:
         self.component, self.options, self.observer = component, options, observer
         self.seconds: dict[str, float] = {}
@@ -206,14 +271,14 @@ class _Search:
 
     @contextmanager
     def _phase(self, phase: Phase, total: int | None = None) -> Iterator[None]:
-        self.observer.phase(self.component, phase, total)
+        self.observer.start(f"{self.component}: {PHASES[phase]}", total)
         start = time.perf_counter()
         yield
         self.seconds[phase] = time.perf_counter() - start
 
 
 def make_signal(
-    checkpoint: Checkpoint, component: ComponentName, runs: Runs, observer: SearchObserver
+    checkpoint: Checkpoint, component: ComponentName, runs: Runs, observer: Observer
 ) -> LatentSignal | OutputSignal:
     """What `component` is judged by on `runs`, the reference computed."""
     if component == "unet":

@@ -37,7 +37,7 @@ PRIOR = 4.0
 
 
 @dataclass(frozen=True)
-class CalibrationCall:
+class SampleCall:
     """One call of a network in a run.
 
     inputs: the forward's arguments by name, batch first. weights: (batch,). The call takes a state (C, H, W), in every
@@ -52,11 +52,11 @@ class CalibrationCall:
 
 
 @dataclass(frozen=True)
-class CalibrationSample:
+class SampleRun:
     """A run: calls in running order, each taking the state that the one before it gave. The signal is `scale` times
     the last state."""
 
-    calls: tuple[CalibrationCall, ...]
+    calls: tuple[SampleCall, ...]
     scale: float = 1.0
 
 
@@ -72,7 +72,7 @@ class Palettes:
 def measure_changes(
     net: nn.Module,
     layers: Mapping[str, Palettes],
-    samples: Iterable[CalibrationSample],
+    samples: Iterable[SampleRun],
     seed: int = 0,
     advance: Callable[[int], None] | None = None,
 ) -> dict[str, NDArray[np.float64]]:
@@ -120,7 +120,7 @@ def _parameter(net: nn.Module, layer: str) -> nn.Parameter:
 
 def backward(
     net: nn.Module,
-    sample: CalibrationSample,
+    sample: SampleRun,
     generator: torch.Generator,
     advance: Callable[[int], None] | None = None,
 ) -> None:

@@ -24,7 +24,7 @@ from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.compress.palettize import palettize_weight, worker_count
 from sfmobile.compress.recipe import FULL_BITS, LayerRecipe, compressible_layers
 from sfmobile.errors import ArtifactError
-from sfmobile.recipes.sensitivity import CalibrationCall, CalibrationSample
+from sfmobile.recipes.sensitivity import SampleCall, SampleRun
 from sfmobile.runtime.protocol import Arrays
 from sfmobile.sampling.ddim import DDIM
 from sfmobile.sampling.guidance import Guidance, UNetCall, is_guided
@@ -56,7 +56,7 @@ class Runs:
 
 
 @dataclass(frozen=True)
-class Measurement:
+class SignalLevels:
     """PSNR in dB of the final result (latents of the runs, or the output) and of single calls on the same inputs."""
 
     final_db: float
@@ -164,26 +164,26 @@ class LatentSignal:
         self.latents = self._run(self.calls)
         self.peak = float(np.abs(self.latents).max())
 
-    def measure(self, final_db: float | None = None) -> Measurement:
+    def measure(self, final_db: float | None = None) -> SignalLevels:
         """Runs and single calls with the weights that the network has now; `final_db` if the runs are done already."""
         calls = [call for run in self.calls for call in run]
         outputs = [self.network.predict(call.inputs)["model_output"] for call in calls]
         single = psnr(np.concatenate([call.model_output for call in calls]), np.concatenate(outputs))
-        return Measurement(self.final_db() if final_db is None else final_db, single)
+        return SignalLevels(self.final_db() if final_db is None else final_db, single)
 
     def final_db(self) -> float:
         """Runs alone: the PSNR of the latents they end with."""
         return psnr(self.latents, self._run(None))
 
-    def samples(self, prompts: int | None = None) -> list[CalibrationSample]:
+    def samples(self, prompts: int | None = None) -> list[SampleRun]:
         """The first `prompts` runs as chains of calls; the signal's square sums to the latents' mean squared error."""
         scale = self.runs.guidance_scale
         rows = np.array([1 - scale, scale] if is_guided(scale) else [1.0])
         factors = [step_factors(self._ddim, timestep, self.runs.steps) for timestep in self.timesteps]
         return [
-            CalibrationSample(
+            SampleRun(
                 tuple(
-                    CalibrationCall(call.inputs, (gain * rows).astype(np.float32), "latents", carry)
+                    SampleCall(call.inputs, (gain * rows).astype(np.float32), "latents", carry)
                     for call, (carry, gain) in zip(run, factors, strict=True)
                 ),
                 scale=1 / math.sqrt(self.latents[0].size),
@@ -231,19 +231,19 @@ class OutputSignal:
         self.outputs = self._run()
         self.peak = float(np.abs(self.outputs).max())
 
-    def measure(self, final_db: float | None = None) -> Measurement:
+    def measure(self, final_db: float | None = None) -> SignalLevels:
         """The outputs with the weights that the network has now; here a single call is the final result."""
         found = self.final_db() if final_db is None else final_db
-        return Measurement(found, found)
+        return SignalLevels(found, found)
 
     def final_db(self) -> float:
         """PSNR of the outputs."""
         return psnr(self.outputs, self._run())
 
-    def samples(self, prompts: int | None = None) -> list[CalibrationSample]:
+    def samples(self, prompts: int | None = None) -> list[SampleRun]:
         """One sample for each input; their square sums to the mean squared error of the output."""
         one, scale = np.ones(1, np.float32), 1 / math.sqrt(self.outputs[0].size)
-        return [CalibrationSample((CalibrationCall(inputs, one),), scale) for inputs in self._inputs[:prompts]]
+        return [SampleRun((SampleCall(inputs, one),), scale) for inputs in self._inputs[:prompts]]
 
     def _run(self) -> Float32:
         outputs = []

@@ -1,1 +1,1 @@
-"""Engines that execute a component of a bundle, behind one protocol."""
+"""Runtimes: what executes a component of a bundle, behind one protocol."""

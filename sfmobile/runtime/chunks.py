@@ -32,7 +32,7 @@ def part_records(record: ComponentRecord) -> Iterator[ComponentRecord]:
 
 
 class ChunkedComponent(Component, Generic[Part]):
-    """The chunks of one component on one engine, all loaded."""
+    """The chunks of one component on one runtime, all loaded."""
 
     def __init__(self, name: ComponentName, record: ComponentRecord, load: Callable[[ComponentRecord], Part]) -> None:
         """`load` makes one chunk ready, given its record; what is loaded is closed again if a later chunk fails."""

@@ -1,4 +1,4 @@
-"""The border of every engine: what comes in is checked against the manifest's record, what goes out is float32."""
+"""The border of every runtime: what comes in is checked against the manifest's record, what goes out is float32."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class InputError(UsageError):
 
 
 class Component(ABC):
-    """A loaded component: `predict` checks and converts, an engine's `run` computes, `close` frees."""
+    """A loaded component: `predict` checks and converts, a runtime's `run` computes, `close` frees."""
 
     def __init__(self, name: ComponentName, record: ComponentRecord) -> None:
         self.name = name

@@ -1,4 +1,4 @@
-"""The coreml engine: prediction by Core ML itself, through coremltools, on macOS.
+"""The coreml runtime: prediction by Core ML itself, through coremltools, on macOS.
 
 It has been exercised against a recorded interface (a stand-in with `MLModel`'s call signature), not on Apple hardware.
 """
@@ -8,18 +8,16 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Protocol
 
 import numpy as np
 
 from sfmobile.bundle.directory import Bundle
 from sfmobile.bundle.manifest import ComponentName, ComponentRecord
 from sfmobile.errors import ArtifactError, UnavailableError, UsageError
+from sfmobile.runtime.choices import COMPUTE_UNITS, ComputeUnit
 from sfmobile.runtime.chunks import ChunkedComponent, check_ml_program, load_packages
 from sfmobile.runtime.component import Component
-
-ComputeUnit = Literal["ALL", "CPU_AND_NE", "CPU_AND_GPU", "CPU_ONLY"]
-COMPUTE_UNITS: tuple[ComputeUnit, ...] = get_args(ComputeUnit)
 
 
 class Model(Protocol):

@@ -1,4 +1,4 @@
-"""What every engine does: load a component of a bundle, predict, unload. Arrays at the border are numpy's."""
+"""What every runtime does: load a component of a bundle, predict, unload. Arrays at the border are numpy's."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class LoadedComponent(Protocol):
 
 
 class Runtime(Protocol):
-    """An engine: `describe` names it with its precision, as every figure it produces must."""
+    """A runtime: `describe` names it with its precision, as every figure it produces must."""
 
     def describe(self) -> str:
         """E.g. "mil fp16 (torch 2.13 CPU)" or "coreml CPU_AND_NE"."""

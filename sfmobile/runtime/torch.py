@@ -1,4 +1,4 @@
-"""The torch engine: the reference networks with the weights of the checkpoint that a bundle was exported from."""
+"""The torch runtime: the reference networks with the weights of the checkpoint that a bundle was exported from."""
 
 from __future__ import annotations
 

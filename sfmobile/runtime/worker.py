@@ -80,15 +80,16 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import IO, get_args
+from typing import IO
 
 import numpy as np
 
 from sfmobile.bundle.directory import Bundle
 from sfmobile.bundle.manifest import ComponentName, TensorRecord
 from sfmobile.errors import ArtifactError, SfmobileError, UnavailableError
+from sfmobile.runtime.choices import PRECISIONS, RUNTIME_CHOICES, Precision, RuntimeChoice
 from sfmobile.runtime.component import InputError
-from sfmobile.runtime.opening import RUNTIME_KINDS, Precision, RuntimeKind, open_runtime
+from sfmobile.runtime.opening import open_runtime
 from sfmobile.runtime.protocol import LoadedComponent, Runtime
 from sfmobile.runtime.wire import (
     HELLO,
@@ -259,8 +260,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a worker on this process' stdin and stdout; returns the exit code."""
     parser = argparse.ArgumentParser(prog="sfmobile.runtime.worker", description="A runtime behind two pipes.")
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("--precision", choices=get_args(Precision), default="fp32")
-    parser.add_argument("--runtime", choices=RUNTIME_KINDS, default="mil")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    parser.add_argument("--runtime", choices=RUNTIME_CHOICES, default="mil")
     options = parser.parse_args(arguments)
     try:
         return _run(Worker(*private_pipes()), options.bundle, options.runtime, options.precision)
@@ -268,12 +269,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0  # The host is gone.
 
 
-def _run(worker: Worker, path: Path, kind: RuntimeKind, precision: Precision) -> int:
+def _run(worker: Worker, path: Path, runtime: RuntimeChoice, precision: Precision) -> int:
     try:
         worker.greet()
         bundle = Bundle.open(path)
-        runtime = open_runtime(kind, bundle, precision=precision)
-        worker.serve(runtime, bundle)
+        worker.serve(open_runtime(runtime, bundle, precision=precision), bundle)
     except RequestError as error:
         worker.send_error(0, error)
         return 2

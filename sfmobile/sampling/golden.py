@@ -1,12 +1,13 @@
-"""Golden vectors: one fixed run recorded with the reference, which every other engine and the phone must reproduce."""
+"""Golden vectors: one fixed run recorded with the reference, which every other runtime and the phone must reproduce."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
 from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.directory import Checkpoint
-from sfmobile.export.exporter import GoldenRun
 from sfmobile.runtime.opening import open_runtime
 from sfmobile.sampling.noise import initial_latents
 from sfmobile.sampling.pipeline import Request, TextToImage
@@ -28,6 +29,18 @@ TOKENIZER_SAMPLES = (
 )
 # The generator takes the lower 32 bits of a seed: both sides of that edge.
 NOISE_SEEDS = (0, 1, 42, 2**32 - 1, 2**32 + 1)
+
+
+@dataclass(frozen=True)
+class GoldenRun:
+    """Reference vectors by name, and the run they record."""
+
+    prompt: str
+    negative_prompt: str
+    seed: int
+    steps: int
+    guidance_scale: float
+    vectors: dict[str, np.ndarray]
 
 
 def golden_run(bundle: Bundle, source: Checkpoint, request: Request = GOLDEN_REQUEST) -> GoldenRun:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +26,10 @@ class Picture:
     pixels: np.ndarray
     settings: Settings = field(default_factory=dict)
 
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows."""
+        return self.png()
+
     def png(self) -> bytes:
         """The PNG file, settings as JSON in its text metadata; without dates, so equal pictures are equal bytes."""
         from PIL import Image, PngImagePlugin
@@ -37,14 +41,28 @@ class Picture:
         Image.fromarray(self.pixels, mode="RGB").save(buffer, format="PNG", pnginfo=info, compress_level=9)
         return buffer.getvalue()
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write the PNG file, whole or not at all.
 
         Raises `UsageError` if `path` isn't a writable .png, `UnavailableError` if the disk is full.
         """
+        path = Path(path)
         if path.suffix.lower() != ".png":
             raise UsageError(f"{path} should end in .png, the only format pictures are written in.")
         write_bytes(path, self.png())
+
+
+def sheet(pictures: Sequence[Picture]) -> Picture:
+    """Pictures of one size side by side, in rows of four; the settings are the first one's with all prompts."""
+    columns = min(len(pictures), 4)
+    rows = -(-len(pictures) // columns)
+    height, width, _ = pictures[0].pixels.shape
+    pixels = np.full((rows * height, columns * width, 3), 255, np.uint8)
+    for index, picture in enumerate(pictures):
+        row, column = divmod(index, columns)
+        pixels[row * height : (row + 1) * height, column * width : (column + 1) * width] = picture.pixels
+    prompts = " | ".join(str(picture.settings["prompt"]) for picture in pictures)
+    return Picture(pixels, {**pictures[0].settings, "prompt": prompts})
 
 
 def to_pixels(image: np.ndarray) -> np.ndarray:

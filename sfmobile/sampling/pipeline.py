@@ -5,13 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from typing_extensions import Self
 
 from sfmobile.bundle.directory import Bundle
 from sfmobile.bundle.manifest import ComponentName, Manifest
+from sfmobile.observer import Observer
+from sfmobile.runtime.opening import RuntimeRequest, open_bundle
 from sfmobile.runtime.protocol import LoadedComponent, Runtime
 from sfmobile.sampling.ddim import DDIM
 from sfmobile.sampling.guidance import Guidance, UNetCall, check_finite, check_scale, is_guided
@@ -19,6 +23,11 @@ from sfmobile.sampling.noise import initial_latents
 from sfmobile.sampling.picture import Picture, to_pixels
 from sfmobile.sampling.time_embedding import sinusoid
 from sfmobile.sampling.tokenizer import Tokenizer
+from sfmobile.tables import shortened
+
+if TYPE_CHECKING:
+    from sfmobile.checkpoint.directory import Checkpoint
+    from sfmobile.runtime.choices import ComputeUnit, Precision, RuntimeChoice
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,14 @@ class Step:
     seconds: float
 
 
-Observer = Callable[[Step], None]
+@dataclass(frozen=True)
+class Drawing:
+    """A picture, the ones that its steps predicted if they were asked for, and the seconds it took."""
+
+    picture: Picture
+    previews: tuple[Picture, ...]
+    steps_seconds: tuple[float, ...]
+    seconds: float
 
 
 class TextToImage:
@@ -161,7 +177,7 @@ class TextToImage:
         self._done_with("decoder")
         return image
 
-    def generate(self, request: Request, observe: Observer | None = None) -> Picture:
+    def generate(self, request: Request, observe: Callable[[Step], None] | None = None) -> Picture:
         """Draw `request`; `observe` is shown each step."""
         latents: np.ndarray | None = None
         count = 0
@@ -195,3 +211,78 @@ class TextToImage:
     def _done_with(self, name: ComponentName) -> None:
         if not self._keep_loaded and name in self._loaded:
             self._loaded.pop(name).close()
+
+
+class Pipeline(TextToImage):
+    """A bundle ready to draw: `Pipeline(bundle)("a red apple", seed=0)` is a picture.
+
+    Components are loaded on first use; close it (or use `with`) to free them.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle | Path | str,
+        *,
+        runtime: RuntimeChoice = "auto",
+        precision: Precision = "fp32",
+        compute_unit: ComputeUnit | None = None,
+        source: Checkpoint | Path | str | None = None,
+        latent_size: tuple[int, int] | None = None,
+        guidance_batch: int | None = None,
+        keep_loaded: bool = True,
+        observer: Observer | None = None,
+    ) -> None:
+        """Open `bundle`, a path or an opened one, on a runtime; `observer` is told of the checks this takes.
+
+        runtime: what executes the components; auto is coreml on macOS and mil elsewhere. precision: of the mil
+        runtime; fp16 rounds every operation's result. compute_unit: of the coreml runtime. source: the checkpoint of
+        the torch runtime, if it isn't where the bundle was exported from. latent_size (height, width),
+        guidance_batch: of a bundle that was exported for several.
+
+        Raises `UsageError` for options that contradict each other, `ArtifactError` for a bundle that isn't whole,
+        `UnavailableError` if this machine can't.
+        """
+        opened = open_bundle(bundle, latent_size, guidance_batch, observer)
+        request = RuntimeRequest.of(opened, runtime, precision, compute_unit, source, observer)
+        tokenizer = Tokenizer(opened.tokenizer_dir, opened.manifest.tokenizer)
+        super().__init__(request.open_on(opened), opened.manifest, tokenizer, keep_loaded=keep_loaded)
+        self.bundle = opened
+
+    def __call__(
+        self,
+        prompt: str,
+        *,
+        negative: str = "",
+        seed: int = 0,
+        steps: int | None = None,
+        guidance: float | None = None,
+        observer: Observer | None = None,
+    ) -> Picture:
+        """Draw `prompt`; the same seed gives the same picture.
+
+        negative: what to keep away from. steps, guidance: the model's defaults without them; guidance 1 is none.
+        Raises `UsageError` for a request out of range, `GateError` for NaN or infinity on the way.
+        """
+        return self.draw(Request(prompt, negative, seed, steps, guidance), observer=observer).picture
+
+    def draw(self, request: Request, *, preview: bool = False, observer: Observer | None = None) -> Drawing:
+        """Draw `request` and tell how long it took. preview: also decode what each step predicts."""
+        observer = observer or Observer()
+        warning = self.tokenizer.tokenize(request.prompt).warning
+        if warning:
+            observer.note(warning)
+        observer.start(shortened(request.prompt), request.steps or self.manifest.scheduler.default_steps)
+        start = time.perf_counter()
+        previews: list[Picture] = []
+        seconds: list[float] = []
+        latents: np.ndarray | None = None
+        for step in self.steps(request):
+            latents = step.latents
+            seconds.append(step.seconds)
+            if preview:
+                settings = {**self.settings(request, step.count), "preview_of_step": step.index + 1}
+                previews.append(Picture(to_pixels(self.decode(step.denoised)), settings))
+            observer.advance()
+        assert latents is not None  # a run has at least one step
+        picture = Picture(to_pixels(self.decode(latents)), self.settings(request, len(seconds)))
+        return Drawing(picture, tuple(previews), tuple(seconds), time.perf_counter() - start)

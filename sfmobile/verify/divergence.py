@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from sfmobile.bundle.directory import Bundle
     from sfmobile.bundle.manifest import ComponentName
     from sfmobile.mlpackage.program import Operation, Program
+    from sfmobile.runtime.choices import Precision
     from sfmobile.runtime.mil.evaluate import OpResult
-    from sfmobile.runtime.mil.plan import Precision
     from sfmobile.verify.recording import Call
 
 # Of larger outputs only this many values are kept, at fixed random places: a full-size UNet has thousands of outputs.

@@ -49,12 +49,3 @@ def agreement(reference: np.ndarray, result: np.ndarray, peak: float | None = No
         max_abs_error=None if difference is None else float(difference.max()),
         nonfinite=int(np.size(result) - np.count_nonzero(np.isfinite(result))),
     )
-
-
-def decibels(value: Agreement) -> str:
-    """An agreement for people."""
-    if value.nonfinite:
-        return f"{value.nonfinite} values NaN or infinite"
-    if value.identical:
-        return "identical"
-    return "-" if value.psnr_db is None else f"{value.psnr_db:.1f} dB"

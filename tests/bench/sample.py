@@ -51,7 +51,7 @@ def bench(median_ms: float = 10.0, **changes: Any) -> BenchReport:
         producer=ProducerRecord(),
         machine=MACHINE,
         conditions=ConditionsRecord(),
-        runtime=RuntimeRecord(engine="mil", description="mil fp32", precision="fp32", threads=2),
+        runtime=RuntimeRecord(kind="mil", description="mil fp32", precision="fp32", threads=2),
         bundle=BUNDLE,
         components={"unet": latency(median_ms), "decoder": latency()},
         loop=LoopLatency(
@@ -77,7 +77,7 @@ def verify(unet: Agreement | None = None, picture: Agreement | None = None) -> V
         worst=worst, gate_db=60.0, passed=True, samples=(SampleAgreement(input="step 1 of 2", agreement=worst),)
     )
     evaluation = EvaluationAgreement(
-        runtime=RuntimeRecord(engine="mil", description="mil fp16", precision="fp16"),
+        runtime=RuntimeRecord(kind="mil", description="mil fp16", precision="fp16"),
         components={"unet": component},
         picture=picture or close_by(50.0),
         passed=True,
@@ -87,7 +87,7 @@ def verify(unet: Agreement | None = None, picture: Agreement | None = None) -> V
         producer=ProducerRecord(),
         machine=MACHINE,
         bundle=BUNDLE,
-        reference=RuntimeRecord(engine="torch", description="torch fp32", precision="fp32"),
+        reference=RuntimeRecord(kind="torch", description="torch fp32", precision="fp32"),
         prompts=("a red apple",),
         negative_prompt="",
         seed=0,

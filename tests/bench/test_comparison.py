@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import pytest
+
+import sfmobile
 from sfmobile.bench.comparison import compare_bench, compare_verify, differences
 from sfmobile.bench.report import RuntimeRecord
+from sfmobile.errors import UsageError
 from tests.bench.sample import MACHINE, bench, close_by, latency, verify
 
 
@@ -46,7 +50,7 @@ def test_a_component_that_vanished_is_a_regression_and_a_new_one_is_not() -> Non
 def test_figures_of_other_machines_runtimes_and_precisions_are_told_apart() -> None:
     other = bench(
         machine=MACHINE.model_copy(update={"model": "Mac15,3"}),
-        runtime=RuntimeRecord(engine="mil", description="mil fp16", precision="fp16", threads=2),
+        runtime=RuntimeRecord(kind="mil", description="mil fp16", precision="fp16", threads=2),
     )
     assert differences(bench(), bench(99.0)) == []
     assert differences(bench(), other) == ["machine Mac14,2 against Mac15,3", "precision fp32 against fp16"]
@@ -65,3 +69,13 @@ def test_nan_and_the_loss_of_identity_regress_without_a_figure() -> None:
     assert regressed(compare_verify(verify(same), verify(good), decibels=1e9)) == {"mil fp16 unet"}
     assert not regressed(compare_verify(verify(broken), verify(good), decibels=0.0))
     assert not regressed(compare_verify(verify(good), verify(same), decibels=0.0))
+
+
+def test_compare_takes_records_as_well_as_files() -> None:
+    same = sfmobile.compare(bench(10.0), bench(10.0))
+    assert same.passed and str(same).startswith("Passed")
+    slower = sfmobile.compare(bench(10.0), bench(20.0))
+    assert "unet median_ms" in slower.regressed and str(slower).startswith("FAILED: worse in unet median_ms")
+    assert not sfmobile.compare(verify(), verify(close_by(None, nonfinite=1))).passed
+    with pytest.raises(UsageError, match="compare two of one kind"):
+        sfmobile.compare(bench(), verify())

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -47,3 +49,16 @@ def test_an_expected_failure_keeps_its_category_and_sentence() -> None:
 def test_a_dead_process_is_an_error_not_a_hang(code: int, sentence: str) -> None:
     with pytest.raises(UnavailableError, match=f"Measuring the unet didn't finish: .*{sentence}"):
         run_isolated(die, code, what="Measuring the unet")
+
+
+def test_a_script_that_measures_is_not_run_again(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "print('once')\n"
+        "from sfmobile.bench.isolation import run_isolated\n"
+        "from tests.bench.test_isolation import count_to\n"
+        "print(run_isolated(count_to, 2)[0])\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.splitlines()[0] == "once" and len(done.stdout.splitlines()) == 2

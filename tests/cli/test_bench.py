@@ -6,7 +6,7 @@ from pathlib import Path
 from sfmobile.bench.report import BenchReport, read_report
 from sfmobile.bundle.directory import Bundle
 from sfmobile.bundle.manifest import COMPONENTS
-from sfmobile.cli.bench import print_report
+from sfmobile.cli import console
 from tests.bench.sample import bench
 from tests.cli.run import run
 
@@ -19,7 +19,7 @@ def test_every_component_and_the_loop_are_measured_with_names_to_the_figures(
     assert outcome.code == 0
     report = read_report(path, BenchReport)
     assert BenchReport.model_validate(json.loads(outcome.out)) == report
-    assert report.runtime.engine == "mil" and report.runtime.precision == "fp16"
+    assert report.runtime.kind == "mil" and report.runtime.precision == "fp16"
     assert report.bundle.name == bundle.manifest.name and report.machine.cores >= 1
     assert tuple(report.components) == COMPONENTS
     for name, latency in report.components.items():
@@ -35,7 +35,7 @@ def test_every_component_and_the_loop_are_measured_with_names_to_the_figures(
 
 
 def test_the_table_names_runtime_and_machine(capsys) -> None:
-    print_report(bench())
+    console.print_parts(*bench().tables())
     out = capsys.readouterr().out
     assert "on mil fp32" in out and "Apple M2, 8 cores, macOS 15.1" in out and "2 UNet calls" in out
 

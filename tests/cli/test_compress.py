@@ -279,7 +279,7 @@ def test_a_kill_around_chunking_and_compression_leaves_nothing_and_a_rerun_compl
         (["--group-size", "8"], 2, "need --target ios18, found ios17"),
         (["--target", "ios18", "--group-size", "0"], 2, "--group-size 0 is impossible"),
         (["--probes", "0"], 2, "--probes 0 is impossible"),
-        (["--calibration-prompts", "0"], 2, "--calibration-prompts 0 is impossible"),
+        (["--sensitivity-prompts", "0"], 2, "--sensitivity-prompts 0 is impossible"),
         (["--steps", "0"], 2, "Expected 1 to 1000 steps"),
         (["--guidance", "nan"], 2, "guidance scale nan makes no sense"),
         (["--latent-size", "7x7"], 2, "7"),

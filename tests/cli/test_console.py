@@ -8,21 +8,6 @@ import pytest
 from sfmobile.cli import console
 
 
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(None, "-"), (0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (6_500_000, "6.5 MB"), (2.5e12, "2500.0 GB")],
-)
-def test_sizes_are_decimal(count: float | None, text: str) -> None:
-    assert console.in_bytes(count) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(None, "-"), (0.00123, "1.23 ms"), (0.0456, "45.6 ms"), (0.789, "789 ms"), (12.3, "12300 ms")]
-)
-def test_durations_keep_three_digits(seconds: float | None, text: str) -> None:
-    assert console.in_milliseconds(seconds) == text
-
-
 def test_a_piped_table_is_not_cut(capsys) -> None:
     console.print_table("title", ("figure", "value"), [("x" * 100, "1")], caption="[not] markup")
     out = capsys.readouterr().out

@@ -60,8 +60,8 @@ def test_sarif_names_packages_relative_to_the_working_directory(
     assert all((tmp_path / uri).is_file() for uri in uris)
 
 
-def test_a_calibration_run_checks_real_activations(tiny_bundle: Bundle, capsys) -> None:
-    outcome = run(capsys, "inspect", tiny_bundle.root, "--calibrate", "1", "--fail-on", "note")
+def test_a_recorded_run_checks_real_activations(tiny_bundle: Bundle, capsys) -> None:
+    outcome = run(capsys, "inspect", tiny_bundle.root, "--activations", "1", "--fail-on", "note")
     assert outcome.code == 0 and "no findings beyond" in outcome.out
-    outcome = run(capsys, "inspect", tiny_bundle.package("unet"), "--calibrate", "1")
+    outcome = run(capsys, "inspect", tiny_bundle.package("unet"), "--activations", "1")
     assert outcome.code == 2 and "needs a bundle" in outcome.sentence

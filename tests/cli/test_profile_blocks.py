@@ -20,7 +20,7 @@ def test_a_checkpoints_blocks_are_timed_and_kept(
     tiny_checkpoint: Checkpoint, cache: Path, tmp_path: Path, capsys
 ) -> None:
     table = tmp_path / "table.json"
-    common = (tiny_checkpoint.root, "-o", table, "--latent-size", "8x8", "--cache", cache, "-n", "2")
+    common = (tiny_checkpoint.root, "-o", table, "--latent-size", "8x8", "--blocks", cache, "-n", "2")
     outcome = run(capsys, "profile-blocks", *common)
     assert outcome.code == 0, outcome.err
     assert "Blocks, measured by mil fp32" in outcome.out and "attention 32 at 8x8" in outcome.out
@@ -36,10 +36,10 @@ def test_a_checkpoints_blocks_are_timed_and_kept(
 def test_an_estimate_says_so_and_needs_a_device(
     tiny_checkpoint: Checkpoint, cache: Path, tmp_path: Path, capsys
 ) -> None:
-    common = (tiny_checkpoint.root, "-o", tmp_path / "table.json", "--latent-size", "8x8", "--cache", cache)
-    outcome = run(capsys, "profile-blocks", *common, "--runtime", "estimate", "--device", "iphone-14-pro")
+    common = (tiny_checkpoint.root, "-o", tmp_path / "table.json", "--latent-size", "8x8", "--blocks", cache)
+    outcome = run(capsys, "profile-blocks", *common, "--timer", "estimate", "--device", "iphone-14-pro")
     assert outcome.code == 0 and "Blocks, estimated by cost model, iPhone 14 Pro (A16)" in outcome.out
-    assert run(capsys, "profile-blocks", *common, "--runtime", "estimate").code == 2
+    assert run(capsys, "profile-blocks", *common, "--timer", "estimate").code == 2
     assert run(capsys, "profile-blocks", *common, "--device", "iphone-14-pro").code == 2
     outcome = run(capsys, "profile-blocks", *common)
     assert outcome.code == 2 and "holds timings of cost model" in outcome.sentence
@@ -47,7 +47,7 @@ def test_an_estimate_says_so_and_needs_a_device(
 
 def test_packages_can_be_measured_elsewhere(tiny_checkpoint: Checkpoint, cache: Path, tmp_path: Path, capsys) -> None:
     listed = tmp_path / "packages.json"
-    common = (tiny_checkpoint.root, "--latent-size", "8x8", "--cache", cache)
+    common = (tiny_checkpoint.root, "--latent-size", "8x8", "--blocks", cache)
     assert run(capsys, "profile-blocks", *common, "-o", listed, "--packages-only").code == 0
     packages = json.loads(listed.read_text())["packages"]
     assert all((cache / f"{name}.mlpackage").is_dir() for name in packages)
@@ -71,7 +71,7 @@ def test_packages_can_be_measured_elsewhere(tiny_checkpoint: Checkpoint, cache: 
     ("arguments", "words"),
     [
         (("nonsense",), "neither a layout"),
-        (("sd15", "--latent-size", "64"), "expected HEIGHTxWIDTH"),
+        (("sd15", "--latent-size", "64by64"), "--latent-size 64by64 is no size"),
         (("sd15", "--latent-size", "60x64"), "multiples of 8"),
         (("sd15", "--bits", "5"), "5 bits"),
         (("sd15", "--compute-unit", "ALL"), "for the coreml runtime"),
@@ -81,5 +81,5 @@ def test_packages_can_be_measured_elsewhere(tiny_checkpoint: Checkpoint, cache: 
 def test_requests_that_make_no_sense_are_refused(
     arguments: tuple[str, ...], words: str, cache: Path, tmp_path: Path, capsys
 ) -> None:
-    outcome = run(capsys, "profile-blocks", *arguments, "-o", tmp_path / "table.json", "--cache", cache)
+    outcome = run(capsys, "profile-blocks", *arguments, "-o", tmp_path / "table.json", "--blocks", cache)
     assert outcome.code in (2, 4) and words in outcome.sentence

@@ -15,7 +15,7 @@ from tests.bench.sample import BUNDLE, MACHINE, bench
 from tests.cli.run import run
 
 PHONE = MACHINE.model_copy(update={"model": "iPhone15,2", "processor": "Apple A16", "os": "iOS 18.1"})
-CORE_ML = RuntimeRecord(engine="coreml", description="coreml CPU_AND_NE", compute_unit="CPU_AND_NE")
+CORE_ML = RuntimeRecord(kind="coreml", description="coreml CPU_AND_NE", compute_unit="CPU_AND_NE")
 
 
 @pytest.fixture
@@ -58,21 +58,23 @@ def test_an_unknown_device_lists_the_nearest(tiny_bundle: Bundle, capsys) -> Non
     assert outcome.code == 2 and "iphone-14-pro" in outcome.sentence
 
 
-def test_measurements_replace_the_estimate_and_calibrate_others(
+def test_measurements_replace_the_estimate_and_scale_others(
     tiny_bundle: Bundle, tiny_palettized_bundle: Bundle, measured: Path, tmp_path: Path, capsys
 ) -> None:
-    saved = tmp_path / "calibration.json"
+    saved = tmp_path / "factors.json"
     phone = ("--device", "iphone-14-pro", "--json")
-    outcome = run(capsys, "inspect", tiny_bundle.root, *phone, "--measured", measured, "--save-calibration", saved)
+    outcome = run(capsys, "inspect", tiny_bundle.root, *phone, "--measured", measured, "--save-device-factors", saved)
     bases = {one["component"]: one["basis"] for one in json.loads(outcome.out)["time"]["components"]}
     assert bases == {"text_encoder": "estimated", "unet": "measured", "decoder": "measured"}
     plain = json.loads(run(capsys, "inspect", tiny_palettized_bundle.root, *phone).out)["time"]
-    scaled = json.loads(run(capsys, "inspect", tiny_palettized_bundle.root, *phone, "--calibration", saved).out)["time"]
+    scaled = json.loads(run(capsys, "inspect", tiny_palettized_bundle.root, *phone, "--device-factors", saved).out)[
+        "time"
+    ]
     factors = json.loads(saved.read_text())["factors"]
     for before, after in zip(plain["components"], scaled["components"], strict=True):
         if before["component"] in factors:
             assert after["call_ms"] == pytest.approx(before["call_ms"] * factors[before["component"]])
-        assert after["basis"] == "estimated, calibrated"
+        assert after["basis"] == "estimated, scaled"
 
 
 def test_a_report_of_another_bundle_is_refused(tiny_palettized_bundle: Bundle, measured: Path, capsys) -> None:
@@ -97,7 +99,9 @@ def test_a_plot_shows_where_the_time_goes(tiny_bundle: Bundle, tmp_path: Path, c
     assert Image.open(path).size[0] >= 1000
 
 
-@pytest.mark.parametrize("option", ["--measured", "--calibration", "--save-calibration", "--compute-plan", "--plot"])
+@pytest.mark.parametrize(
+    "option", ["--measured", "--device-factors", "--save-device-factors", "--compute-plan", "--plot"]
+)
 def test_options_of_time_need_a_device(tiny_bundle: Bundle, option: str, capsys) -> None:
     outcome = run(capsys, "inspect", tiny_bundle.root, option, "file")
     assert outcome.code == 2 and "need --device" in outcome.sentence

@@ -93,7 +93,7 @@ def test_a_layout_that_breaks_the_skip_connections_names_the_stage(scene: Scene,
     [
         (("--device", "iphone-14-prom"), "iphone-14-pro"),
         (("--device", "iphone-15-pro"), "holds timings of cost model, iPhone 14 Pro"),
-        (("--runtime", "mil"), "holds timings of cost model"),
+        (("--timer", "mil"), "holds timings of cost model"),
         (("--table", "absent.json"), "There is no lookup table 'absent.json'"),
         (("--judge", "absent.safetensors"), "absent.safetensors"),
     ],
@@ -124,5 +124,5 @@ def test_settings_that_are_missing_or_wrong_are_named(scene: Scene, capsys) -> N
 
 def test_several_processes_do_not_each_measure(scene: Scene, capsys, monkeypatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    outcome = scene.evolve(capsys, "--runtime", "mil")
+    outcome = scene.evolve(capsys, "--timer", "mil")
     assert outcome.code == 2 and "Several processes would each measure other times" in outcome.sentence

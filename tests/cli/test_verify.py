@@ -38,7 +38,7 @@ def test_a_whole_export_passes_and_leaves_its_report_in_the_bundle(
     outcome = run(capsys, "verify", copied, "--source", tiny_checkpoint.root, "--steps", 2)
     assert outcome.code == 0 and "mil fp16" in outcome.out and "FAILED" not in outcome.out
     report = read_report(copied / "reports" / "verify.json", VerifyReport)
-    assert report.passed and report.steps == 2 and report.reference.engine == "torch"
+    assert report.passed and report.steps == 2 and report.reference.kind == "torch"
     assert [one.runtime.precision for one in report.evaluations] == ["fp32", "fp16"]
     exact, rounded = (one.components["unet"].worst.psnr_db for one in report.evaluations)
     assert exact is not None and rounded is not None and exact > rounded > 60

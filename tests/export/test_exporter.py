@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from sfmobile.bundle.choices import Target
 from sfmobile.bundle.directory import Bundle
 from sfmobile.bundle.manifest import COMPONENTS, ComponentName, ComponentRecord, GoldenRecord
 from sfmobile.bundle.store import BundleWriter
@@ -21,11 +22,12 @@ from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.compress.recipe import ComponentRecipe, LayerRecipe, Recipe
 from sfmobile.errors import SfmobileError, UnavailableError, UsageError
 from sfmobile.export import package
-from sfmobile.export.exporter import ExportObserver, GoldenRun, Phase, export_bundle
-from sfmobile.export.options import ExportOptions, Target
+from sfmobile.export.exporter import ExportObserver, Phase, export_bundle
+from sfmobile.export.options import ExportOptions
 from sfmobile.mlpackage.program import load_program
 from sfmobile.nets.attention import AttentionForm
 from sfmobile.runtime.mil.evaluate import Evaluator
+from sfmobile.sampling.golden import GoldenRun
 from sfmobile.verify.signal import psnr
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,6 @@ from coremltools.converters.mil import Builder as mb
 
 from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.directory import Checkpoint
-from sfmobile.cli import footprint as on_phones
 from sfmobile.export.exporter import export_bundle
 from sfmobile.export.footprint import (
     ComponentFootprint,
@@ -22,6 +21,7 @@ from sfmobile.export.footprint import (
     weight_bytes,
 )
 from sfmobile.export.options import ExportOptions
+from sfmobile.inspect.estimate import phones
 from sfmobile.mlpackage.graph import Graph
 from sfmobile.mlpackage.program import load_program
 from tests.cli.run import run
@@ -110,8 +110,8 @@ def test_a_phone_without_a_measured_limit_takes_that_of_the_next_smaller_one() -
 def test_what_becomes_of_an_app_on_a_6_gb_phone(unet: float, verdict: str, killed_on: int) -> None:
     part = ComponentFootprint("unet", disk=1, compressed=int(unet), decompressed=int(unet), activations=0)
     footprint = Footprint((part,), base=memory_limits().base_bytes, target="ios17")
-    assert on_phones.verdict(footprint, memory_limits().of(6)) == verdict
-    warnings = list(on_phones.warnings(footprint))
+    assert phones.verdict(footprint, memory_limits().of(6)) == verdict
+    warnings = list(phones.warnings(footprint))
     assert len(warnings) == killed_on
     assert all("iOS would kill the app" in warning and "use fewer bits" in warning for warning in warnings)
 

@@ -7,18 +7,19 @@ import onnxruntime
 import pytest
 import torch
 
+from sfmobile.bundle.choices import FloatType
 from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.export.exporter import export_bundle
-from sfmobile.export.options import ExportOptions, Precision
+from sfmobile.export.options import ExportOptions
 from sfmobile.verify.signal import psnr
 
-GATES: dict[Precision, float] = {"float32": 110, "float16": 65}
+GATES: dict[FloatType, float] = {"float32": 110, "float16": 65}
 
 
 @pytest.mark.parametrize("precision", GATES)
 def test_onnx_bundle_computes_what_the_networks_compute(
-    tiny_checkpoint: Checkpoint, tmp_path: Path, precision: Precision
+    tiny_checkpoint: Checkpoint, tmp_path: Path, precision: FloatType
 ) -> None:
     options = ExportOptions(format="onnx", precision=precision, latent_size=(8, 16), attention="original", author="A")
     export_bundle(tiny_checkpoint, tmp_path / "bundle", options)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from sfmobile.bundle.choices import Target
 from sfmobile.bundle.digest import digest_tree
 from sfmobile.bundle.manifest import TensorRecord
 from sfmobile.checkpoint.directory import Checkpoint
@@ -17,7 +18,6 @@ from sfmobile.compress.palettize import palettize_program, palettize_weight
 from sfmobile.compress.recipe import LayerRecipe, compressible_layers
 from sfmobile.export.component import SPECS, Setting
 from sfmobile.export.lowering import lower, trace
-from sfmobile.export.options import Target
 from sfmobile.export.package import PackageMetadata, write_package
 from sfmobile.export.weights import load_network
 from sfmobile.mlpackage.names import constant_name

@@ -120,7 +120,7 @@ def test_a_bench_report_is_one_that_python_reads(bundle: Bundle, tmp_path: Path)
     report = read_report(tmp_path / "bench.json", BenchReport)
     assert report == BenchReport.model_validate_json(done.stdout)
     assert report.producer.name == "ios_harness"
-    assert report.runtime.engine == "mil"
+    assert report.runtime.kind == "mil"
     assert set(report.components) == {"text_encoder", "unet", "decoder"}
     assert report.components["unet"].predictions == 2
     assert report.loop is not None

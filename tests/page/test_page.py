@@ -153,7 +153,7 @@ def test_measurements_of_this_bundle_are_shown_and_those_of_the_device_replace_t
     bundle = Bundle.open(root, check="none")
     here = BUNDLE.model_copy(update={"manifest_sha256": digest_file(root / MANIFEST_FILE).sha256})
     phone = MACHINE.model_copy(update={"model": "iPhone15,2", "processor": "Apple A16", "os": "iOS 18.1"})
-    core_ml = RuntimeRecord(engine="coreml", description="coreml CPU_AND_NE", compute_unit="CPU_AND_NE")
+    core_ml = RuntimeRecord(kind="coreml", description="coreml CPU_AND_NE", compute_unit="CPU_AND_NE")
     write_report(bench(bundle=here), root / "reports" / "bench.json")
     write_report(bench(7.0, bundle=here, machine=phone, runtime=core_ml), root / "reports" / "phone.json")
     write_report(bench(), root / "reports" / "of_another_bundle.json")

@@ -10,27 +10,28 @@ import pytest
 from sfmobile.bundle.manifest import ComponentName
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.compress.recipe import LayerRecipe, Recipe, architecture_digest
+from sfmobile.observer import Observer, Unit
 from sfmobile.recipes.plot import plot_sizes
-from sfmobile.recipes.search import Goal, SearchObserver, SearchOptions, SearchResult, search_component
+from sfmobile.recipes.search import Goal, SearchOptions, SearchResult, search_component
 from sfmobile.recipes.signal import LatentSignal, Runs
 
 RUNS = Runs(("a red apple", "two fish"), "", seed=0, steps=3, guidance_scale=2.0, latent_size=(8, 8))
 HELD_OUT = Runs(("a yellow star", "a cat", "a tree"), "", seed=70, steps=3, guidance_scale=2.0, latent_size=(8, 8))
 
 
-class Log(SearchObserver):
+class Log(Observer):
     """What a search reported."""
 
     def __init__(self) -> None:
         self.totals: dict[str, int | None] = {}
         self.done: dict[str, int] = {}
 
-    def phase(self, component: str, phase: str, total: int | None = None) -> None:
-        self.current = phase
-        self.totals[phase] = total
-        self.done[phase] = 0
+    def start(self, what: str, total: int | None = None, unit: Unit = "pieces") -> None:
+        self.current = what
+        self.totals[what] = total
+        self.done[what] = 0
 
-    def advance(self, units: int) -> None:
+    def advance(self, units: int = 1) -> None:
         self.done[self.current] += units
 
 
@@ -68,7 +69,7 @@ def test_at_the_size_of_uniform_bits_a_recipe_is_better_in_runs_and_in_single_ca
     assert same_size.point.measured.call_db > same_size.uniform[0].measured.call_db + 1
 
 
-def test_prompts_and_noise_that_were_not_calibrated_with_gain_too(
+def test_prompts_and_noise_that_were_not_searched_with_gain_too(
     tiny_checkpoint: Checkpoint, same_size: SearchResult
 ) -> None:
     held_out = LatentSignal(tiny_checkpoint, HELD_OUT)

@@ -11,9 +11,9 @@ from sfmobile.compress.recipe import LayerRecipe, compressible_layers
 from sfmobile.nets.unet import UNet
 from sfmobile.recipes.sensitivity import (
     PRIOR,
-    CalibrationCall,
-    CalibrationSample,
     Palettes,
+    SampleCall,
+    SampleRun,
     backward,
     measure_changes,
     project,
@@ -44,7 +44,7 @@ LAYERS = ("first", "second")
 CANDIDATES = [*(LayerRecipe(bits=bits) for bits in (1, 2, 3, 4)), LayerRecipe(bits=2, group_size=4)]
 
 
-def run(calls: int = 3, seed: int = 0) -> CalibrationSample:
+def run(calls: int = 3, seed: int = 0) -> SampleRun:
     """A guided run: two rows a call, each call from the state that the one before left."""
     rng = np.random.default_rng(seed)
     net = Denoiser()
@@ -55,22 +55,20 @@ def run(calls: int = 3, seed: int = 0) -> CalibrationSample:
             "latents": np.repeat(state[None], 2, axis=0),
             "shift": rng.standard_normal((2, 2, 1, 1), dtype=np.float32),
         }
-        call = CalibrationCall(inputs, np.array([-0.7, 1.6], np.float32), "latents", 0.8)
+        call = SampleCall(inputs, np.array([-0.7, 1.6], np.float32), "latents", 0.8)
         made.append(call)
         state = next_state(net, call, torch.from_numpy(state)).detach().numpy()
-    return CalibrationSample(tuple(made), scale=0.5)
+    return SampleRun(tuple(made), scale=0.5)
 
 
-def next_state(
-    net: nn.Module, call: CalibrationCall, state: Tensor, weights: dict[str, Tensor] | None = None
-) -> Tensor:
+def next_state(net: nn.Module, call: SampleCall, state: Tensor, weights: dict[str, Tensor] | None = None) -> Tensor:
     inputs = {name: torch.from_numpy(value) for name, value in call.inputs.items()}
     inputs["latents"] = state.expand_as(inputs["latents"])
     output: Tensor = functional_call(net, weights or {}, (), inputs)
     return call.carry * state + torch.tensordot(torch.from_numpy(call.weights).to(output.dtype), output, dims=1)
 
 
-def signal_change(sample: CalibrationSample, layer: str, change: np.ndarray) -> np.ndarray:
+def signal_change(sample: SampleRun, layer: str, change: np.ndarray) -> np.ndarray:
     """J dW by forward differentiation of the whole run, which shares nothing with the adjoint method."""
     net = Denoiser()
     key = f"{layer}.weight"
@@ -189,7 +187,7 @@ def test_expected_changes_are_what_a_unet_s_output_really_changes_by() -> None:
         return {name: value[row : row + 1] for name, value in inputs.items()}
 
     one = np.ones(1, np.float32)
-    samples = [CalibrationSample((CalibrationCall(rows(row), one),)) for row in range(6)]
+    samples = [SampleRun((SampleCall(rows(row), one),)) for row in range(6)]
     tested = [LayerRecipe(bits=bits) for bits in (1, 2, 4, 6)]
     stored = palettize_layers({name: weight.numpy() for name, weight in weights.items()}, tested)
     expected = measure_changes(net, {name: layer.palettes for name, layer in stored.items()}, samples * 3)

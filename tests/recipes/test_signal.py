@@ -10,7 +10,7 @@ import torch
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.compress.palettize import palettize_weight
 from sfmobile.compress.recipe import LayerRecipe
-from sfmobile.recipes.sensitivity import CalibrationSample
+from sfmobile.recipes.sensitivity import SampleRun
 from sfmobile.recipes.signal import LatentSignal, OutputSignal, Runs, StoredNetwork, encode_prompts, step_factors
 from sfmobile.sampling.ddim import DDIM
 
@@ -23,7 +23,7 @@ def signal(tiny_checkpoint: Checkpoint) -> LatentSignal:
     return LatentSignal(tiny_checkpoint, RUNS)
 
 
-def replay(signal: LatentSignal, sample: CalibrationSample) -> np.ndarray:
+def replay(signal: LatentSignal, sample: SampleRun) -> np.ndarray:
     """The last state of a sample, by its calls' factors alone."""
     state = torch.from_numpy(sample.calls[0].inputs["latents"][0])
     for call in sample.calls:

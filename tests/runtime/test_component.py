@@ -1,4 +1,4 @@
-"""What every engine does at its border."""
+"""What every runtime does at its border."""
 
 from __future__ import annotations
 

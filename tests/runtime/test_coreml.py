@@ -1,4 +1,4 @@
-"""The coreml engine against a recorded interface: `MLModel.__init__` and `predict` as coremltools 9 declares them."""
+"""The coreml runtime against a recorded interface: `MLModel.__init__` and `predict` as coremltools 9 declares them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ import pytest
 from sfmobile.bundle.directory import Bundle
 from sfmobile.errors import ArtifactError, UsageError
 from sfmobile.runtime import coreml
-from sfmobile.runtime.coreml import COMPUTE_UNITS, ComputeUnit, CoreMLRuntime
+from sfmobile.runtime.choices import COMPUTE_UNITS, ComputeUnit
+from sfmobile.runtime.coreml import CoreMLRuntime
 from sfmobile.runtime.opening import open_runtime
 from tests.runtime.sample import sample_inputs
 
 
 class RecordedModel:
-    """Takes what `MLModel` takes, keeps it, and answers with the mil engine's outputs."""
+    """Takes what `MLModel` takes, keeps it, and answers with the mil runtime's outputs."""
 
     made: list[tuple[str, dict[str, Any]]]
 

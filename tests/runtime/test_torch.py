@@ -1,4 +1,4 @@
-"""The torch engine on a tiny checkpoint."""
+"""The torch runtime on a tiny checkpoint."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from sfmobile.verify.recording import Recorder
 
 
 class Doubler:
-    """A component that reuses its buffers, as an engine may."""
+    """A component that reuses its buffers, as a runtime may."""
 
     name = "unet"
     inputs = (TensorRecord(name="x", shape=(2,), dtype="float16"),)
@@ -25,7 +25,7 @@ class Doubler:
         self.closed = True
 
 
-class Engine:
+class Reusing:
     def __init__(self) -> None:
         self.component = Doubler()
 
@@ -37,7 +37,7 @@ class Engine:
 
 
 def test_calls_are_kept_as_they_were_although_buffers_change() -> None:
-    recorder = Recorder(Engine())
+    recorder = Recorder(Reusing())
     x = np.array([1, 2], np.float32)
     with recorder.load("unet") as component:
         component.predict({"x": x})
@@ -51,9 +51,9 @@ def test_calls_are_kept_as_they_were_although_buffers_change() -> None:
 
 
 def test_the_wrapped_runtime_shows_through() -> None:
-    engine = Engine()
-    recorder = Recorder(engine)
+    runtime = Reusing()
+    recorder = Recorder(runtime)
     assert recorder.describe() == "doubler"
     with recorder.load("unet") as component:
         assert component.inputs == Doubler.inputs and component.outputs == Doubler.outputs
-    assert engine.component.closed
+    assert runtime.component.closed

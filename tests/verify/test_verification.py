@@ -24,7 +24,7 @@ from sfmobile.verify.verification import (
 )
 
 REQUESTS = (Request("a red apple", steps=4, guidance_scale=5.0), Request("😀", "blurry", seed=3, steps=4))
-DESCRIBED = RuntimeRecord(engine="mil", description="mil", precision="fp32")
+DESCRIBED = RuntimeRecord(kind="mil", description="mil", precision="fp32")
 
 
 def recorded(bundle: Bundle, checkpoint: Checkpoint, requests: tuple[Request, ...] = REQUESTS) -> Reference:

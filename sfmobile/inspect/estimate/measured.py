@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from sfmobile.bench.report import BenchReport, PlacementRecord, now, read_report
 from sfmobile.errors import UsageError
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from sfmobile.bench.report import BundleReference
 
 # A latency on these can stand for the Neural Engine's.
-ENGINE_UNITS = ("ALL", "CPU_AND_NE")
-CALIBRATION_VERSION: Final = 1
+NEURAL_ENGINE_UNITS = ("ALL", "CPU_AND_NE")
+FACTORS_VERSION: Final = 1
 
 
-class Measurement(StrictModel):
+class MeasuredTime(StrictModel):
     """A measured median, and what measured it."""
 
     milliseconds: float = Field(gt=0)
@@ -31,15 +31,20 @@ class Measurement(StrictModel):
     placement: PlacementRecord | None = None
 
 
-class Calibration(StrictModel):
+class DeviceFactors(StrictModel):
     """How much longer a device takes than estimated: one factor per component, from measured bundles."""
 
-    kind: Literal["calibration"] = "calibration"
-    version: Literal[1] = CALIBRATION_VERSION
+    kind: Literal["device_factors"] = "device_factors"
+    version: Literal[1] = FACTORS_VERSION
     created_at: datetime
     device: str
     factors: dict[str, float] = Field(min_length=1)
     sources: tuple[str, ...]
+
+    @field_validator("kind", mode="before")
+    @classmethod
+    def _older_word(cls, kind: object) -> object:
+        return "device_factors" if kind == "calibration" else kind
 
     def factor(self, component: str) -> float:
         """The factor of a component; of one that wasn't measured, the geometric mean of those that were."""
@@ -49,34 +54,36 @@ class Calibration(StrictModel):
         return math.exp(sum(map(math.log, self.factors.values())) / len(self.factors))
 
     def write(self, path: Path) -> None:
-        """Write the calibration as JSON, whole or not at all. Raises as `files.atomic_write` does."""
+        """Write the factors as JSON, whole or not at all. Raises as `files.atomic_write` does."""
         write_json(path, self)
 
     @classmethod
-    def read(cls, path: Path, device: Device) -> Calibration:
-        """Read a calibration of `device`. Raises `ArtifactError`, or `UsageError` if it is of another device."""
-        mend = "write one with `sfmobile inspect BUNDLE --device DEVICE --measured bench.json --save-calibration FILE`"
-        found = read_model(path, cls, "a calibration", mend, version=CALIBRATION_VERSION)
+    def read(cls, path: Path, device: Device) -> DeviceFactors:
+        """Read the factors of `device`. Raises `ArtifactError`, or `UsageError` if it is of another device."""
+        mend = (
+            "write one with `sfmobile inspect BUNDLE --device DEVICE --measured bench.json --save-device-factors FILE`"
+        )
+        found = read_model(path, cls, "a file of device factors", mend, version=FACTORS_VERSION)
         if found.device != device.id:
             raise UsageError(
-                f"'{path}' calibrates {found.device}, not {device.id}; measure on that device, or leave it out."
+                f"'{path}' holds factors of {found.device}, not {device.id}; measure on that device, or leave it out."
             )
         return found
 
 
-def read_measurements(paths: Sequence[Path], bundle: BundleReference, device: Device) -> dict[str, Measurement]:
-    """Medians per component from reports of `sfmobile bench`, of the iOS harness, or imported from an .xcresult.
+def read_measured(paths: Sequence[Path], bundle: BundleReference, device: Device) -> dict[str, MeasuredTime]:
+    """Median times per component from reports of `sfmobile bench`, of the iOS harness, or imported from an .xcresult.
 
-    Raises `UsageError` for a report of another bundle, device or engine, `ArtifactError` for one that can't be read.
+    Raises `UsageError` for a report of another bundle, device or runtime, `ArtifactError` for one that can't be read.
     """
-    measured: dict[str, Measurement] = {}
+    measured: dict[str, MeasuredTime] = {}
     for path in paths:
         report = read_report(path, BenchReport)
         _check(path, report, bundle, device)
         label = f"{report.runtime.description}, {report.machine.model or report.machine.processor}, {report.machine.os}"
         for name, latency in report.components.items():
             if latency.median_ms > 0:
-                measured[name] = Measurement(milliseconds=latency.median_ms, source=label, placement=latency.placement)
+                measured[name] = MeasuredTime(milliseconds=latency.median_ms, source=label, placement=latency.placement)
     return measured
 
 
@@ -84,12 +91,12 @@ def _check(path: Path, report: BenchReport, bundle: BundleReference, device: Dev
     if report.bundle.manifest_sha256 != bundle.manifest_sha256:
         raise UsageError(
             f"'{path}' measured the bundle '{report.bundle.name}' (manifest {report.bundle.manifest_sha256[:12]}…), "
-            f"not '{bundle.name}' (manifest {bundle.manifest_sha256[:12]}…); measure this one, or make a calibration "
-            "of that one and pass it with --calibration."
+            f"not '{bundle.name}' (manifest {bundle.manifest_sha256[:12]}…); measure this one, or save the "
+            "factors of that one and pass them with --device-factors."
         )
     machine = report.machine
     found = device_table().of_machine(machine.model, machine.processor)
-    if report.runtime.engine != "coreml":
+    if report.runtime.kind != "coreml":
         raise UsageError(
             f"'{path}' was measured with {report.runtime.description} on {machine.processor}, which says nothing of "
             f"{device.name}; measure with Core ML on the device."
@@ -99,19 +106,21 @@ def _check(path: Path, report: BenchReport, bundle: BundleReference, device: Dev
             f"'{path}' was measured on {machine.model or machine.processor}, not on {device.name} "
             f"({', '.join(device.models)}); choose its device, or measure on this one."
         )
-    if report.runtime.compute_unit not in ENGINE_UNITS:
+    if report.runtime.compute_unit not in NEURAL_ENGINE_UNITS:
         raise UsageError(
             f"'{path}' was measured on {report.runtime.compute_unit}; expected CPU_AND_NE or ALL, which use the "
             "Neural Engine."
         )
 
 
-def calibrate(device: Device, measured: Mapping[str, Measurement], estimated: Mapping[str, float]) -> Calibration:
+def device_factors(
+    device: Device, measured: Mapping[str, MeasuredTime], estimated: Mapping[str, float]
+) -> DeviceFactors:
     """Factors of measured over estimated milliseconds. Raises `UsageError` if no component has both."""
     both = [name for name in measured if name in estimated]
     if not both:
-        raise UsageError("A calibration needs at least one measured component; pass its report with --measured.")
-    return Calibration(
+        raise UsageError("Device factors need at least one measured component; pass its report with --measured.")
+    return DeviceFactors(
         created_at=now(),
         device=device.id,
         factors={name: measured[name].milliseconds / estimated[name] for name in both},

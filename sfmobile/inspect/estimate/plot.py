@@ -10,7 +10,7 @@ from sfmobile.files import write_figure
 from sfmobile.inspect.operations.blocks import block_kind
 
 if TYPE_CHECKING:
-    from sfmobile.inspect.estimate.times import TimeReport
+    from sfmobile.inspect.estimate.times import DeviceTime
 
 COLOURS = {
     "resnet": "#4878a8",
@@ -25,7 +25,7 @@ OTHER = "#9a9a9a"
 FARTHEST_BUDGET = 3.0
 
 
-def plot_times(report: TimeReport, path: Path) -> None:
+def plot_times(report: DeviceTime, path: Path) -> None:
     """Write the picture as `path` (PNG, SVG or PDF by its suffix). Raises `UnavailableError` without matplotlib."""
     try:
         from matplotlib.figure import Figure

@@ -15,14 +15,14 @@ from sfmobile.mlpackage.graph import Graph
 if TYPE_CHECKING:
     from sfmobile.bundle.manifest import ComponentName, Manifest
     from sfmobile.inspect.estimate.devices import Device
-    from sfmobile.inspect.estimate.measured import Calibration, Measurement
+    from sfmobile.inspect.estimate.measured import DeviceFactors, MeasuredTime
     from sfmobile.inspect.operations.compute_plan import ComputePlan
     from sfmobile.mlpackage.program import Program
 
 # SnapFusion's promise: a picture within two seconds (arXiv 2306.00980).
 BUDGET_MS = 2000.0
 
-Basis = Literal["estimated", "estimated, calibrated", "measured"]
+Basis = Literal["estimated", "estimated, scaled", "measured"]
 
 
 class BlockTime(StrictModel):
@@ -51,7 +51,7 @@ class ComponentTime(StrictModel):
     off_engine: dict[str, int]
 
 
-class TimeReport(StrictModel):
+class DeviceTime(StrictModel):
     """All components on one device, against a budget. `label` says how much of it is measured."""
 
     kind: Literal["time"] = "time"
@@ -106,18 +106,18 @@ def estimate_programs(programs: Sequence[Program], chip: str, model: CostModel) 
     )
 
 
-def time_report(
+def device_time(
     parts: Sequence[Part],
     device: Device,
     *,
     rate_basis: str,
     budget_ms: float = BUDGET_MS,
-    measured: Mapping[str, Measurement] | None = None,
-    calibration: Calibration | None = None,
+    measured: Mapping[str, MeasuredTime] | None = None,
+    factors: DeviceFactors | None = None,
     plans: Mapping[str, ComputePlan] | None = None,
     model: CostModel | None = None,
-) -> TimeReport:
-    """Time of every part: measured where there is a measurement, else estimated, times the calibration if there is one.
+) -> DeviceTime:
+    """Time of every part: measured where it was, else estimated, times the device's factors if there are any.
 
     plans: Core ML's own relative costs per operation divide a component's time between its blocks in place of ours.
     """
@@ -128,7 +128,7 @@ def time_report(
             device,
             model,
             (measured or {}).get(part.name),
-            calibration,
+            factors,
             (plans or {}).get(part.name),
         )
         for part in parts
@@ -138,7 +138,7 @@ def time_report(
         label = "measured"
     else:
         label = "estimated" if count == 0 else f"estimated, {count} of {len(components)} components measured"
-    return TimeReport(
+    return DeviceTime(
         device=device.id,
         device_name=device.name,
         chip=device.chip,
@@ -154,24 +154,24 @@ def _component(
     part: Part,
     device: Device,
     model: CostModel,
-    measurement: Measurement | None,
-    calibration: Calibration | None,
+    measured: MeasuredTime | None,
+    factors: DeviceFactors | None,
     plan: ComputePlan | None,
 ) -> ComponentTime:
     call = estimate_programs(part.programs, device.chip, model)
     basis: Basis
-    if measurement is not None:
-        basis, call_ms, source = "measured", measurement.milliseconds, measurement.source
-    elif calibration is not None:
-        basis, call_ms = "estimated, calibrated", call.milliseconds * calibration.factor(part.name)
-        source = f"scaled by measurements on {calibration.device}: {'; '.join(calibration.sources)}"
+    if measured is not None:
+        basis, call_ms, source = "measured", measured.milliseconds, measured.source
+    elif factors is not None:
+        basis, call_ms = "estimated, scaled", call.milliseconds * factors.factor(part.name)
+        source = f"scaled by measurements on {factors.device}: {'; '.join(factors.sources)}"
     else:
         basis, call_ms, source = "estimated", call.milliseconds, error_label(model)
     off_engine: dict[str, int] = {}
     if plan is not None:
         off_engine = plan.off_engine()
-    elif measurement is not None and measurement.placement is not None:
-        off_engine = measurement.placement.off_neural_engine
+    elif measured is not None and measured.placement is not None:
+        off_engine = measured.placement.off_neural_engine
     return ComponentTime(
         component=part.name,
         calls=part.calls,

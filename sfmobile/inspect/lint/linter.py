@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
 
 from sfmobile.files import StrictModel
 
 # Importing them registers their checks.
 from sfmobile.inspect.lint import attention, operations, precision, shapes
+from sfmobile.inspect.lint.choices import FailOn
 from sfmobile.inspect.lint.rule import SEVERITIES, LintException, Severity, rule_book
 from sfmobile.inspect.lint.subject import CHECKS, Found, Subject
 from sfmobile.inspect.operations.blocks import OUTSIDE
 
-__all__ = ["Finding", "FindingGroup", "attention", "groups", "lint", "operations", "precision", "shapes", "worst"]
-
-FailOn = Literal["note", "warning", "error", "never"]
+__all__ = ["Finding", "FindingGroup", "attention", "groups", "lint", "operations", "precision", "severe", "shapes"]
 
 
 class Finding(StrictModel):
@@ -108,13 +106,9 @@ def groups(findings: Iterable[Finding]) -> list[FindingGroup]:
     ]
 
 
-def worst(findings: Iterable[Finding]) -> Severity | None:
-    """The highest severity among findings without an exception; None if there are none."""
-    open_findings = [SEVERITIES.index(finding.severity) for finding in findings if finding.exception is None]
-    return SEVERITIES[max(open_findings)] if open_findings else None
-
-
-def fails(findings: Iterable[Finding], fail_on: FailOn) -> bool:
-    """Whether a finding without an exception is as severe as `fail_on`, or worse."""
-    found = worst(findings)
-    return fail_on != "never" and found is not None and SEVERITIES.index(found) >= SEVERITIES.index(fail_on)
+def severe(findings: Iterable[Finding], fail_on: FailOn) -> list[Finding]:
+    """The findings without an exception that are as severe as `fail_on`, or worse."""
+    if fail_on == "never":
+        return []
+    least = SEVERITIES.index(fail_on)
+    return [one for one in findings if one.exception is None and SEVERITIES.index(one.severity) >= least]

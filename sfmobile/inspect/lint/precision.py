@@ -1,4 +1,4 @@
-"""Checks of number formats and ranges: fp32 islands, integers, infinities, squares, calibration runs."""
+"""Checks of number formats and ranges: fp32 islands, integers, infinities, squares, recorded runs."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _constants(subject: Subject) -> Iterator[tuple[Operation, str, Constant]]:
 
 @checks("normalisation-overflow")
 def normalisation_overflow(subject: Subject, rule: Rule) -> Iterator[Found]:
-    """Squares that a mean is taken of. A calibration run says how far the squared values really go."""
+    """Squares that a mean is taken of. A recorded run says how far the squared values really go."""
     limit, headroom = rule.limits["magnitude"], rule.limits["headroom"]
     for operation in subject.program.operations:
         if not _squares_for_a_mean(subject, operation):
@@ -121,7 +121,7 @@ def normalisation_overflow(subject: Subject, rule: Rule) -> Iterator[Found]:
             over = found > limit
             yield Found(
                 operation,
-                f"squares '{source}', which reaches {found:.4g} in the calibration run, at most {limit:g}",
+                f"squares '{source}', which reaches {found:.4g} in the recorded run, at most {limit:g}",
                 severity="error" if over else None,
             )
 
@@ -139,7 +139,7 @@ def _squares_for_a_mean(subject: Subject, operation: Operation) -> bool:
 
 @checks("activation-overflow")
 def activation_overflow(subject: Subject, rule: Rule) -> Iterator[Found]:
-    """float16 results that the calibration run, evaluated in fp32, shows near or beyond float16's end."""
+    """float16 results that the recorded run, evaluated in fp32, shows near or beyond float16's end."""
     if subject.magnitudes is None:
         return
     limit, headroom = rule.limits["magnitude"], rule.limits["headroom"]
@@ -153,7 +153,7 @@ def activation_overflow(subject: Subject, rule: Rule) -> Iterator[Found]:
         if found * room > limit:
             yield Found(
                 operation,
-                f"'{name}' reaches {found:.4g} in the calibration run; float16 ends at {limit:g}",
+                f"'{name}' reaches {found:.4g} in the recorded run; float16 ends at {limit:g}",
                 severity=None if found > limit else "warning",
             )
 

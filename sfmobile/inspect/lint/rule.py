@@ -11,9 +11,8 @@ from pydantic import Field, field_validator
 
 from sfmobile.errors import ArtifactError
 from sfmobile.files import StrictModel, read_model
-
-Severity = Literal["note", "warning", "error"]
-SEVERITIES: tuple[Severity, ...] = ("note", "warning", "error")
+from sfmobile.inspect.lint.choices import SEVERITIES as SEVERITIES
+from sfmobile.inspect.lint.choices import Severity as Severity
 
 RULES_FILE = Path(__file__).with_name("rules.json")
 EXCEPTIONS_FILE = Path(__file__).with_name("exceptions.json")

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sfmobile import __version__
 from sfmobile.files import write_json
 from sfmobile.inspect.lint.linter import Finding, FindingGroup, groups
 from sfmobile.inspect.lint.rule import Rule, RuleBook, rule_book
+from sfmobile.version import __version__
 
 SCHEMA_URI = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/os/schemas/sarif-schema-2.1.0.json"
 VERSION = "2.1.0"

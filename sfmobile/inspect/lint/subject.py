@@ -32,7 +32,7 @@ class Subject:
     """A program and what is known of it beyond itself.
 
     palettized: the bundle says its weights are. full_width: weights that the recipe leaves at 16 bits, by name.
-    magnitudes: the largest magnitude of every value in a calibration run, by name; None without one.
+    magnitudes: the largest magnitude of every value in a recorded run, by name; None without one.
     """
 
     program: Program

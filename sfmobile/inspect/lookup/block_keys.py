@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+from sfmobile.bundle.choices import AttentionForm, Target
 from sfmobile.files import StrictModel, sha256_of_value
-from sfmobile.nets.attention import AttentionForm
 
 if TYPE_CHECKING:
     from sfmobile.nets.layout import UNetLayout
@@ -15,7 +15,6 @@ TEXT_LENGTH = 77
 KEY_REVISION = 1
 
 Kind = Literal["resnet", "attention", "downsample", "upsample", "conv_in", "conv_out", "time_embedding", "empty"]
-Target = Literal["ios16", "ios17", "ios18"]
 
 
 class BlockOptions(StrictModel):

@@ -6,9 +6,10 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sfmobile.bundle.choices import Target
 from sfmobile.bundle.manifest import TensorRecord
 from sfmobile.files import draft_folder
-from sfmobile.inspect.lookup.block_keys import TEXT_LENGTH, BlockKey, BlockOptions, Target
+from sfmobile.inspect.lookup.block_keys import TEXT_LENGTH, BlockKey, BlockOptions
 from sfmobile.mlpackage.names import layer_constant
 
 if TYPE_CHECKING:

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Final, Literal
 import numpy as np
 from pydantic import Field
 
+from sfmobile.bench.machine import describe_machine
 from sfmobile.bench.report import MachineRecord
 from sfmobile.errors import UnavailableError, UsageError
 from sfmobile.files import StrictModel, read_model
 
 if TYPE_CHECKING:
-    from sfmobile.runtime.coreml import ComputeUnit, ModelLoader
+    from sfmobile.inspect.lookup.choices import TimerKind
+    from sfmobile.runtime.choices import ComputeUnit, Precision
+    from sfmobile.runtime.coreml import ModelLoader
 
 TIMINGS_VERSION: Final = 1
 # More than the last-level cache of most processors.
@@ -58,7 +61,7 @@ class MilTimer(Timer):
     them since. Without that the blocks of a 5.8 M UNet added up to a third of its time.
     """
 
-    def __init__(self, precision: Literal["fp32", "fp16"], predictions: int, machine: MachineRecord) -> None:
+    def __init__(self, precision: Precision, predictions: int, machine: MachineRecord) -> None:
         import torch
 
         threads = torch.get_num_threads()
@@ -88,7 +91,7 @@ class CoreMLTimer(Timer):
 
         if loader is None and platform.system() != "Darwin":
             raise UnavailableError(
-                f"Core ML needs macOS and this is {platform.system()}; use --runtime mil or estimate, or measure on a "
+                f"Core ML needs macOS and this is {platform.system()}; use --timer mil or estimate, or measure on a "
                 "device and pass --recorded."
             )
         name = f"coreml {compute_unit} ({machine.model or machine.processor}, {machine.os})"
@@ -152,6 +155,28 @@ class EstimateTimer(Timer):
         from sfmobile.mlpackage.program import load_program
 
         return BlockTiming(milliseconds=estimate_call(segments_of(load_program(package)), self.chip).milliseconds)
+
+
+def choose_timer(
+    kind: TimerKind,
+    device: str | None = None,
+    recorded: Path | None = None,
+    precision: Precision = "fp32",
+    compute_unit: ComputeUnit | None = None,
+    predictions: int = 10,
+) -> Timer:
+    """What times the packages, checked for options that contradict each other."""
+    if recorded is not None:
+        return RecordedTimer(recorded)
+    if (device is None) is (kind == "estimate"):
+        raise UsageError("--device belongs to --timer estimate, and that needs one; give both or neither.")
+    if compute_unit is not None and kind != "coreml":
+        raise UsageError(f"--compute-unit is for the coreml runtime, not for {kind}; leave it out.")
+    if device is not None:
+        return EstimateTimer(device)
+    if kind == "coreml":
+        return CoreMLTimer(compute_unit or "CPU_AND_NE", predictions, describe_machine())
+    return MilTimer(precision, predictions, describe_machine())
 
 
 def timed_calls(

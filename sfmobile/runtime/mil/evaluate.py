@@ -12,8 +12,9 @@ from torch import Tensor
 from sfmobile.errors import ArtifactError, UsageError
 from sfmobile.mlpackage.program import Operation, Program
 from sfmobile.mlpackage.types import TensorType
+from sfmobile.runtime.choices import Precision
 from sfmobile.runtime.mil.ops import TORCH_TYPES
-from sfmobile.runtime.mil.plan import Manner, Plan, Precision, Slots, make_plan, rounded, run_steps
+from sfmobile.runtime.mil.plan import Manner, Plan, Slots, make_plan, rounded, run_steps
 
 
 @dataclass(frozen=True)

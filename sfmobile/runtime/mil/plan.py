@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,12 +19,12 @@ from sfmobile.errors import ArtifactError
 from sfmobile.mlpackage.graph import Graph
 from sfmobile.mlpackage.program import Constant, Operand, Operation, Program
 from sfmobile.mlpackage.rewriting import rewrite
+from sfmobile.runtime.choices import Precision
 from sfmobile.runtime.mil.binding import Bound, Call, bind, constant_tensor
 from sfmobile.runtime.mil.fusion import FUSIONS, ROUNDED_FUSIONS
 from sfmobile.runtime.mil.ops.inplace import INPLACE
 from sfmobile.runtime.mil.packing import packed_convolution, packed_linear
 
-Precision: TypeAlias = Literal["fp32", "fp16"]
 Slots: TypeAlias = "list[Tensor | None]"
 
 # What torch and the op functions raise on operands that don't go together.

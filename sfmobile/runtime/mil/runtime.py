@@ -1,15 +1,16 @@
-"""The mil engine: components of a bundle, executed from their packages by the evaluator."""
+"""The mil runtime: components of a bundle, executed from their packages by the evaluator."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sfmobile.bundle.directory import Bundle
 from sfmobile.bundle.manifest import ComponentName, ComponentRecord
 from sfmobile.errors import UsageError
+from sfmobile.runtime.choices import Precision
 from sfmobile.runtime.chunks import ChunkedComponent, check_ml_program, load_packages
 from sfmobile.runtime.component import Component, check_border
 from sfmobile.runtime.protocol import Arrays
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class MilComponent(Component):
-    """A component on the mil engine."""
+    """A component on the mil runtime."""
 
     def __init__(self, name: ComponentName, record: ComponentRecord, evaluator: Evaluator) -> None:
         super().__init__(name, record)
@@ -48,7 +49,7 @@ class MilComponent(Component):
 class MilRuntime:
     """Executes a bundle's ML Programs on any operating system."""
 
-    def __init__(self, bundle: Bundle, precision: Literal["fp32", "fp16"] = "fp32", *, lean: bool = False) -> None:
+    def __init__(self, bundle: Bundle, precision: Precision = "fp32", *, lean: bool = False) -> None:
         """`lean` keeps weights compressed in the mapped file and decodes them for each use."""
         self.bundle = bundle
         self.precision = precision

@@ -1,4 +1,4 @@
-"""The onnx engine: ONNX Runtime on a bundle's ONNX files, or on its ML Programs translated. Needs the extra `onnx`."""
+"""The onnx runtime: ONNX Runtime on a bundle's ONNX files, or on its ML Programs translated. Needs the extra `onnx`."""
 
 from __future__ import annotations
 

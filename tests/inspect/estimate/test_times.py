@@ -5,8 +5,8 @@ import pytest
 from sfmobile.bench.report import PlacementRecord, now
 from sfmobile.bundle.directory import Bundle
 from sfmobile.inspect.estimate.devices import device_table
-from sfmobile.inspect.estimate.measured import Calibration, Measurement
-from sfmobile.inspect.estimate.times import Part, TimeReport, calls_per_picture, time_report
+from sfmobile.inspect.estimate.measured import DeviceFactors, MeasuredTime
+from sfmobile.inspect.estimate.times import DeviceTime, Part, calls_per_picture, device_time
 from sfmobile.inspect.operations.compute_plan import ComputePlan, PlannedOperation
 from sfmobile.mlpackage.program import load_program
 
@@ -22,8 +22,8 @@ def parts(tiny_bundle: Bundle) -> list[Part]:
     ]
 
 
-def report(parts: list[Part], **known: object) -> TimeReport:
-    return time_report(parts, PHONE, rate_basis="tests", **known)  # type: ignore[arg-type]
+def report(parts: list[Part], **known: object) -> DeviceTime:
+    return device_time(parts, PHONE, rate_basis="tests", **known)  # type: ignore[arg-type]
 
 
 def test_a_guided_picture_calls_each_component_as_often_as_the_pipeline_does(
@@ -48,28 +48,28 @@ def test_blocks_add_up_to_calls_and_calls_to_the_picture(parts: list[Part]) -> N
 
 
 def test_a_slower_chip_takes_longer(parts: list[Part]) -> None:
-    slow = time_report(parts, device_table().find("iphone-12"), rate_basis="tests")
+    slow = device_time(parts, device_table().find("iphone-12"), rate_basis="tests")
     assert slow.picture_ms > report(parts).picture_ms
 
 
 def test_measurements_replace_estimates_and_the_label_says_how_many(parts: list[Part]) -> None:
     placement = PlacementRecord(operations=10, neural_engine=9, gpu=0, cpu=1, off_neural_engine={"gather": 1})
-    measured = {"unet": Measurement(milliseconds=3.0, source="a phone", placement=placement)}
+    measured = {"unet": MeasuredTime(milliseconds=3.0, source="a phone", placement=placement)}
     found = report(parts, measured=measured)
     unet = next(one for one in found.components if one.component == "unet")
     assert (unet.basis, unet.call_ms, unet.source, unet.off_engine) == ("measured", 3.0, "a phone", {"gather": 1})
     assert sum(block.milliseconds for block in unet.blocks) == pytest.approx(3.0)
     assert found.label == "estimated, 1 of 3 components measured"
-    everything = {part.name: Measurement(milliseconds=1.0, source="a phone") for part in parts}
+    everything = {part.name: MeasuredTime(milliseconds=1.0, source="a phone") for part in parts}
     assert report(parts, measured=everything).label == "measured"
 
 
-def test_a_calibration_scales_estimates(parts: list[Part]) -> None:
-    calibration = Calibration(created_at=now(), device=PHONE.id, factors={"unet": 2.0}, sources=("a phone",))
-    plain, scaled = report(parts), report(parts, calibration=calibration)
+def test_device_factors_scale_estimates(parts: list[Part]) -> None:
+    factors = DeviceFactors(created_at=now(), device=PHONE.id, factors={"unet": 2.0}, sources=("a phone",))
+    plain, scaled = report(parts), report(parts, factors=factors)
     for before, after in zip(plain.components, scaled.components, strict=True):
         assert after.call_ms == pytest.approx(2 * before.call_ms)
-        assert after.basis == "estimated, calibrated"
+        assert after.basis == "estimated, scaled"
 
 
 def test_core_mls_own_costs_divide_the_time_between_blocks(parts: list[Part]) -> None:

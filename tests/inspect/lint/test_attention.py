@@ -7,9 +7,9 @@ import pytest
 import torch
 from coremltools.converters.mil import Builder as mb
 
+from sfmobile.bundle.choices import Target
 from sfmobile.bundle.manifest import TensorRecord
 from sfmobile.export.lowering import lower, trace
-from sfmobile.export.options import Target
 from sfmobile.inspect.lint.linter import lint
 from sfmobile.inspect.lint.subject import Subject
 from sfmobile.mlpackage.program import load_program

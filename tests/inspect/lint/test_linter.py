@@ -10,7 +10,7 @@ from coremltools.converters.mil import Builder as mb
 
 from sfmobile.bundle.directory import Bundle
 from sfmobile.errors import ArtifactError
-from sfmobile.inspect.lint.linter import Finding, fails, groups, lint, worst
+from sfmobile.inspect.lint.linter import Finding, groups, lint, severe
 from sfmobile.inspect.lint.rule import SEVERITIES, read_exceptions, rule_book
 from sfmobile.inspect.lint.subject import CHECKS, Subject
 from sfmobile.inspect.lint.targets import bundle_targets, lint_targets, package_target
@@ -76,13 +76,14 @@ def test_findings_fold_by_rule_severity_package_and_reason() -> None:
     ],
 )  # fmt: skip
 def test_a_gate_fails_at_its_severity_or_worse(severities: tuple[str, ...], fail_on: Any, expected: bool) -> None:
-    assert fails([sample(severity) for severity in severities], fail_on) is expected
+    found = [sample(severity) for severity in severities]
+    assert bool(severe(found, fail_on)) is expected
 
 
 def test_accepted_findings_fail_no_gate() -> None:
-    assert not fails([sample("error", exception="for a good reason")], "note")
-    assert worst([sample("error", exception="for a good reason"), sample("note")]) == "note"
-    assert worst([]) is None
+    accepted, still_open = sample("error", exception="for a good reason"), sample("note")
+    assert severe([accepted, still_open], "note") == [still_open]
+    assert severe([], "note") == []
 
 
 def test_exceptions_of_a_file_apply_where_all_their_conditions_hold(tmp_path: Path) -> None:

@@ -71,13 +71,13 @@ def test_a_spelled_out_norm_overflows_and_instance_norm_does_not() -> None:
 
 
 @pytest.mark.parametrize(("magnitude", "severity"), [(100.0, None), (200.0, "warning"), (300.0, "error")])
-def test_a_calibration_run_decides_whether_a_square_overflows(magnitude: float, severity: str | None) -> None:
+def test_a_recorded_run_decides_whether_a_square_overflows(magnitude: float, severity: str | None) -> None:
     found = findings(squared_norm, half(1, 8, 4, 32), magnitudes={"centred": magnitude})
     assert [finding.severity for finding in found] == ([] if severity is None else [severity])
 
 
 @pytest.mark.parametrize(("magnitude", "severity"), [(1e4, None), (3e4, "warning"), (7e4, "error")])
-def test_a_calibration_run_shows_activations_that_leave_float16(magnitude: float, severity: str | None) -> None:
+def test_a_recorded_run_shows_activations_that_leave_float16(magnitude: float, severity: str | None) -> None:
     def body(x: Any) -> Any:
         return mb.conv(x=x, weight=half(4, 4, 1, 1), name="hot")
 

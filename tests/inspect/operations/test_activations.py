@@ -6,7 +6,7 @@ from sfmobile.inspect.operations.activations import record_magnitudes
 from sfmobile.mlpackage.program import load_program
 
 
-def test_a_calibration_run_sees_every_float_value_of_every_component(tiny_bundle: Bundle) -> None:
+def test_a_recorded_run_sees_every_float_value_of_every_component(tiny_bundle: Bundle) -> None:
     advanced: list[int] = []
     found = record_magnitudes(tiny_bundle, 2, "a red apple", advanced.append)
     assert len(advanced) == 3

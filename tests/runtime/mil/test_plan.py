@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfmobile.mlpackage.program import Program
+from sfmobile.runtime.choices import Precision
 from sfmobile.runtime.mil import packing
 from sfmobile.runtime.mil.evaluate import Evaluator
 from sfmobile.runtime.mil.ops import OPS
 from sfmobile.runtime.mil.ops.inplace import INPLACE
-from sfmobile.runtime.mil.plan import Manner, Precision, make_plan, run_steps
+from sfmobile.runtime.mil.plan import Manner, make_plan, run_steps
 from tests.runtime.mil.programs import make_program
 
 RANDOM = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""The onnx engine on small ONNX files."""
+"""The onnx runtime on small ONNX files."""
 
 from __future__ import annotations
 

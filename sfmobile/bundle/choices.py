@@ -1,0 +1,23 @@
+"""What a bundle can be made of, as names: components, targets, formats, attention forms. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+ComponentName = Literal["text_encoder", "unet", "decoder"]
+COMPONENTS: tuple[ComponentName, ...] = get_args(ComponentName)
+
+# The earliest system that a package runs on.
+Target = Literal["ios16", "ios17", "ios18"]
+TARGETS: tuple[Target, ...] = get_args(Target)
+
+Format = Literal["mlprogram", "onnx"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+# What weights and activations are stored and declared as; not to be confused with the runtime's evaluation.
+FloatType = Literal["float16", "float32"]
+FLOAT_TYPES: tuple[FloatType, ...] = get_args(FloatType)
+
+# See `sfmobile.nets.attention`.
+AttentionForm = Literal["original", "split-einsum", "split-einsum-v2"]
+ATTENTION_FORMS: tuple[AttentionForm, ...] = get_args(AttentionForm)

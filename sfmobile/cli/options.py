@@ -1,0 +1,80 @@
+"""Options that several commands have, each with one name and one meaning, and how their texts are read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import typer
+
+from sfmobile.bundle.choices import COMPONENTS
+from sfmobile.errors import UsageError
+from sfmobile.runtime.choices import ComputeUnit, Precision, RuntimeChoice
+
+Choice = TypeVar("Choice", bound=str)
+
+BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle that `sfmobile export` made.")]
+RuntimeOption = Annotated[
+    RuntimeChoice,
+    typer.Option("--runtime", help="What executes the components; auto is coreml on macOS and mil elsewhere."),
+]
+PrecisionOption = Annotated[
+    Precision,
+    typer.Option("--precision", help="Evaluation of the mil runtime: fp16 rounds every operation's result."),
+]
+UnitOption = Annotated[ComputeUnit | None, typer.Option("--compute-unit", help="Core ML's compute units; coreml only.")]
+SourceOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--source", metavar="CHECKPOINT", help="The checkpoint the bundle was exported from, if it isn't where it was."
+    ),
+]
+LatentSizeOption = Annotated[
+    str | None,
+    typer.Option("--latent-size", metavar="HxW", help="Another latent size that the bundle was exported for."),
+]
+GuidanceBatchOption = Annotated[
+    int | None,
+    typer.Option("--guidance-batch", metavar="1|2", help="The other guidance batch of a multifunction bundle."),
+]
+COMPONENT_METAVAR = "|".join(COMPONENTS)
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON alone on stdout instead of a table.")]
+
+
+def parse_choices(option: str, texts: Sequence[str] | None, choices: tuple[Choice, ...]) -> tuple[Choice, ...]:
+    """The values of an option that may be repeated; typer takes `Literal` for single values only."""
+    wanted = tuple(choice for text in texts or () for choice in choices if choice == text)
+    if len(wanted) != len(texts or ()):
+        unknown = next(text for text in texts or () if text not in choices)
+        raise UsageError(f"{option} {unknown} is none of {', '.join(choices)}.")
+    return wanted
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`--latent-size`: "64x64" or "64"."""
+    matched = re.fullmatch(r"(\d{1,5})(?:[xX](\d{1,5}))?", text)
+    if matched is None:
+        raise UsageError(f"--latent-size {text} is no size; expected height x width, such as 64x64.")
+    height = int(matched[1])
+    return height, int(matched[2]) if matched[2] is not None else height
+
+
+def parse_optional_size(text: str | None) -> tuple[int, int] | None:
+    """`--latent-size` that may be left out."""
+    return None if text is None else parse_size(text)
+
+
+def parse_batch(number: int) -> Literal[1, 2]:
+    """`--guidance-batch`."""
+    if number == 1:
+        return 1
+    if number == 2:
+        return 2
+    raise UsageError(f"--guidance-batch {number} is impossible; expected 2 (both halves in one call) or 1.")
+
+
+def parse_optional_batch(number: int | None) -> Literal[1, 2] | None:
+    """`--guidance-batch` that may be left out."""
+    return None if number is None else parse_batch(number)

@@ -1,0 +1,296 @@
+"""A bundle fresh from the exporter: made with the command's options, and what it took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from sfmobile.bundle.choices import COMPONENTS, AttentionForm, ComponentName, FloatType, Format, Target
+from sfmobile.bundle.directory import Bundle
+from sfmobile.checkpoint.hub import open_checkpoint
+from sfmobile.compress.recipe import Recipe
+from sfmobile.export.exporter import ExportObserver, export_bundle
+from sfmobile.export.options import ExportOptions
+from sfmobile.observer import Observer
+from sfmobile.tables import Table, in_bytes
+
+if TYPE_CHECKING:
+    from sfmobile.bundle.manifest import ComponentRecord, Manifest
+    from sfmobile.checkpoint.directory import Checkpoint
+    from sfmobile.export.exporter import Phase
+    from sfmobile.sampling.golden import GoldenRun
+
+# Of a Core ML export that says nothing of its weights.
+DEFAULT_BITS = 6
+PHASES: dict[Phase, str] = {
+    "hash": "hashing the source",
+    "load": "loading",
+    "trace": "tracing",
+    "convert": "converting",
+    "palettize": "palettizing",
+    "write": "writing",
+    "cut": "cutting into chunks",
+    "merge": "merging functions",
+    "check": "checking what is stored",
+    "checksum": "checksums",
+    "golden": "recording golden vectors",
+}
+
+
+@dataclass(frozen=True)
+class Made:
+    """How a component came into its bundle: built, in so many seconds, or reused because it was whole and current."""
+
+    seconds: float
+    reused: bool
+
+
+class ExportedBundle(Bundle):
+    """A bundle with what exporting it took. made: components of this export; others were kept. seconds: in all."""
+
+    def __init__(self, root: Path, manifest: Manifest, made: Mapping[ComponentName, Made], seconds: float) -> None:
+        super().__init__(root, manifest)
+        self.made = dict(made)
+        self.seconds = seconds
+
+    def table(self) -> Table:
+        """Components, sizes, bits and times, for people."""
+        manifest = self.manifest
+        records = manifest.components
+        rows: list[tuple[str, ...]] = [
+            (
+                name,
+                f"{record.parameters:,}",
+                in_bytes(record.bytes),
+                f"{8 * record.bytes / record.parameters:.2f}",
+                describe_compression(record),
+                self._time(name),
+            )
+            for name, record in records.items()
+        ]
+        total = sum(record.bytes for record in records.values())
+        parameters = sum(record.parameters for record in records.values())
+        average = f"{8 * total / parameters:.2f}"
+        rows.append(("all", f"{parameters:,}", in_bytes(total), average, "", f"{self.seconds:.1f} s"))
+        size = f"{manifest.latents.height}x{manifest.latents.width}"
+        return Table(
+            f"{self.root}: {manifest.target}, latents {size}, guidance batch {manifest.guidance.batch}",
+            ("component", "parameters", "size", "bits/parameter", "weights", "time"),
+            tuple(rows),
+            text_columns=(0, 4),
+        )
+
+    def record(self) -> dict[str, Any]:
+        """The same as JSON."""
+        components = self.manifest.components
+        return {
+            "bundle": str(self.root),
+            "seconds": self.seconds,
+            "bytes": sum(record.bytes for record in components.values()),
+            "components": {
+                name: {
+                    "package": record.package,
+                    "parameters": record.parameters,
+                    "bytes": record.bytes,
+                    "bits_per_parameter": 8 * record.bytes / record.parameters,
+                    "compression": None if record.compression is None else record.compression.model_dump(),
+                    "attention": record.attention,
+                    "seconds": self.made[name].seconds if name in self.made else None,
+                    "reused": self.made[name].reused if name in self.made else True,
+                }
+                for name, record in components.items()
+            },
+        }
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+    def _time(self, name: ComponentName) -> str:
+        if name not in self.made:
+            return "kept"
+        return "reused" if self.made[name].reused else f"{self.made[name].seconds:.1f} s"
+
+
+def export(
+    source: Checkpoint | Path | str,
+    output: Path | str,
+    *,
+    attention: AttentionForm = "split-einsum",
+    bits: int | Literal["none"] | None = None,
+    group_size: int | None = None,
+    recipe: Recipe | Path | str | None = None,
+    target: Target = "ios17",
+    component: ComponentName | Sequence[ComponentName] = COMPONENTS,
+    latent_size: tuple[int, int] | Sequence[tuple[int, int]] = (),
+    guidance_batch: Literal[1, 2] = 2,
+    chunks: int = 1,
+    multifunction: bool = False,
+    format: Format = "mlprogram",
+    onnx_precision: FloatType = "float16",
+    author: str = "",
+    licence: str | None = None,
+    model_version: str = "",
+    metadata: Mapping[str, str] | None = None,
+    golden: bool = True,
+    force: bool = False,
+    observer: Observer | None = None,
+) -> ExportedBundle:
+    """Export a checkpoint to the bundle directory `output`: Core ML packages (or ONNX files) for phones and laptops.
+
+    What is already exported there, whole and current, is reused: call it again after an interruption. Whatever
+    happens, `output` is the old bundle or the new one, whole.
+
+    source: a diffusers-format directory, a Hugging Face Hub id, or an opened checkpoint. attention: split-einsum suits
+    the Neural Engine, original the GPU. bits: per weight, 1, 2, 3, 4, 6 or 8; "none" for fp16; without it 6 (ONNX:
+    none). group_size: a lookup table per so many output channels (ios18). recipe: bits layer by layer, in place of
+    both. target: the earliest system the packages run on. component: only these. latent_size: (height, width), the
+    checkpoint's own without it; several with multifunction. guidance_batch: 2 for both halves of guidance in one call.
+    chunks: packages the UNet is cut into. multifunction: packages of several functions over the same weights (ios18).
+    format: "onnx" for ONNX files, of onnx_precision. author, licence, model_version, metadata: written into every
+    package. golden: record a reference run for tests. force: rebuild what is whole and current too.
+
+    Raises `UsageError` for options that don't fit, `ArtifactError` for a damaged checkpoint, `UnavailableError` for
+    too little disk, no network, or another export into `output`.
+    """
+    options = export_options(
+        attention=attention,
+        bits=bits,
+        group_size=group_size,
+        recipe=recipe,
+        target=target,
+        component=component,
+        latent_size=latent_size,
+        guidance_batch=guidance_batch,
+        chunks=chunks,
+        multifunction=multifunction,
+        format=format,
+        onnx_precision=onnx_precision,
+        author=author,
+        licence=licence,
+        model_version=model_version,
+        metadata=metadata,
+        force=force,
+    )
+    observer = observer or Observer()
+    observer.start(f"Opening {source}")
+    checkpoint = open_checkpoint(source)
+    source_id = str(source) if isinstance(source, (str, Path)) else None
+    return export_checkpoint(checkpoint, Path(output), options, golden=golden, source_id=source_id, observer=observer)
+
+
+def export_options(
+    *,
+    attention: AttentionForm = "split-einsum",
+    bits: int | Literal["none"] | None = None,
+    group_size: int | None = None,
+    recipe: Recipe | Path | str | None = None,
+    target: Target = "ios17",
+    component: ComponentName | Sequence[ComponentName] = COMPONENTS,
+    latent_size: tuple[int, int] | Sequence[tuple[int, int]] = (),
+    guidance_batch: Literal[1, 2] = 2,
+    chunks: int = 1,
+    multifunction: bool = False,
+    format: Format = "mlprogram",
+    onnx_precision: FloatType = "float16",
+    author: str = "",
+    licence: str | None = None,
+    model_version: str = "",
+    metadata: Mapping[str, str] | None = None,
+    force: bool = False,
+) -> ExportOptions:
+    """What `export` is asked to make, checked before anything is opened."""
+    sizes = _sizes(latent_size)
+    opened = None if recipe is None else recipe if isinstance(recipe, Recipe) else Recipe.read(Path(recipe))
+    if bits is None and opened is None and format == "mlprogram":
+        bits = DEFAULT_BITS
+    return ExportOptions(
+        target=target,
+        format=format,
+        attention=attention,
+        bits=None if bits == "none" else bits,
+        group_size=group_size,
+        recipe=opened,
+        components=(component,) if isinstance(component, str) else tuple(component),
+        latent_size=sizes[0] if sizes else None,
+        guidance_batch=guidance_batch,
+        chunks=chunks,
+        multifunction=multifunction,
+        more_latent_sizes=tuple(sizes[1:]),
+        precision=onnx_precision,
+        force=force,
+        author=author,
+        licence=licence,
+        version=model_version,
+        metadata=dict(metadata or {}),
+    )
+
+
+def _sizes(given: tuple[int, int] | Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """One latent size, or several, as several."""
+    match given:
+        case (int(height), int(width)):
+            return [(height, width)]
+        case _:
+            return [(height, width) for height, width in given]
+
+
+def export_checkpoint(
+    checkpoint: Checkpoint,
+    output: Path,
+    options: ExportOptions,
+    *,
+    golden: bool = True,
+    source_id: str | None = None,
+    observer: Observer | None = None,
+) -> ExportedBundle:
+    """Export an opened checkpoint. source_id: what the manifest says it was, by default where it is."""
+    from sfmobile.sampling.golden import golden_run
+
+    def record(bundle: Bundle) -> GoldenRun:
+        return golden_run(bundle, checkpoint)
+
+    start = time.perf_counter()
+    phases = _Phases(observer or Observer())
+    bundle = export_bundle(checkpoint, output, options, phases, record if golden else None, source_id)
+    return ExportedBundle(bundle.root, bundle.manifest, phases.made, time.perf_counter() - start)
+
+
+class _Phases(ExportObserver):
+    """Tells an observer of the exporter's phases, and keeps how each component was made."""
+
+    def __init__(self, observer: Observer) -> None:
+        self.made: dict[ComponentName, Made] = {}
+        self._observer = observer
+
+    def phase(self, component: ComponentName | None, phase: Phase, total: int | None = None) -> None:
+        what = PHASES[phase] if component is None else f"{component}: {PHASES[phase]}"
+        self._observer.start(what, total, "bytes" if phase == "hash" else "pieces")
+
+    def advance(self, units: int) -> None:
+        self._observer.advance(units)
+
+    def finished(self, component: ComponentName, record: ComponentRecord, seconds: float, reused: bool) -> None:
+        self.made[component] = Made(seconds, reused)
+        done = "is current, reused" if reused else f"built in {seconds:.1f} s"
+        self._observer.note(f"{component}: {in_bytes(record.bytes)}, {done}")
+
+
+def describe_compression(record: ComponentRecord) -> str:
+    """How a component's weights are stored, in a few words."""
+    packaging = f", {len(record.chunks)} chunks" if record.chunks else ""
+    if record.functions:
+        packaging = f", {len(record.functions) + 1} functions"
+    return describe_weights(record) + packaging
+
+
+def describe_weights(record: ComponentRecord) -> str:
+    """How single weights are stored."""
+    if record.compression is None:
+        return record.compute_precision
+    if record.compression.recipe_sha256 is not None:
+        return f"recipe, mostly {record.compression.bits} bits"
+    group = record.compression.group_size
+    return f"{record.compression.bits} bits" + (f" per {group} channels" if group else "")

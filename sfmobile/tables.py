@@ -1,0 +1,84 @@
+"""Results for people: tables of figures as plain text, and figures in units that can be read.
+
+A record's `__str__` joins its tables; the command line prints the same ones with bold titles and to the terminal's
+width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# Text has no width of its own; the widest table of ours fits in this.
+TEXT_WIDTH = 132
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a title. Columns are numbers, right-aligned, but for those listed in `text_columns`."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    text_columns: tuple[int, ...] = (0,)
+    caption: str | None = None
+
+    def print_to(self, console: Console) -> None:
+        """Draw it on a console of rich's."""
+        from rich import box
+        from rich.table import Table as Drawn
+        from rich.text import Text
+
+        drawn = Drawn(box=box.SIMPLE_HEAD, pad_edge=False)
+        for index, column in enumerate(self.columns):
+            drawn.add_column(Text(column), justify="left" if index in self.text_columns else "right")
+        for row in self.rows:
+            drawn.add_row(*(Text(cell) for cell in row))
+        # Not the table's own title and caption: rich wraps those to the table's width.
+        console.print(Text(self.title, style="bold"))
+        console.print(drawn, Text(self.caption, style="dim") if self.caption is not None else "", sep="")
+
+    def __str__(self) -> str:
+        from io import StringIO
+
+        from rich.console import Console
+
+        text = StringIO()
+        self.print_to(Console(file=text, highlight=False, width=TEXT_WIDTH, color_system=None))
+        return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).rstrip()
+
+
+def as_text(parts: Iterable[Table | str]) -> str:
+    """Tables and paragraphs below each other."""
+    return "\n\n".join(map(str, parts))
+
+
+def in_bytes(count: int | float | None) -> str:
+    """A size for people, in decimal units as operating systems and app stores count."""
+    if count is None:
+        return "-"
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(size) < 1000 or unit == "GB":
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    raise AssertionError
+
+
+def in_milliseconds(milliseconds: float | None) -> str:
+    """A duration in milliseconds for people: three significant digits or so."""
+    if milliseconds is None:
+        return "-"
+    if milliseconds >= 100:
+        return f"{milliseconds:.0f} ms"
+    return f"{milliseconds:.1f} ms" if milliseconds >= 10 else f"{milliseconds:.2f} ms"
+
+
+def shortened(text: str, length: int = 40) -> str:
+    """A text on one line in the room that a table or a progress bar has for it."""
+    printable = "".join(character if character.isprintable() else " " for character in text)
+    return printable if len(printable) <= length else f"{printable[: length - 3]}..."
