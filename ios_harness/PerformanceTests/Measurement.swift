@@ -17,6 +17,15 @@ actor Measurement {
             ?? .cpuAndNeuralEngine
     }
 
+    /// A fresh runner. `SFBENCH_ARRAYS=plain` leaves its arrays in ordinary memory, to compare.
+    nonisolated func makeRunner(_ bundle: ModelBundle) throws -> CoreMLRunner {
+        let arrays = ProcessInfo.processInfo.environment["SFBENCH_ARRAYS"] ?? "shared"
+        guard ["shared", "plain"].contains(arrays) else {
+            throw UsageError("'\(arrays)' are no arrays; expected SFBENCH_ARRAYS to be shared or plain.")
+        }
+        return CoreMLRunner(bundle: bundle, computeUnit: try computeUnit(), sharesMemory: arrays == "shared")
+    }
+
     /// The report as far as it is, behind every piece; the last is the whole one, and the only one once it is finished.
     nonisolated func reports() -> AsyncThrowingStream<BenchReport, any Error> {
         AsyncThrowingStream { continuation in
@@ -47,7 +56,7 @@ actor Measurement {
         let prompt = bundle.manifest.golden?.prompt ?? "a red apple"
         let recorder = try LatencyRecorder(
             bundle: bundle, options: .init(request: TextToImage.Request(prompt: prompt), control: [.unet]),
-            progress: { print("\($0)/\($1) \($2)") }, makeRunner: { CoreMLRunner(bundle: bundle, computeUnit: unit) })
+            progress: { print("\($0)/\($1) \($2)") }, makeRunner: { try self.makeRunner(bundle) })
         let report = try await recorder.report(
             machine: machine, device: .core(bundle: bundle, computeUnit: unit, monitor: monitor, coolDown: 300),
             journal: journal, partial: partial)

@@ -95,8 +95,7 @@ final class PerformanceTests: XCTestCase {
         _ = try? await report()
         let bundle = try ModelBundle.embedded(check: .sizes)
         let check = try GoldenCheck(bundle: bundle)
-        let unit = try Measurement.shared.computeUnit()
-        let result = try await check.run(on: CoreMLRunner(bundle: bundle, computeUnit: unit))
+        let result = try await check.run(on: Measurement.shared.makeRunner(bundle))
         let failures = try check.failures(result, on: .coreml)
         XCTAssertEqual(failures, [])
         for (name, decibels) in result.components { print("\(name): \(decibels) dB from the reference") }

@@ -115,8 +115,16 @@ def export(
         bool,
         typer.Option(
             "--multifunction",
-            help="Packages of several functions over the same weights: both guidance batches, and every --latent-size "
+            help="A UNet of several functions over the same weights: both guidance batches, and every --latent-size "
             "if it is given several times (ios18).",
+        ),
+    ] = False,
+    multifunction_decoder: Annotated[
+        bool,
+        typer.Option(
+            "--multifunction-decoder",
+            help="The decoder too: one function for every --latent-size. iOS 18 was seen to crash while loading such a "
+            "decoder (coremltools issue 2414); try it on the device.",
         ),
     ] = False,
     file_format: Annotated[FormatChoice, typer.Option("--format", help="What to write.")] = FormatChoice.mlprogram,
@@ -160,6 +168,7 @@ def export(
         guidance_batch=engine.parse_batch(guidance_batch),
         chunks=chunks,
         multifunction=multifunction,
+        multifunction_decoder=multifunction_decoder,
         more_latent_sizes=tuple(sizes[1:]),
         precision=precision.value if precision is not None else "float16",
         force=force,
@@ -187,6 +196,11 @@ def run_export(
         display = _display(bars)
         record = golden_recorder(checkpoint) if golden else None
         bundle = export_bundle(checkpoint, output, options, display, record, source_id=source)
+    if options.more_latent_sizes and "decoder" in options.components and not options.multifunction_decoder:
+        console.note(
+            "The decoder has one function, of the first --latent-size: the other sizes can't be decoded without "
+            "--multifunction-decoder, with which iOS 18 was seen to crash."
+        )
     report(bundle, display.results, time.perf_counter() - start, json_output)
 
 

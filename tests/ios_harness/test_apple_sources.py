@@ -59,6 +59,15 @@ def test_sources_for_apples_systems_type_check(module: str, folder: str, options
     assert done.returncode == 0, done.stderr
 
 
+def test_the_readmes_usage_type_checks() -> None:
+    (usage,) = re.findall(r"```swift\n(.*?)```", (HARNESS / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(usage.strip().splitlines()) <= 14
+    file = MODULES / "Usage.swift"
+    file.write_text(usage)
+    done = swiftc("-emit-sil", "-wmo", "-o", "/dev/null", "-module-name", "Usage", "-parse-as-library", file)
+    assert done.returncode == 0, done.stderr
+
+
 def test_every_stub_names_its_public_source() -> None:
     """Above each declaration, with only attributes in between."""
     kinds = "struct|class|enum|protocol|typealias|func|let|var|extension"

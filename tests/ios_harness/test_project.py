@@ -383,3 +383,38 @@ def test_the_package_that_apps_depend_on_is_free_of_unsafe_flags_and_of_other_pa
     named = re.compile(r'\.(?:target|executableTarget|testTarget)\(\s*name: "(\w+)"')
     assert set(named.findall(package)) & set(named.findall(tools)) == set()
     assert set(named.findall(tools)) == {"sfbench"}
+
+
+@pytest.mark.parametrize("module", ["SnapFusionKit", "SnapFusionCoreML"])
+def test_the_documentation_links_to_what_there_is(module: str) -> None:
+    catalog = HARNESS / f"Sources/{module}/{module}.docc"
+    assert (catalog / f"{module}.md").read_text(encoding="utf-8").startswith(f"# ``{module}``\n")
+    code = "\n".join(file.read_text(encoding="utf-8") for file in (HARNESS / "Sources").glob("SnapFusion*/*.swift"))
+    articles = {file.stem for file in catalog.glob("*.md")}
+    links = 0
+    for file in catalog.glob("*.md"):
+        text = re.sub(r"```.*?```", "", file.read_text(encoding="utf-8"), flags=re.DOTALL)
+        assert set(re.findall(r"<doc:(\w+)>", text)) <= articles, file.name
+        for symbol in re.findall(r"``([^`]+)``", text):
+            *types, name = re.sub(r"\(.*", "", symbol).split("/")
+            for one in types:
+                assert re.search(rf"\b(?:struct|class|actor|enum|protocol) {one}\b", code), symbol
+            found = re.search(rf"\b(?:struct|class|actor|enum|protocol|func) {name}\b", code)
+            assert found or name == module, f"{file.name}: {symbol}"
+            links += 1
+    assert links >= 4
+
+
+def test_the_list_for_device_day_names_what_there_is() -> None:
+    text = (HARNESS / "DEVICE_DAY.md").read_text(encoding="utf-8")
+    report = (REPOSITORY / "sfmobile/bench/report.py").read_text(encoding="utf-8")
+    for field in ("neural_engine_cost", "cpu_only_median_ms", "first_load_ms", "backed_outputs", "neural_peak_bytes"):
+        assert field in text
+        assert field in report
+    sources = "".join(
+        file.read_text(encoding="utf-8") for file in HARNESS.rglob("*.swift") if ".build" not in file.parts
+    )
+    for setting in re.findall(r"TEST_RUNNER_(\w+)", text):
+        assert f'"{setting}"' in sources
+    for path in re.findall(r"`((?:ios_harness|tests)/[\w./]+)`", text):
+        assert (REPOSITORY / path).exists(), path

@@ -19,6 +19,7 @@
         private let bundle: ModelBundle
         private let computeUnit: RuntimeRecord.ComputeUnit
         private let chunks: ChunkResidency
+        private let sharesMemory: Bool
         private let models: CompiledModels
         private var loaded: [ComponentName: Loaded] = [:]
         private var answers: [ComponentName: BufferRecord] = [:]
@@ -33,14 +34,16 @@
 
         /// - Parameters:
         ///   - chunks: how many chunks of a component are in memory; with one at a time, a prediction's time holds loading.
+        ///   - sharesMemory: whether fp16 arrays lie in memory that the Neural Engine and the GPU use without a copy.
         ///   - cache: where compiled models are kept; in the caches folder if nil.
         public init(
             bundle: ModelBundle, computeUnit: RuntimeRecord.ComputeUnit, chunks: ChunkResidency = .all,
-            cache: URL? = nil
+            sharesMemory: Bool = true, cache: URL? = nil
         ) {
             self.bundle = bundle
             self.computeUnit = computeUnit
             self.chunks = chunks
+            self.sharesMemory = sharesMemory
             models = CompiledModels(bundle: bundle, folder: cache)
         }
 
@@ -103,11 +106,11 @@
         private func open(_ urls: [URL], _ name: ComponentName, _ record: ComponentRecord) throws -> Loaded {
             let configuration = try MLModelConfiguration(computeUnit, record: record)
             let places = Dictionary(zip(record.parts.map(\.package), urls)) { first, _ in first }
-            let models = try ChunkSequence(name, record: record, residency: chunks) { part in
+            let models = try ChunkSequence(name, record: record, residency: chunks) { [sharesMemory] part in
                 guard let url = places[part.package] else { throw ComponentError.notLoaded(name) }
-                return try CoreMLChunk(url, name, part, configuration)
+                return try CoreMLChunk(url, name, part, configuration, sharesMemory: sharesMemory)
             }
-            let inputs = try record.inputs.map { ($0.name, try ModelBuffer($0)) }
+            let inputs = try record.inputs.map { ($0.name, try ModelBuffer($0, shared: sharesMemory)) }
             return Loaded(models: models, record: record, inputs: Dictionary(uniqueKeysWithValues: inputs))
         }
 
@@ -130,7 +133,10 @@
         private let options = MLPredictionOptions()
         private let backings: [String: ModelBuffer]
 
-        init(_ url: URL, _ name: ComponentName, _ part: ChunkRecord, _ configuration: MLModelConfiguration) throws {
+        init(
+            _ url: URL, _ name: ComponentName, _ part: ChunkRecord, _ configuration: MLModelConfiguration,
+            sharesMemory: Bool
+        ) throws {
             self.name = name
             self.part = part
             do {
@@ -146,7 +152,7 @@
                 throw ComponentError.failed(
                     name, "the inputs and outputs of '\(part.package)' aren't those of the manifest; export it again.")
             }
-            let buffers = try part.outputs.map { ($0.name, try ModelBuffer($0)) }
+            let buffers = try part.outputs.map { ($0.name, try ModelBuffer($0, shared: sharesMemory)) }
             backings = Dictionary(uniqueKeysWithValues: buffers)
             options.outputBackings = backings.mapValues(\.array)
         }

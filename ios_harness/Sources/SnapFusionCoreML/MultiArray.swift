@@ -11,10 +11,10 @@
         /// Whether a prediction answered with this very array, which it was given for the purpose.
         private(set) var isBacking = false
 
-        /// An array of the recorded shape and type: in an IOSurface if it is fp16 and one of that size can be had, else in
-        /// ordinary memory. Which one it became is reported, not relied on.
-        init(_ record: TensorRecord) throws {
-            if record.dtype == .float16, let array = ModelBuffer.sharedArray(record.shape) {
+        /// An array of the recorded shape and type: in an IOSurface if that is wanted, it is fp16, and one of that size can
+        /// be had; else in ordinary memory. Which one it became is reported, not relied on.
+        init(_ record: TensorRecord, shared: Bool) throws {
+            if shared, record.dtype == .float16, let array = ModelBuffer.sharedArray(record.shape) {
                 self.array = array
                 isShared = true
             } else {

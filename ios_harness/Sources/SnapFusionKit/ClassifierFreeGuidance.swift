@@ -55,7 +55,8 @@ public struct ClassifierFreeGuidance: Sendable {
             outputs += try output.split(into: batch)
         }
         guard unconditional != nil else { return outputs[0] }
-        return try HostTensor(shape: latents.shape, ClassifierFreeGuidance.combine(outputs[0].floats, outputs[1].floats, scale: scale))
+        let combined = ClassifierFreeGuidance.combine(outputs[0].floats, outputs[1].floats, scale: scale)
+        return try HostTensor(shape: latents.shape, combined)
     }
 
     /// unconditional + scale · (conditional − unconditional), in float32.

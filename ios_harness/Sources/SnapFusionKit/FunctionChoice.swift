@@ -63,7 +63,8 @@ extension BundleManifest {
             guard let record = components[name] else { continue }
             guard let selected = record.selecting(latents: [rows, latents.channels, size.height, size.width]) else {
                 throw UsageError(
-                    "The bundle's \(name) has no function for latents \(size); export it again with the UNet's sizes.")
+                    "The bundle's \(name) has no function for latents \(size); export it again with "
+                        + "--multifunction-decoder.")
             }
             manifest.components[name] = selected
         }

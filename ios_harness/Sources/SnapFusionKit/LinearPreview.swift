@@ -30,7 +30,8 @@ public struct LinearPreview: Sendable {
         func solve(image: HostTensor) throws -> LinearPreview {
             let (height, width, factor) = (record.height, record.width, record.pixelsPerLatent)
             guard image.shape == [1, 3, height * factor, width * factor] else {
-                throw UsageError("an image of \(HostTensor.describe(image.shape)) doesn't fit latents of \(record.shape).")
+                let found = HostTensor.describe(image.shape)
+                throw UsageError("an image of \(found) doesn't fit latents of \(record.shape).")
             }
             let inputs = latents.floats
             let pixels = image.floats
@@ -90,6 +91,7 @@ public struct LinearPreview: Sendable {
                 image[colour * plane + position] = Float(value)
             }
         }
-        return (try? HostTensor(shape: [1, 3] + latents.shape.suffix(2), image)).flatMap { try? GeneratedPicture(image: $0) }
+        guard let tensor = try? HostTensor(shape: [1, 3] + latents.shape.suffix(2), image) else { return nil }
+        return try? GeneratedPicture(image: tensor)
     }
 }

@@ -16,7 +16,8 @@ extension BundleManifest {
         if case .integer(let version)? = fields.members["schema_version"], version > BundleManifest.schemaVersion {
             throw BundleError(
                 .futureSchema,
-                "'\(file)' has schema_version \(version) but this harness reads \(BundleManifest.schemaVersion); update it.")
+                "'\(file)' has schema_version \(version) but this harness reads "
+                    + "\(BundleManifest.schemaVersion); update it.")
         }
         self = try fields.read { try BundleManifest(fields: $0) }
     }

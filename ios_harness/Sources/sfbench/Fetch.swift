@@ -26,11 +26,14 @@ struct Fetch: AsyncParsableCommand {
 
     func run() async throws {
         var downloader = BundleDownloader(source: HTTPBundleSource(root: address), manifestSHA256: sha256)
-        guard attempts >= 1, pause >= 0 else { throw UsageError("expected 1 or more attempts, and a pause of 0 or more.") }
+        guard attempts >= 1, pause >= 0 else {
+            throw UsageError("expected 1 or more attempts, and a pause of 0 or more.")
+        }
         downloader.attempts = attempts
         downloader.pause = pause
         let bundle = try await downloader.download(to: URL(fileURLWithPath: output))
-        print("\(output): \(bundle.manifest.name), \(bundle.manifest.files.count) files, SHA-256 \(bundle.manifestSHA256)")
+        let files = "\(bundle.manifest.files.count) files"
+        print("\(output): \(bundle.manifest.name), \(files), SHA-256 \(bundle.manifestSHA256)")
     }
 
     private static func address(_ text: String) throws -> URL {

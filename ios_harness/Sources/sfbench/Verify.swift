@@ -39,7 +39,8 @@ struct Verify: AsyncParsableCommand {
         } else {
             for name in ComponentName.allCases {
                 guard let found = result.components[name] else { continue }
-                print(String(format: "%@: %.1f dB, %.0f expected", name.rawValue, found, try check.gate(name, on: engine.kind)))
+                let gate = try check.gate(name, on: engine.kind)
+                print(String(format: "%@: %.1f dB, %.0f expected", name.rawValue, found, gate))
             }
             print(
                 String(

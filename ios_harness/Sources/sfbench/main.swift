@@ -9,7 +9,8 @@ struct SFBench: AsyncParsableCommand {
             commandName: "sfbench",
             abstract: "Draws with, measures and verifies the bundles that sfmobile exports.",
             discussion:
-                "Exit codes: 0 ok, 1 a gate failed, 2 usage, 3 this environment can't, 4 an artifact is missing or corrupt.",
+                "Exit codes: 0 ok, 1 a gate failed, 2 usage, 3 this environment can't, 4 an artifact is missing or "
+                + "corrupt.",
             subcommands: [Generate.self, Bench.self, Verify.self, Fetch.self])
     }
 }

@@ -11,7 +11,8 @@ final class GuidanceTests: XCTestCase {
         let rows = try GoldenFiles.floats("guidance.npy")
         func row(_ index: Int) -> [Float] { Array(rows[index * 256..<(index + 1) * 256]) }
         for (index, scale) in scales.enumerated() {
-            XCTAssertEqual(ClassifierFreeGuidance.combine(row(0), row(1), scale: scale), row(index + 2), "scale \(scale)")
+            XCTAssertEqual(
+                ClassifierFreeGuidance.combine(row(0), row(1), scale: scale), row(index + 2), "scale \(scale)")
         }
     }
 
@@ -34,7 +35,9 @@ final class GuidanceTests: XCTestCase {
         }
     }
 
-    private func guided(batch: Int, scale: Double, unconditional: Float?) async throws -> (HostTensor, Calls, ClassifierFreeGuidance) {
+    private func guided(
+        batch: Int, scale: Double, unconditional: Float?
+    ) async throws -> (HostTensor, Calls, ClassifierFreeGuidance) {
         let calls = Calls()
         let guidance = try ClassifierFreeGuidance(
             batch: batch, scale: scale, conditional: states(3), unconditional: unconditional.map(states))

@@ -50,7 +50,8 @@ final class LatencyRecorderTests: XCTestCase {
 
     func testTheReportIsWrittenWithEveryField() async throws {
         let bundle = try TestBundle.make(in: temporaryFolder())
-        let options = LatencyRecorder.Options(predictions: 1, request: TextToImage.Request(prompt: "a", steps: 1), loop: false)
+        let options = LatencyRecorder.Options(
+            predictions: 1, request: TextToImage.Request(prompt: "a", steps: 1), loop: false)
         let recorder = try LatencyRecorder(bundle: bundle, options: options) { RecordingRunner() }
         let report = try await recorder.report(
             machine: machine, device: .init(conditions: { conditions() }))

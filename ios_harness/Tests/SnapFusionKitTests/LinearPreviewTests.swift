@@ -21,7 +21,9 @@ final class LinearPreviewTests: XCTestCase {
         for (row, expected) in zip(preview.weight, weight + [bias]) {
             for (found, value) in zip(row, expected) { XCTAssertEqual(found, Double(value), accuracy: 1e-5) }
         }
-        XCTAssertThrowsError(try fitting.solve(image: HostTensor(shape: [1, 3, 4, 4], [Float](repeating: 0, count: 48)))) {
+        XCTAssertThrowsError(
+            try fitting.solve(image: HostTensor(shape: [1, 3, 4, 4], [Float](repeating: 0, count: 48)))
+        ) {
             XCTAssertTrue($0 is UsageError)
         }
     }

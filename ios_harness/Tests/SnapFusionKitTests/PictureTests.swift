@@ -32,7 +32,9 @@ final class PictureTests: XCTestCase {
     }
 
     func testASheetHasRowsOfFour() throws {
-        let pictures = try (1...5).map { try GeneratedPicture(width: 2, height: 1, pixels: [UInt8](repeating: $0, count: 6)) }
+        let pictures = try (1...5).map {
+            try GeneratedPicture(width: 2, height: 1, pixels: [UInt8](repeating: $0, count: 6))
+        }
         let sheet = try GeneratedPicture(sideBySide: pictures)
         XCTAssertEqual([sheet.width, sheet.height], [8, 2])
         XCTAssertEqual(sheet.pixels[0..<24], [1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 4, 4, 4, 4, 4, 4])

@@ -53,7 +53,8 @@
         func testAWholeRunOverPipes() async throws {
             let runner = try runner("good")
             let bundle = try TestBundle.make(in: temporaryFolder())
-            let picture = try await TextToImage(bundle: bundle, runner: runner).picture(TextToImage.Request(prompt: "a", steps: 3))
+            let picture = try await TextToImage(bundle: bundle, runner: runner).picture(
+                TextToImage.Request(prompt: "a", steps: 3))
             XCTAssertEqual(Set(picture.pixels), [128], "an image of zeros is grey")
         }
 
