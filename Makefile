@@ -57,10 +57,12 @@ types: environment
 pytest: environment
 	OMP_NUM_THREADS=1 $(RUN)/python -m pytest $(PYTEST_FLAGS)
 
-# The Swift package, then its command-line tool beside sfmobile on the same bundles.
+# The Swift libraries, then the command-line tool beside sfmobile on the same bundles. Warnings are errors where CI says so.
+STRICT_SWIFT := $(if $(CI),-Xswiftc -warnings-as-errors)
 swift: environment
 	@if .ci/swift-toolchain find >/dev/null 2>&1; then \
-		.ci/swift-toolchain run swift test --package-path ios_harness --disable-swift-testing && \
+		.ci/swift-toolchain run swift test --disable-swift-testing $(STRICT_SWIFT) && \
+		.ci/swift-toolchain run swift build --package-path ios_harness && \
 		SFMOBILE_SWIFT_BUILD=1 OMP_NUM_THREADS=1 $(RUN)/python -m pytest tests/ios_harness; \
 	elif [ -n "$(CI)" ]; then \
 		echo "error: no Swift 6 toolchain here; '.ci/swift-toolchain install' makes one on Debian." >&2; exit 3; \
@@ -68,16 +70,20 @@ swift: environment
 		echo "Swift tests SKIPPED: no Swift 6 toolchain here; '.ci/swift-toolchain install' makes one on Debian."; \
 	fi
 
-# The Performance tests on a connected iPhone, and their report as a table. DEVELOPMENT_TEAM signs the app.
+# The Performance tests on a connected iPhone, and their report as a table. DEVICE is a model, a phone's name or id=UDID;
+# DEVELOPMENT_TEAM signs the app. The bundle is checked first: its packages reach the phone compiled, without checksums.
 ios-test: environment
 	@if [ -z "$(DEVICE)" ]; then echo 'usage: make ios-test DEVICE="iPhone 14 Pro" BUNDLE=path/to/bundle' >&2; exit 2; fi
 	@if ! command -v xcodebuild >/dev/null; then echo "error: this needs a Mac with Xcode 16 or later." >&2; exit 3; fi
+	@$(RUN)/python -c 'import sys; sys.tracebacklimit = 0; from sfmobile.bundle.directory import Bundle; Bundle.open(sys.argv[1])' "$(BUNDLE)"
 	@mkdir -p $(OUT) && rm -rf $(OUT)/ios.xcresult
+	destination=$$($(RUN)/python ios_harness/find_device.py "$(DEVICE)") || exit $$?; \
 	xcodebuild test -project ios_harness/SFBench.xcodeproj -scheme Performance -testPlan Performance \
-		-destination "platform=iOS,name=$(DEVICE)" -resultBundlePath $(OUT)/ios.xcresult -allowProvisioningUpdates \
-		SFBENCH_BUNDLE="$(abspath $(BUNDLE))" $(if $(DEVELOPMENT_TEAM),DEVELOPMENT_TEAM="$(DEVELOPMENT_TEAM)"); \
+		-destination "platform=iOS,$$destination" -resultBundlePath $(OUT)/ios.xcresult -allowProvisioningUpdates \
+		SFBENCH_BUNDLE="$(abspath $(BUNDLE))" $(if $(DEVELOPMENT_TEAM),DEVELOPMENT_TEAM="$(DEVELOPMENT_TEAM)") \
+		$(if $(CI),SWIFT_TREAT_WARNINGS_AS_ERRORS=YES); \
 	status=$$?; $(RUN)/sfmobile report import $(OUT)/ios.xcresult -o $(OUT)/ios-bench.json && exit $$status
 
 clean:
-	rm -rf $(VENV) $(OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis ios_harness/.build
+	rm -rf $(VENV) $(OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis .build ios_harness/.build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,25 +1,29 @@
 // swift-tools-version: 6.0
 import PackageDescription
 
-// Language mode 6 checks concurrency completely; warnings fail the build.
-let strict: [SwiftSetting] = [.swiftLanguageMode(.v6), .unsafeFlags(["-warnings-as-errors"])]
+// `sfbench`, the command-line tool. The libraries are the package above; nothing of theirs is declared here again.
+
+// Where the argument parser lies as sources already, as in the root that `.ci/swift-toolchain` makes, nothing is fetched.
+let argumentParser: Package.Dependency =
+    if let sources = Context.environment["SFMOBILE_ARGUMENT_PARSER"] {
+        .package(path: sources)
+    } else {
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.2.3")
+    }
 
 let package = Package(
-    name: "SnapFusion",
-    platforms: [.iOS(.v17), .macOS(.v14)],
-    products: [
-        .library(name: "SnapFusionKit", targets: ["SnapFusionKit"]),
-        .library(name: "SnapFusionCoreML", targets: ["SnapFusionCoreML"]),
-        .executable(name: "sfbench", targets: ["sfbench"]),
-    ],
+    name: "SnapFusionTools",
+    platforms: [.macOS(.v14)],
+    products: [.executable(name: "sfbench", targets: ["sfbench"])],
+    dependencies: [.package(name: "SnapFusion", path: ".."), argumentParser],
     targets: [
-        .target(name: "SnapFusionKit", swiftSettings: strict),
-        .target(name: "SnapFusionCoreML", dependencies: ["SnapFusionKit"], swiftSettings: strict),
-        .executableTarget(name: "sfbench", dependencies: ["SnapFusionKit", "SnapFusionCoreML"], swiftSettings: strict),
-        // A worker that misbehaves on request, for the tests of the process runner.
         .executableTarget(
-            name: "FakeWorker", dependencies: ["SnapFusionKit"], path: "Tests/FakeWorker", swiftSettings: strict),
-        .testTarget(
-            name: "SnapFusionKitTests", dependencies: ["SnapFusionKit", "FakeWorker"], swiftSettings: strict),
-    ]
+            name: "sfbench",
+            dependencies: [
+                .product(name: "SnapFusionKit", package: "SnapFusion"),
+                .product(name: "SnapFusionCoreML", package: "SnapFusion"),
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ])
+    ],
+    swiftLanguageModes: [.v6]
 )

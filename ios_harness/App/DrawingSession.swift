@@ -7,47 +7,61 @@ import UIKit
 @MainActor
 @Observable
 final class DrawingSession {
-    /// The picture that a step predicts; `id` is the step, from 1.
-    struct Preview: Identifiable {
-        let id: Int
-        let image: UIImage
-    }
-
     var prompt = "a red apple"
+    var negativePrompt = ""
     var seed = 0
+    var steps = 8
+    var guidance = 7.5
+    var showsSteps = true
+    var computeUnit = RuntimeRecord.ComputeUnit.cpuAndNeuralEngine
     var lowMemory = false
     private(set) var message = ""
-    private(set) var previews: [Preview] = []
-    private(set) var picture: UIImage?
+    private(set) var previews: [DrawnPicture] = []
+    private(set) var picture: DrawnPicture?
+    private(set) var history = PictureHistory()
     private(set) var report: BenchReport?
     private(set) var reportFile: URL?
     private var work: Task<Void, Never>?
+    private var ready: (engine: EngineChoice, pipeline: TextToImage)?
+
+    /// What a pipeline is made for; another choice makes another.
+    private struct EngineChoice: Equatable {
+        let computeUnit: RuntimeRecord.ComputeUnit
+        let lowMemory: Bool
+    }
 
     var isWorking: Bool { work != nil }
 
     func cancel() { work?.cancel() }
 
+    /// Takes the model's own settings, and loads its components one by one before the first prompt.
+    func prepare() {
+        start("Loading") { session in
+            let pipeline = try await session.pipeline()
+            let manifest = pipeline.bundle.manifest
+            session.steps = manifest.scheduler.defaultSteps
+            session.guidance = manifest.guidance.defaultScale
+            if !session.lowMemory { try await pipeline.prewarm() }
+        }
+    }
+
     func draw() {
-        let request = Request(prompt: prompt, seed: UInt64(seed), previews: .linear)
-        let keepLoaded = !lowMemory
+        let request = TextToImage.Request(
+            prompt: prompt, negativePrompt: negativePrompt, seed: UInt64(clamping: seed), steps: steps,
+            guidanceScale: guidance, previews: showsSteps ? .linear : .none)
         previews = []
         picture = nil
-        start { session in
-            let bundle = try ModelBundle.embedded(check: .sizes)
-            let runner = CoreMLRunner(
-                bundle: bundle, computeUnit: .cpuAndNeuralEngine, chunks: keepLoaded ? .all : .one)
-            let pipeline = try TextToImage(bundle: bundle, runner: runner, keepLoaded: keepLoaded)
-            for try await event in pipeline.run(request) { session.show(event) }
-            // A finished run keeps its components; this screen makes a new runner for each.
-            await runner.unloadAll()
+        start("Loading") { session in
+            for try await event in try await session.pipeline().run(request) { try session.show(event, of: request) }
         }
     }
 
     func measure() {
-        let request = Request(prompt: prompt, seed: UInt64(seed))
-        start { session in
+        let request = TextToImage.Request(prompt: prompt, seed: UInt64(clamping: seed))
+        let unit = computeUnit
+        start("Measuring") { session in
+            await session.free()
             let bundle = try ModelBundle.embedded(check: .sizes)
-            let unit = RuntimeRecord.ComputeUnit.cpuAndNeuralEngine
             let monitor = DeviceMonitor()
             await monitor.start()
             let recorder = try LatencyRecorder(
@@ -57,8 +71,7 @@ final class DrawingSession {
                 },
                 makeRunner: { CoreMLRunner(bundle: bundle, computeUnit: unit) })
             let report = try await recorder.report(
-                machine: .current(), conditions: { await monitor.conditions() },
-                placement: { try await Placement.record(of: $0, in: bundle, computeUnit: unit) })
+                machine: .current(), device: .core(bundle: bundle, computeUnit: unit, monitor: monitor))
             let file = FileManager.default.temporaryDirectory.appendingPathComponent("bench.json")
             try Data(report.json.serialized().utf8).write(to: file, options: .atomic)
             session.report = report
@@ -66,14 +79,43 @@ final class DrawingSession {
         }
     }
 
-    private func start(_ body: @escaping @MainActor (DrawingSession) async throws -> Void) {
+    func save(_ file: URL) {
+        start("Saving", done: "Saved to Photos") { _ in try await PhotoLibrary.add(file) }
+    }
+
+    /// Shows a picture of the history again.
+    func show(_ picture: DrawnPicture) { self.picture = picture }
+
+    func clearHistory() { history.clear() }
+
+    /// The pipeline for the engine that is chosen. Components stay loaded between runs.
+    private func pipeline() async throws -> TextToImage {
+        let choice = EngineChoice(computeUnit: computeUnit, lowMemory: lowMemory)
+        if let ready, ready.engine == choice { return ready.pipeline }
+        await free()
+        let bundle = try ModelBundle.embedded(check: .sizes)
+        let runner = CoreMLRunner(
+            bundle: bundle, computeUnit: choice.computeUnit, chunks: choice.lowMemory ? .one : .all)
+        let pipeline = try TextToImage(bundle: bundle, runner: runner, keepLoaded: !choice.lowMemory)
+        ready = (choice, pipeline)
+        return pipeline
+    }
+
+    private func free() async {
+        await ready?.pipeline.runner.unloadAll()
+        ready = nil
+    }
+
+    private func start(
+        _ word: String, done: String = "", _ body: @escaping @MainActor (DrawingSession) async throws -> Void
+    ) {
         guard work == nil else { return }
-        message = "Loading"
+        message = word
         UIApplication.shared.isIdleTimerDisabled = true
         work = Task {
             do {
                 try await body(self)
-                message = ""
+                message = done
             } catch is CancellationError {
                 message = "Cancelled"
             } catch {
@@ -84,16 +126,20 @@ final class DrawingSession {
         }
     }
 
-    private func show(_ event: Event) {
+    private func show(_ event: TextToImage.Event, of request: TextToImage.Request) throws {
         switch event {
         case .loaded(let name, let seconds): message = String(format: "%@ loaded in %.2f s", name.rawValue, seconds)
         case .encoded, .noise: break
         case .step(let step):
             message = String(format: "Step %d of %d: %.0f ms", step.index + 1, step.count, step.seconds * 1e3)
-            if let image = step.preview.flatMap({ UIImage(data: $0.png()) }) {
-                previews.append(Preview(id: step.index + 1, image: image))
+            if let preview = step.preview {
+                previews.append(
+                    DrawnPicture(
+                        id: "step \(step.index)", image: try preview.uiImage(),
+                        title: "Step \(step.index + 1) of \(step.count)", caption: "\(step.index + 1)"))
             }
-        case .picture(let picture, _, _): self.picture = UIImage(data: picture.png())
+        case .picture(let picture, _, _):
+            self.picture = try history.add(picture, title: request.prompt, seed: request.seed)
         }
     }
 }

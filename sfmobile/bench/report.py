@@ -58,6 +58,8 @@ class ConditionsRecord(StrictModel):
     """What else was going on. Load is the one-minute load average; the rest is a phone's or a notebook's.
 
     memory_warnings: how often the system warned of too little memory during the measurement (iOS).
+    increased_memory_entitlement: whether the app was built with the entitlement for a higher limit (iOS).
+    waited_for_nominal_s: seconds spent waiting for the device to cool before something was measured (iOS).
     """
 
     load_average_before: float | None = Field(default=None, ge=0)
@@ -68,6 +70,8 @@ class ConditionsRecord(StrictModel):
     battery_level: float | None = Field(default=None, ge=0, le=1)
     battery_charging: bool | None = None
     memory_warnings: int | None = Field(default=None, ge=0)
+    increased_memory_entitlement: bool | None = None
+    waited_for_nominal_s: float | None = Field(default=None, ge=0)
 
 
 class RuntimeRecord(StrictModel):
@@ -116,13 +120,21 @@ class MemoryRecord(StrictModel):
     before_bytes: before the component was loaded. peak_bytes: the highest sample (resident set; on iOS the
     physical footprint that the system's limit applies to). peak_anonymous_bytes and peak_file_backed_bytes: the
     highest samples of the two kinds where the system tells them apart; file-backed pages can be dropped and read
-    again, anonymous ones can't.
+    again, anonymous ones can't. scope: whose memory it is; what the system's own processes hold for a model is in no
+    figure. On Apple systems also: process_peak_bytes, the kernel's own peak of the footprint since the process began,
+    which no sampling misses; neural_bytes and neural_peak_bytes, what it counts for the Neural Engine on the process'
+    account, most of it outside of the footprint; limit_remaining_bytes, the least that could still be allocated.
     """
 
     before_bytes: Bytes
     peak_bytes: Bytes
     peak_anonymous_bytes: Bytes | None = None
     peak_file_backed_bytes: Bytes | None = None
+    scope: Literal["process"] = "process"
+    process_peak_bytes: Bytes | None = None
+    neural_bytes: Bytes | None = None
+    neural_peak_bytes: Bytes | None = None
+    limit_remaining_bytes: Bytes | None = None
 
     @property
     def added_bytes(self) -> int:
@@ -144,6 +156,17 @@ class PlacementRecord(StrictModel):
     off_neural_engine: dict[str, int] = Field(default_factory=dict, description="operator -> count not preferred there")
 
 
+class BufferRecord(StrictModel):
+    """The arrays a component works on in Core ML: how many lie in memory shared with the Neural Engine (IOSurface), and
+    how many outputs the last prediction wrote into the array it was given, told by identity."""
+
+    inputs: int = Field(ge=0)
+    shared_inputs: int = Field(ge=0)
+    outputs: int = Field(ge=0)
+    shared_outputs: int = Field(ge=0)
+    backed_outputs: int = Field(ge=0)
+
+
 class ComponentLatency(StrictModel):
     """One component in a process of its own.
 
@@ -151,6 +174,10 @@ class ComponentLatency(StrictModel):
     from Core ML's compiled cache where the system lets us. warm_load_ms: loading it again afterwards.
     first_prediction_ms: the first prediction after the cold load, which specializes on some runtimes. median_ms, p95_ms
     (linear interpolation), minimum_ms: of `predictions` predictions after the first one.
+
+    Core ML specializes a model for the device in its first load. compile_ms and first_load_ms are the parts of
+    cold_load_ms, and first_load_kind says what it started from: what Core ML keeps of its own is beyond its reach.
+    cpu_only_median_ms: the same predictions on the CPU alone; a figure close to it says that the others ran there too.
     """
 
     cold_load_ms: Milliseconds
@@ -164,6 +191,13 @@ class ComponentLatency(StrictModel):
     package_bytes: Bytes
     parameters: int = Field(ge=0)
     placement: PlacementRecord | None = None
+    compile_ms: Milliseconds | None = None
+    first_load_ms: Milliseconds | None = None
+    first_load_kind: Literal["compiled_now", "compiled_before", "compiled_at_build"] | None = None
+    thermal_state_before: ThermalState | None = None
+    thermal_state_after: ThermalState | None = None
+    buffers: BufferRecord | None = None
+    cpu_only_median_ms: Milliseconds | None = None
 
 
 class LoopLatency(StrictModel):
@@ -177,10 +211,15 @@ class LoopLatency(StrictModel):
     decoder_ms: Milliseconds
     end_to_end_ms: Milliseconds
     memory: MemoryRecord | None = None
+    thermal_state_before: ThermalState | None = None
+    thermal_state_after: ThermalState | None = None
 
 
 class BenchReport(StrictModel):
-    """`bench.json`: latency per component, and of the whole loop."""
+    """`bench.json`: latency per component, and of the whole loop.
+
+    crashed: what the measuring process ended in the midst of, in earlier attempts at the same report; not measured.
+    """
 
     kind: Literal["bench"] = "bench"
     schema_version: Literal[1] = REPORT_VERSION
@@ -192,6 +231,7 @@ class BenchReport(StrictModel):
     bundle: BundleReference
     components: dict[ComponentName, ComponentLatency]
     loop: LoopLatency | None = None
+    crashed: tuple[str, ...] = ()
 
     def tables(self) -> list[Table]:
         """The figures for people, and what they were measured on."""

@@ -33,7 +33,8 @@ class _Test(BaseModel):
 def read_result(path: Path) -> BenchReport:
     """The report in `path`: a bare JSON report, or an .xcresult (Xcode 16 or later) with one attached.
 
-    Every performance test attaches the same report; the newest is taken. Raises `ArtifactError` if there is none,
+    Performance tests attach the report as far as it is, behind every piece; the newest is taken, and of several of the
+    same second the one that holds most. Raises `ArtifactError` if there is none,
     `UnavailableError` for an .xcresult where Xcode's tool is missing.
     """
     if path.suffix != ".xcresult" and not path.is_dir():
@@ -46,7 +47,14 @@ def read_result(path: Path) -> BenchReport:
         raise ArtifactError(
             f"'{path}' has no attachment '{ATTACHMENT_PREFIX}.json'; run the Performance test plan, which attaches one."
         )
-    return max(reports, key=lambda report: report.created_at)
+    return max(reports, key=lambda report: (report.created_at, _pieces(report)))
+
+
+def _pieces(report: BenchReport) -> int:
+    """How much of the measurement a report holds."""
+    details = [one.placement is not None for one in report.components.values()]
+    details += [one.cpu_only_median_ms is not None for one in report.components.values()]
+    return len(report.components) + (report.loop is not None) + sum(details)
 
 
 def read_attached(result: Path, file: Path) -> BenchReport:

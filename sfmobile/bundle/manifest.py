@@ -319,6 +319,6 @@ def _select(name: str, record: ComponentRecord, latents: tuple[int, ...]) -> Com
         if _latents_shape(function.inputs) == latents:
             return record.selected(function.function)
     raise UsageError(
-        f"The bundle's {name} has no function for latents {latents[2]}x{latents[3]}; export it again with the UNet's "
-        "sizes."
+        f"The bundle's {name} has no function for latents {latents[2]}x{latents[3]}; export it again with "
+        "--multifunction-decoder."
     )

@@ -58,8 +58,16 @@ def export(
         bool,
         typer.Option(
             "--multifunction",
-            help="Packages of several functions over the same weights: both guidance batches, and every --latent-size "
+            help="A UNet of several functions over the same weights: both guidance batches, and every --latent-size "
             "if it is given several times (ios18).",
+        ),
+    ] = False,
+    multifunction_decoder: Annotated[
+        bool,
+        typer.Option(
+            "--multifunction-decoder",
+            help="The decoder too: one function for every --latent-size. iOS 18 was seen to crash while loading such a "
+            "decoder (coremltools issue 2414); try it on the device.",
         ),
     ] = False,
     file_format: Annotated[Format, typer.Option("--format", help="What to write.")] = "mlprogram",
@@ -99,6 +107,7 @@ def export(
         guidance_batch=options.parse_batch(guidance_batch),
         chunks=chunks,
         multifunction=multifunction,
+        multifunction_decoder=multifunction_decoder,
         format=file_format,
         onnx_precision=onnx_precision,
         author=author,
@@ -116,8 +125,13 @@ def export(
         from sfmobile.export.plan import plan_export
 
         show_plan(plan_export(checkpoint, wanted), output, wanted, json_output)
-    else:
-        show(made, json_output)
+        return
+    if wanted.more_latent_sizes and "decoder" in wanted.components and not wanted.multifunction_decoder:
+        console.note(
+            "The decoder has one function, of the first --latent-size: the other sizes can't be decoded without "
+            "--multifunction-decoder, with which iOS 18 was seen to crash."
+        )
+    show(made, json_output)
 
 
 def show(bundle: ExportedBundle, as_json: bool) -> None:

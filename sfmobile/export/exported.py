@@ -128,6 +128,7 @@ def export(
     guidance_batch: Literal[1, 2] = 2,
     chunks: int = 1,
     multifunction: bool = False,
+    multifunction_decoder: bool = False,
     format: Format = "mlprogram",
     onnx_precision: FloatType = "float16",
     author: str = "",
@@ -148,7 +149,8 @@ def export(
     none). group_size: a lookup table per so many output channels (ios18). recipe: bits layer by layer, in place of
     both. target: the earliest system the packages run on. component: only these. latent_size: (height, width), the
     checkpoint's own without it; several with multifunction. guidance_batch: 2 for both halves of guidance in one call.
-    chunks: packages the UNet is cut into. multifunction: packages of several functions over the same weights (ios18).
+    chunks: packages the UNet is cut into. multifunction: packages of several functions over the same weights (ios18);
+    multifunction_decoder: the decoder's too, which iOS 18 was seen to crash with.
     format: "onnx" for ONNX files, of onnx_precision. author, licence, model_version, metadata: written into every
     package. golden: record a reference run for tests. force: rebuild what is whole and current too.
 
@@ -166,6 +168,7 @@ def export(
         guidance_batch=guidance_batch,
         chunks=chunks,
         multifunction=multifunction,
+        multifunction_decoder=multifunction_decoder,
         format=format,
         onnx_precision=onnx_precision,
         author=author,
@@ -193,6 +196,7 @@ def export_options(
     guidance_batch: Literal[1, 2] = 2,
     chunks: int = 1,
     multifunction: bool = False,
+    multifunction_decoder: bool = False,
     format: Format = "mlprogram",
     onnx_precision: FloatType = "float16",
     author: str = "",
@@ -218,6 +222,7 @@ def export_options(
         guidance_batch=guidance_batch,
         chunks=chunks,
         multifunction=multifunction,
+        multifunction_decoder=multifunction_decoder,
         more_latent_sizes=tuple(sizes[1:]),
         precision=onnx_precision,
         force=force,

@@ -36,7 +36,9 @@ class ExportOptions:
     components: which to (re)build. latent_size: (height, width), the checkpoint's own if None.
     guidance_batch: batch of the UNet; 2 runs the unconditional and the conditional half in one call.
     chunks: packages the UNet is cut into. multifunction: further functions in the packages, of the same weights: for
-    `more_latent_sizes`, and for the UNet also for the other guidance batch.
+    `more_latent_sizes`, and for the UNet also for the other guidance batch. multifunction_decoder: for the decoder too;
+    off, since iOS 18 was seen to crash while loading one (coremltools issue 2414), and then the other sizes can't be
+    decoded.
     precision: float32 is for ONNX only; Core ML packages are float16.
     force: rebuild components that are whole and current. metadata: user-defined keys of every package.
     """
@@ -52,6 +54,7 @@ class ExportOptions:
     guidance_batch: Literal[1, 2] = 2
     chunks: int = 1
     multifunction: bool = False
+    multifunction_decoder: bool = False
     more_latent_sizes: tuple[tuple[int, int], ...] = ()
     precision: FloatType = "float16"
     force: bool = False
@@ -92,6 +95,8 @@ class ExportOptions:
             raise UsageError("Several latent sizes need packages of several functions; ask for multifunction too.")
         if self.format == "onnx" and (self.chunks > 1 or self.multifunction):
             raise UsageError("Chunks and functions are of Core ML packages; leave them out for ONNX files.")
+        if self.multifunction_decoder and not self.more_latent_sizes:
+            raise UsageError("A decoder of several functions is for several latent sizes; give those, or leave it out.")
         if self.multifunction and self.target != "ios18":
             raise UsageError(f"Packages of several functions need target ios18, found {self.target}.")
         if self.multifunction and self.chunks > 1:
@@ -141,7 +146,7 @@ class ExportOptions:
         Shapes that `component` doesn't depend on aren't varied. `latent_size` is the default one.
         """
         sizes, batches = [latent_size], [self.guidance_batch]
-        if self.multifunction and component != "text_encoder":
+        if (self.multifunction and component == "unet") or (self.multifunction_decoder and component == "decoder"):
             sizes += [size for size in self.more_latent_sizes if size not in sizes]
         if self.multifunction and component == "unet":
             batches.append(1 if self.guidance_batch == 2 else 2)

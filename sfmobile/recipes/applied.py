@@ -63,7 +63,7 @@ def compress(
 def options_of(manifest: Manifest, recipe: Recipe, target: Target | None) -> ExportOptions:
     """The options that a bundle was exported with, and `recipe` in place of its compression."""
     first = next(iter(manifest.components.values()))
-    unet = manifest.components.get("unet")
+    unet, decoder = manifest.components.get("unet"), manifest.components.get("decoder")
     sizes = dict.fromkeys((height, width) for height, width, _ in manifest.shapes())
     size = (manifest.latents.height, manifest.latents.width)
     return ExportOptions(
@@ -76,6 +76,7 @@ def options_of(manifest: Manifest, recipe: Recipe, target: Target | None) -> Exp
         guidance_batch=manifest.guidance.batch,
         chunks=max(1, len(unet.chunks)) if unet is not None else 1,
         multifunction=unet is not None and bool(unet.functions),
+        multifunction_decoder=decoder is not None and bool(decoder.functions),
         more_latent_sizes=tuple(other for other in sizes if other != size),
     )
 

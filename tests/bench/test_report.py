@@ -49,6 +49,17 @@ def test_the_schema_refuses_unknown_keys_and_missing_names() -> None:
     assert not validator.is_valid(good)
 
 
+def test_a_report_of_before_the_newer_fields_is_read() -> None:
+    data = json.loads(bench().model_dump_json())
+    del data["crashed"]
+    for field in ("increased_memory_entitlement", "waited_for_nominal_s"):
+        del data["conditions"][field]
+    for component in data["components"].values():
+        for field in ("compile_ms", "first_load_ms", "first_load_kind", "buffers", "cpu_only_median_ms"):
+            del component[field]
+    assert BenchReport.model_validate(data) == bench()
+
+
 def test_what_only_the_phone_knows_may_be_left_out() -> None:
     written = bench().model_dump(mode="json", exclude_none=True)
     assert BenchReport.model_validate(written) == bench(created_at=BenchReport.model_validate(written).created_at)

@@ -60,6 +60,17 @@ def test_the_newest_attached_report_is_taken(result: Path) -> None:
     assert read_result(result) == report
 
 
+def test_of_one_second_the_report_that_holds_most_is_taken(result: Path) -> None:
+    """The harness attaches the report behind every piece, and a piece may take less than a second."""
+    whole = bench()
+    part = whole.model_copy(update={"components": dict(list(whole.components.items())[:1]), "loop": None})
+    write_report(whole, result / "exported/1.json")
+    write_report(part, result / "exported/2.json")
+    for order in (("1.json", "2.json"), ("2.json", "1.json")):
+        attach(result, *((f"bench_{number}_A.json", file) for number, file in enumerate(order)))
+        assert read_result(result) == whole
+
+
 def test_a_run_without_a_report_says_which_plan_attaches_one(result: Path) -> None:
     attach(result)
     with pytest.raises(ArtifactError, match="Performance test plan"):

@@ -148,7 +148,7 @@ def test_another_guidance_batch_and_latent_size_of_a_multifunction_bundle(
     exported = run(
         capsys,
         *("export", tiny_checkpoint.root, "-o", root, "--target", "ios18", "--multifunction", "--bits", "none"),
-        *("--latent-size", "8x8", "--latent-size", "8x16"),
+        *("--latent-size", "8x8", "--latent-size", "8x16", "--multifunction-decoder"),
     )
     assert exported.code == 0
     for batch in (2, 1):

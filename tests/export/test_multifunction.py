@@ -22,7 +22,9 @@ SIZES = ((8, 8), (8, 16))
 
 @pytest.fixture(scope="module")
 def bundle(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    options = ExportOptions(target="ios18", bits=4, multifunction=True, more_latent_sizes=SIZES[1:])
+    options = ExportOptions(
+        target="ios18", bits=4, multifunction=True, more_latent_sizes=SIZES[1:], multifunction_decoder=True
+    )
     return export_bundle(tiny_checkpoint, tmp_path_factory.mktemp("bundles") / "functions", options)
 
 
@@ -96,6 +98,24 @@ def test_shapes_that_were_not_exported_are_refused_with_those_that_were(bundle: 
         bundle.for_shapes((16, 16))
     with pytest.raises(UsageError, match="guidance batch 1; it was exported for 8x8 and batch 2"):
         tiny_bundle.for_shapes(guidance_batch=1)
+
+
+def test_the_decoder_has_one_function_unless_it_is_asked_for_more(
+    tiny_checkpoint: Checkpoint, tmp_path: Path, bundle: Bundle
+) -> None:
+    """iOS 18 was seen to crash while loading a decoder of several."""
+    options = ExportOptions(target="ios18", multifunction=True, more_latent_sizes=SIZES[1:])
+    assert options.functions("decoder", SIZES[0]) == ((*SIZES[0], 2),)
+    assert len(options.functions("unet", SIZES[0])) == 4
+    plain = export_bundle(tiny_checkpoint, tmp_path / "plain", options)
+    assert plain.manifest.components["decoder"].functions == ()
+    assert len(bundle.manifest.components["decoder"].functions) == 1
+    # Guidance batches are the UNet's alone; a size that can't be decoded is refused with what helps.
+    plain.for_shapes(guidance_batch=1)
+    with pytest.raises(UsageError, match=r"decoder has no function for latents 8x16; .* --multifunction-decoder"):
+        plain.for_shapes((8, 16))
+    with pytest.raises(UsageError, match="for several latent sizes"):
+        ExportOptions(target="ios18", multifunction=True, multifunction_decoder=True)
 
 
 def test_both_guidance_batches_draw_one_picture(bundle: Bundle) -> None:

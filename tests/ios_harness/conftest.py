@@ -4,4 +4,5 @@ from __future__ import annotations
 
 import os
 
-collect_ignore = [] if os.environ.get("SFMOBILE_SWIFT_BUILD") else ["test_apple_sources.py", "test_sfbench.py"]
+BUILT = ["test_apple_sources.py", "test_fetch.py", "test_sfbench.py"]
+collect_ignore = [] if os.environ.get("SFMOBILE_SWIFT_BUILD") else BUILT

@@ -130,16 +130,23 @@ def test_a_bench_report_is_one_that_python_reads(bundle: Bundle, tmp_path: Path)
     assert json.loads(report.model_dump_json()).keys() == expected.keys()
     for part in ("machine", "conditions", "runtime", "bundle", "producer", "loop"):
         assert json.loads(report.model_dump_json())[part].keys() == expected[part].keys()
+    written = json.loads(report.model_dump_json())["components"]["unet"]
+    assert written.keys() == expected["components"]["unet"].keys()
+    assert written["memory"].keys() == expected["components"]["unet"]["memory"].keys()
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
         (["generate", SAMPLE], 2, "expected a prompt"),
-        (["generate", SAMPLE, "a", "--steps", "many"], 2, "'many' is no value for --steps"),
-        (["generate", SAMPLE, "a", "--colour", "red"], 2, "no option '--colour'"),
+        (["generate", SAMPLE, "a", "--steps", "many"], 2, "The value 'many' is invalid for '--steps <steps>'"),
+        (["generate", SAMPLE, "a", "--colour", "red"], 2, "Unknown option '--colour'"),
+        (["generate", SAMPLE, "a", "--latent-size", "big"], 2, "The value 'big' is invalid for '--latent-size"),
+        (["generate", SAMPLE, "a", "--runtime", "metal"], 2, "'metal' is invalid for '--runtime <runtime>'"),
         (["generate", SAMPLE, "a", "-o", "a.jpg"], 2, "should end in .png"),
-        (["paint"], 2, "no command 'paint'"),
+        (["paint"], 2, "Unexpected argument 'paint'"),
+        (["bench"], 2, "Missing expected argument '<bundle>'"),
+        (["fetch", "ftp://127.0.0.1/bundle", "-o", "bundle"], 2, "no address of http or https"),
         (["bench", SAMPLE, "--compute-unit", "ALL", "--runtime", "mil"], 2, "coreml runtime"),
         (["bench", REPOSITORY / "sfmobile"], 4, "no manifest.json"),
         (["bench", SAMPLE, "--runtime", "coreml"], 3, "Core ML is only on Apple's systems"),
@@ -162,3 +169,12 @@ def test_a_damaged_bundle_is_refused_before_any_work(tmp_path: Path) -> None:
     assert done.returncode == 4
     assert "has changed" in done.stderr
     assert "weight.bin" in done.stderr
+
+
+def test_help_lists_the_commands_and_what_exit_codes_mean() -> None:
+    done = sfbench("--help")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    for word in ("generate", "bench", "verify", "fetch", "Exit codes: 0 ok"):
+        assert word in done.stdout
+    assert "--latent-size" in sfbench("generate", "--help").stdout

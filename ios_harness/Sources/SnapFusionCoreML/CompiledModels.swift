@@ -2,10 +2,10 @@
     import CoreML
     import SnapFusionKit
 
-    /// Compiled models (.mlmodelc) of a bundle's packages, kept in a folder under the checksums of what they were made from.
+    /// The compiled models (.mlmodelc) of a bundle's packages: those it was built into an app with, or those of the cache.
     struct CompiledModels: Sendable {
         let bundle: ModelBundle
-        let folder: URL
+        let cache: CompiledCache
 
         /// Where compiled models lie unless something else is asked for.
         static var defaultFolder: URL {
@@ -13,56 +13,62 @@
             return (caches ?? FileManager.default.temporaryDirectory).appendingPathComponent("SnapFusion")
         }
 
-        /// The compiled models of a component's packages, in running order.
-        func compiled(_ name: ComponentName) async throws -> [URL] {
-            var urls: [URL] = []
-            for part in try bundle.component(name).parts { urls.append(try await compiled(name, part)) }
-            return urls
+        init(bundle: ModelBundle, folder: URL? = nil) {
+            self.bundle = bundle
+            cache = CompiledCache(folder: folder ?? CompiledModels.defaultFolder)
         }
 
-        /// The compiled model of one package, made now if there is none yet. A package that is compiled already is itself.
-        private func compiled(_ name: ComponentName, _ part: ChunkRecord) async throws -> URL {
-            let package = try checkedPackage(name, part)
-            if package.pathExtension == "mlmodelc" { return package }
-            let kept = try place(of: name, part)
-            if FileManager.default.fileExists(atPath: kept.path) { return kept }
+        /// The models of a component's packages, in running order, and what had to be done for them.
+        struct Found {
+            var urls: [URL] = []
+            /// Seconds of compiling; nil if nothing was compiled.
+            var seconds: Double?
+            var kind = LoadTiming.Kind.compiledAtBuild
+        }
+
+        /// The compiled models of a component's packages, each made now if there is none yet.
+        func compiled(_ name: ComponentName) async throws -> Found {
+            var found = Found()
+            for part in try bundle.component(name).parts {
+                if let path = bundle.compiled.path(of: part.package) {
+                    found.urls.append(bundle.root.appendingPathComponent(path))
+                    continue
+                }
+                let place = try cache.place(of: name, part, in: bundle)
+                if cache.finds(place) {
+                    if found.kind == .compiledAtBuild { found.kind = .compiledBefore }
+                } else {
+                    let start = ContinuousClock.now
+                    try await compile(name, part, to: place)
+                    found.seconds = (found.seconds ?? 0) + start.secondsSince()
+                    found.kind = .compiledNow
+                }
+                found.urls.append(place)
+            }
+            return found
+        }
+
+        private func compile(_ name: ComponentName, _ part: ChunkRecord, to place: URL) async throws {
+            guard try bundle.component(name).format == .mlprogram else {
+                throw UnavailableError("'\(name)' is an ONNX file, which Core ML can't run; export a Core ML bundle.")
+            }
+            let package = bundle.root.appendingPathComponent(part.package)
             let made: URL
             do {
-                made = try await MLModel.compileModel(at: package)
+                made = try await Signposts.interval("compile") { try await MLModel.compileModel(at: package) }
             } catch {
                 throw ComponentError.failed(
                     name, "'\(package.lastPathComponent)' can't be compiled: \(error.localizedDescription)")
             }
-            try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
-            // Another run may have been faster; what it kept is the same.
-            do {
-                try FileManager.default.moveItem(at: made, to: kept)
-            } catch  where FileManager.default.fileExists(atPath: kept.path) {
-                try? FileManager.default.removeItem(at: made)
-            }
-            return kept
+            cache.evict()
+            try cache.keep(made, at: place)
         }
 
         /// Forgets the compiled models of a component, so that the next load is a cold one.
         func forget(_ name: ComponentName) throws {
             for part in try bundle.component(name).parts {
-                try? FileManager.default.removeItem(at: place(of: name, part))
+                cache.remove(try cache.place(of: name, part, in: bundle))
             }
-        }
-
-        private func checkedPackage(_ name: ComponentName, _ part: ChunkRecord) throws -> URL {
-            guard try bundle.component(name).format == .mlprogram else {
-                throw UnavailableError("'\(name)' is an ONNX file, which Core ML can't run; export a Core ML bundle.")
-            }
-            return bundle.root.appendingPathComponent(part.package)
-        }
-
-        private func place(of name: ComponentName, _ part: ChunkRecord) throws -> URL {
-            var digest = SHA256Digest()
-            for (path, record) in try bundle.component(name).files(of: part).sorted(by: { $0.key < $1.key }) {
-                digest.update(Data("\(path) \(record.sha256)\n".utf8))
-            }
-            return folder.appendingPathComponent("\(name)-\(digest.hexadecimal().prefix(16)).mlmodelc")
         }
     }
 #endif

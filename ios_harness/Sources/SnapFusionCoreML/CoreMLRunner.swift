@@ -5,39 +5,46 @@
     /// Runs the components of a bundle with Core ML.
     ///
     /// Predictions are synchronous, on a queue of the runner's own: no array leaves it, and no thread of Swift's
-    /// concurrency waits for the Neural Engine. A component's input and output buffers live as long as it is loaded; an
-    /// input that is the same tensor as last time, as the hidden states are for every step, isn't converted again. What
-    /// one chunk of a component gives is the array that the next one takes.
-    /// Loading alone doesn't specialize a model for the device: the first prediction does (`prewarm`).
+    /// concurrency waits for the Neural Engine. A component's input and output buffers live as long as it is loaded, in
+    /// memory that the Neural Engine shares where the type is fp16; an input that is the same tensor as last time, as the
+    /// hidden states are for every step, isn't converted again. What one chunk of a component gives is the array that the
+    /// next one takes.
+    ///
+    /// Core ML specializes a model for the device in its first load, which can take many times as long as later ones.
+    /// ``SnapFusionKit/TextToImage/prewarm()`` has it over before somebody waits.
     public actor CoreMLRunner: ComponentRunner {
-        private let queue = DispatchSerialQueue(label: "snapfusion.coreml")
+        private let queue = DispatchSerialQueue(label: "snapfusion.coreml", qos: .userInitiated)
         public nonisolated var unownedExecutor: UnownedSerialExecutor { queue.asUnownedSerialExecutor() }
 
         private let bundle: ModelBundle
         private let computeUnit: RuntimeRecord.ComputeUnit
         private let chunks: ChunkResidency
+        private let sharesMemory: Bool
         private let models: CompiledModels
         private var loaded: [ComponentName: Loaded] = [:]
+        private var answers: [ComponentName: BufferRecord] = [:]
 
         /// The models of a component, with the buffers of its inputs.
         private struct Loaded {
             let models: ChunkSequence<CoreMLChunk>
             let record: ComponentRecord
-            let inputs: [String: MLMultiArray]
-            var written: [String: Tensor] = [:]
+            let inputs: [String: ModelBuffer]
+            var written: [String: HostTensor] = [:]
         }
 
         /// - Parameters:
         ///   - chunks: how many chunks of a component are in memory; with one at a time, a prediction's time holds loading.
+        ///   - sharesMemory: whether fp16 arrays lie in memory that the Neural Engine and the GPU use without a copy.
         ///   - cache: where compiled models are kept; in the caches folder if nil.
         public init(
             bundle: ModelBundle, computeUnit: RuntimeRecord.ComputeUnit, chunks: ChunkResidency = .all,
-            cache: URL? = nil
+            sharesMemory: Bool = true, cache: URL? = nil
         ) {
             self.bundle = bundle
             self.computeUnit = computeUnit
             self.chunks = chunks
-            models = CompiledModels(bundle: bundle, folder: cache ?? CompiledModels.defaultFolder)
+            self.sharesMemory = sharesMemory
+            models = CompiledModels(bundle: bundle, folder: cache)
         }
 
         public func describe() -> RuntimeRecord {
@@ -45,13 +52,17 @@
         }
 
         @discardableResult
-        public func load(_ name: ComponentName) async throws -> Double {
-            if loaded[name] != nil { return 0 }
-            let record = try bundle.component(name)
-            let start = ContinuousClock.now
-            let urls = try await models.compiled(name)
-            loaded[name] = try open(urls, name, record)
-            return start.secondsSince()
+        public func load(_ name: ComponentName) async throws -> LoadTiming {
+            if loaded[name] != nil { return .alreadyLoaded }
+            var found = try await models.compiled(name)
+            do {
+                return try open(name, found)
+            } catch where found.kind == .compiledBefore {
+                // A compiled copy may be broken, or of a system that is no more: made again once.
+                try models.forget(name)
+                found = try await models.compiled(name)
+                return try open(name, found)
+            }
         }
 
         public func forget(_ name: ComponentName) async throws {
@@ -59,33 +70,58 @@
             try models.forget(name)
         }
 
-        public func predict(_ name: ComponentName, inputs: [String: Tensor]) throws -> Prediction {
+        public func predict(_ name: ComponentName, inputs: [String: HostTensor]) throws -> ComponentPrediction {
             guard var component = loaded[name] else { throw ComponentError.notLoaded(name) }
             try component.record.check(inputs: inputs, of: name)
             for (key, tensor) in inputs where component.written[key] !== tensor {
-                try component.inputs[key]?.write(tensor)
+                try component.inputs[key]?.array.write(tensor)
                 component.written[key] = tensor
             }
             loaded[name] = component
             let start = ContinuousClock.now
-            let answer = try component.models.run(component.inputs)
+            let answer = try Signposts.interval("predict", name.rawValue) {
+                try component.models.run(component.inputs)
+            }
             let seconds = start.secondsSince()
-            return Prediction(outputs: try answer.mapValues { try $0.tensor() }, seconds: seconds)
+            answers[name] = record(of: component, answer)
+            return ComponentPrediction(outputs: try answer.mapValues { try $0.array.tensor() }, seconds: seconds)
         }
 
-        public func unload(_ name: ComponentName) { loaded[name] = nil }
+        public func unload(_ name: ComponentName) {
+            loaded[name] = nil
+            answers[name] = nil
+        }
 
-        public func memory() -> MemorySample? { MemorySample.footprint() }
+        public nonisolated func memory() -> MemorySample? { MemorySample.ofThisProcess() }
+
+        public func buffers(of name: ComponentName) -> BufferRecord? { answers[name] }
+
+        private func open(_ name: ComponentName, _ found: CompiledModels.Found) throws -> LoadTiming {
+            let record = try bundle.component(name)
+            let start = ContinuousClock.now
+            loaded[name] = try Signposts.interval("load", name.rawValue) { try open(found.urls, name, record) }
+            return LoadTiming(compile: found.seconds, load: start.secondsSince(), kind: found.kind)
+        }
 
         private func open(_ urls: [URL], _ name: ComponentName, _ record: ComponentRecord) throws -> Loaded {
             let configuration = try MLModelConfiguration(computeUnit, record: record)
             let places = Dictionary(zip(record.parts.map(\.package), urls)) { first, _ in first }
-            let models = try ChunkSequence(name, record: record, residency: chunks) { part in
+            let models = try ChunkSequence(name, record: record, residency: chunks) { [sharesMemory] part in
                 guard let url = places[part.package] else { throw ComponentError.notLoaded(name) }
-                return try CoreMLChunk(url, name, part, configuration)
+                return try CoreMLChunk(url, name, part, configuration, sharesMemory: sharesMemory)
             }
-            let inputs = try record.inputs.map { ($0.name, try $0.makeBuffer()) }
+            let inputs = try record.inputs.map { ($0.name, try ModelBuffer($0, shared: sharesMemory)) }
             return Loaded(models: models, record: record, inputs: Dictionary(uniqueKeysWithValues: inputs))
+        }
+
+        private func record(of component: Loaded, _ answer: [String: ModelBuffer]) -> BufferRecord {
+            var record = BufferRecord()
+            record.inputs = component.inputs.count
+            record.sharedInputs = component.inputs.values.count(where: \.isShared)
+            record.outputs = answer.count
+            record.sharedOutputs = answer.values.count(where: \.isShared)
+            record.backedOutputs = answer.values.count(where: \.isBacking)
+            return record
         }
     }
 
@@ -95,8 +131,12 @@
         private let name: ComponentName
         private let part: ChunkRecord
         private let options = MLPredictionOptions()
+        private let backings: [String: ModelBuffer]
 
-        init(_ url: URL, _ name: ComponentName, _ part: ChunkRecord, _ configuration: MLModelConfiguration) throws {
+        init(
+            _ url: URL, _ name: ComponentName, _ part: ChunkRecord, _ configuration: MLModelConfiguration,
+            sharesMemory: Bool
+        ) throws {
             self.name = name
             self.part = part
             do {
@@ -112,12 +152,13 @@
                 throw ComponentError.failed(
                     name, "the inputs and outputs of '\(part.package)' aren't those of the manifest; export it again.")
             }
-            let buffers = try part.outputs.map { ($0.name, try $0.makeBuffer()) }
-            options.outputBackings = Dictionary(uniqueKeysWithValues: buffers)
+            let buffers = try part.outputs.map { ($0.name, try ModelBuffer($0, shared: sharesMemory)) }
+            backings = Dictionary(uniqueKeysWithValues: buffers)
+            options.outputBackings = backings.mapValues(\.array)
         }
 
-        func predict(_ inputs: [String: MLMultiArray]) throws -> [String: MLMultiArray] {
-            let features = try MLDictionaryFeatureProvider(dictionary: inputs)
+        func predict(_ inputs: [String: ModelBuffer]) throws -> [String: ModelBuffer] {
+            let features = try MLDictionaryFeatureProvider(dictionary: inputs.mapValues(\.array))
             let answer: any MLFeatureProvider
             do {
                 answer = try model.prediction(from: features, options: options)
@@ -125,10 +166,12 @@
                 throw ComponentError.failed(
                     name, "the prediction of '\(part.package)' failed: \(error.localizedDescription)")
             }
-            // Core ML may answer with an array of its own instead of the buffer.
-            var outputs: [String: MLMultiArray] = [:]
+            // Core ML may answer with an array of its own instead of the buffer, without a word.
+            var outputs: [String: ModelBuffer] = [:]
             for tensor in part.outputs {
-                outputs[tensor.name] = answer.featureValue(for: tensor.name)?.multiArrayValue
+                guard let array = answer.featureValue(for: tensor.name)?.multiArrayValue else { continue }
+                outputs[tensor.name] =
+                    backings[tensor.name].flatMap { $0.array === array ? $0.asBacking : nil } ?? ModelBuffer(array)
             }
             return outputs
         }

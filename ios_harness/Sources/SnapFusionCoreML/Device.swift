@@ -36,16 +36,27 @@
     }
 
     extension MemorySample {
-        /// This process' footprint: what the system's limit, and its memory kills, go by.
-        static func footprint() -> MemorySample? {
-            var info = task_vm_info_data_t()
-            var count = mach_msg_type_number_t(MemoryLayout<task_vm_info_data_t>.size / MemoryLayout<natural_t>.size)
-            let result = withUnsafeMutablePointer(to: &info) {
-                $0.withMemoryRebound(to: integer_t.self, capacity: Int(count)) {
-                    task_info(task_self_trap(), task_flavor_t(TASK_VM_INFO), $0, &count)
+        /// What the kernel counts for this process: the footprint that its limit applies to, its peak, the Neural Engine's.
+        static func ofThisProcess() -> MemorySample? {
+            var words = [natural_t](repeating: 0, count: TaskVMInfo.words)
+            var count = mach_msg_type_number_t(words.count)
+            let result = words.withUnsafeMutableBufferPointer { buffer in
+                // There is a first element: the array isn't empty.
+                buffer.withMemoryRebound(to: integer_t.self) {
+                    task_info(task_self_trap(), task_flavor_t(TASK_VM_INFO), $0.baseAddress, &count)
                 }
             }
-            return result == KERN_SUCCESS ? MemorySample(total: Int(info.phys_footprint)) : nil
+            guard result == KERN_SUCCESS else { return nil }
+            return words.withUnsafeBytes { TaskVMInfo($0.prefix(4 * Int(count))).sample }
+        }
+    }
+
+    extension MachineRecord {
+        /// Whether this app was built with the entitlement for a higher memory limit: the project writes the name of the
+        /// entitlements file into the Info.plist, since a process can't ask for its own.
+        public static var hasIncreasedMemoryEntitlement: Bool {
+            let file = Bundle.main.object(forInfoDictionaryKey: "SFBenchEntitlements") as? String
+            return file?.contains("IncreasedMemory") ?? false
         }
     }
 
@@ -88,6 +99,7 @@
             conditions.thermalStateBefore = conditions.thermalStateAfter
             conditions.lowPowerMode = ProcessInfo.processInfo.isLowPowerModeEnabled
             #if canImport(UIKit)
+                conditions.increasedMemoryEntitlement = MachineRecord.hasIncreasedMemoryEntitlement
                 conditions.memoryWarnings = warnings
                 (conditions.batteryLevel, conditions.batteryCharging) = await battery()
             #endif

@@ -1,25 +1,65 @@
 #if canImport(CoreML)
     import CoreML
+    import CoreVideo
     import SnapFusionKit
 
-    extension TensorRecord {
-        /// A buffer of the recorded shape and type, contiguous, that a model reads from or writes into.
-        func makeBuffer() throws -> MLMultiArray {
-            let type: MLMultiArrayDataType =
-                switch dtype {
-                case .float16: .float16
-                case .float32: .float32
-                case .int32: .int32
-                }
-            return try MLMultiArray(shape: shape.map { NSNumber(value: $0) }, dataType: type)
+    /// An array that a model reads from or writes into, and what is known of its memory.
+    struct ModelBuffer {
+        let array: MLMultiArray
+        /// Whether the array lies in an IOSurface, which the Neural Engine and the GPU use without a copy.
+        let isShared: Bool
+        /// Whether a prediction answered with this very array, which it was given for the purpose.
+        private(set) var isBacking = false
+
+        /// An array of the recorded shape and type: in an IOSurface if that is wanted, it is fp16, and one of that size can
+        /// be had; else in ordinary memory. Which one it became is reported, not relied on.
+        init(_ record: TensorRecord, shared: Bool) throws {
+            if shared, record.dtype == .float16, let array = ModelBuffer.sharedArray(record.shape) {
+                self.array = array
+                isShared = true
+            } else {
+                let type: MLMultiArrayDataType =
+                    switch record.dtype {
+                    case .float16: .float16
+                    case .float32: .float32
+                    case .int32: .int32
+                    }
+                array = try MLMultiArray(shape: record.shape.map { NSNumber(value: $0) }, dataType: type)
+                isShared = false
+            }
+        }
+
+        /// One that Core ML made itself.
+        init(_ array: MLMultiArray) {
+            self.array = array
+            isShared = array.pixelBuffer != nil
+        }
+
+        var asBacking: ModelBuffer {
+            var buffer = self
+            buffer.isBacking = true
+            return buffer
+        }
+
+        /// The last axis is the width of the pixel buffer, all others together are its height; rows may be padded. Nil where
+        /// the system has no surface of that size.
+        private static func sharedArray(_ shape: [Int]) -> MLMultiArray? {
+            guard let width = shape.last, width > 0 else { return nil }
+            let height = shape.dropLast().reduce(1, *)
+            let attributes = [kCVPixelBufferIOSurfacePropertiesKey as String: [String: Any]()] as CFDictionary
+            var buffer: CVPixelBuffer?
+            let status = CVPixelBufferCreate(
+                kCFAllocatorDefault, width, height, kCVPixelFormatType_OneComponent16Half, attributes, &buffer)
+            guard status == kCVReturnSuccess, let buffer else { return nil }
+            return MLMultiArray(pixelBuffer: buffer, shape: shape.map { NSNumber(value: $0) })
         }
     }
 
     extension MLMultiArray {
         /// Copies a tensor of the same shape in, converted to this array's type. Throws `UsageError` for another shape.
-        func write(_ tensor: Tensor) throws {
+        func write(_ tensor: HostTensor) throws {
             guard shape.map(\.intValue) == tensor.shape else {
-                throw UsageError("a tensor of \(Tensor.describe(tensor.shape)) doesn't fit an array of \(shape).")
+                throw UsageError("a tensor of \(HostTensor.describe(tensor.shape)) doesn't fit an array of \(shape).")
             }
             let type = dataType
             try withUnsafeMutableBytes { bytes, strides in
@@ -40,7 +80,7 @@
         }
 
         /// The elements, row-major, as float32 (int32 stays int32). Throws `UsageError` for a type Core ML has but bundles don't.
-        func tensor() throws -> Tensor {
+        func tensor() throws -> HostTensor {
             let sizes = shape.map(\.intValue)
             let layout = Layout(shape: sizes, strides: strides.map(\.intValue))
             let type = dataType
@@ -48,13 +88,13 @@
                 switch type {
                 case .float16:
                     let buffer = bytes.bindMemory(to: UInt16.self)
-                    return try Tensor(shape: sizes, layout.gather { halfValue(buffer[$0]) })
+                    return try HostTensor(shape: sizes, layout.gather { halfValue(buffer[$0]) })
                 case .float32:
                     let buffer = bytes.bindMemory(to: Float.self)
-                    return try Tensor(shape: sizes, layout.gather { buffer[$0] })
+                    return try HostTensor(shape: sizes, layout.gather { buffer[$0] })
                 case .int32:
                     let buffer = bytes.bindMemory(to: Int32.self)
-                    return try Tensor(shape: sizes, layout.gather { buffer[$0] })
+                    return try HostTensor(shape: sizes, layout.gather { buffer[$0] })
                 default: throw UsageError("an array of type \(type.rawValue) can't be read.")
                 }
             }
@@ -99,7 +139,7 @@
         #if arch(arm64)
             Float16(value).bitPattern
         #else
-            Half.bits(of: value)
+            HalfFloat.bits(of: value)
         #endif
     }
 
@@ -107,7 +147,7 @@
         #if arch(arm64)
             Float(Float16(bitPattern: bits))
         #else
-            Half.float(fromBits: bits)
+            HalfFloat.float(fromBits: bits)
         #endif
     }
 #endif

@@ -13,11 +13,13 @@ public struct BenchReport: Sendable, Equatable {
     public var bundle: BundleReference
     public var components: [ComponentName: ComponentLatency]
     public var loop: LoopLatency?
+    /// What the process ended in the midst of, in earlier attempts at this report; it isn't measured again.
+    public var crashed: [String]
 
     public init(
         createdAt: Date = Date(), producer: ProducerRecord = ProducerRecord(), machine: MachineRecord,
         conditions: ConditionsRecord, runtime: RuntimeRecord, bundle: BundleReference,
-        components: [ComponentName: ComponentLatency], loop: LoopLatency?
+        components: [ComponentName: ComponentLatency], loop: LoopLatency?, crashed: [String] = []
     ) {
         self.createdAt = createdAt
         self.producer = producer
@@ -27,10 +29,11 @@ public struct BenchReport: Sendable, Equatable {
         self.bundle = bundle
         self.components = components
         self.loop = loop
+        self.crashed = crashed
     }
 
     /// The report as it is written: every field is there, those without a value as null.
-    public var json: JSONValue {
+    public var json: OrderedJSON {
         let seconds = createdAt.timeIntervalSince1970.rounded(.down)
         return .object([
             .init("kind", .string("bench")),
@@ -48,6 +51,7 @@ public struct BenchReport: Sendable, Equatable {
                         components[name].map { .init(name.rawValue, $0.json) }
                     })),
             .init("loop", loop?.json ?? .null),
+            .init("crashed", .array(crashed.map { .string($0) })),
         ])
     }
 }
@@ -62,7 +66,7 @@ public struct ProducerRecord: Sendable, Equatable {
         self.tools = tools
     }
 
-    var json: JSONValue {
+    var json: OrderedJSON {
         .object([
             .init("name", .string("ios_harness")),
             .init("version", .string(version)),
@@ -89,9 +93,9 @@ public struct MachineRecord: Sendable, Equatable {
         self.os = os
     }
 
-    var json: JSONValue {
+    var json: OrderedJSON {
         .object([
-            .init("model", JSONValue(model)),
+            .init("model", OrderedJSON(model)),
             .init("processor", .string(processor)),
             .init("architecture", .string(architecture)),
             .init("cores", .integer(cores)),
@@ -103,7 +107,7 @@ public struct MachineRecord: Sendable, Equatable {
 
 /// What else was going on: a throttled device or one short of memory is recorded, not hidden.
 public struct ConditionsRecord: Sendable, Equatable {
-    public enum ThermalState: String, Sendable, CaseIterable {
+    public enum ThermalState: String, Sendable, Codable, CaseIterable {
         case nominal, fair, serious, critical
     }
 
@@ -116,19 +120,25 @@ public struct ConditionsRecord: Sendable, Equatable {
     public var batteryCharging: Bool?
     /// How often the system warned of too little memory while it was measured.
     public var memoryWarnings: Int?
+    /// Whether the app was built with the entitlement for a higher memory limit.
+    public var increasedMemoryEntitlement: Bool?
+    /// Seconds spent waiting for the device to cool before something was measured.
+    public var waitedForNominal: Double?
 
     public init() {}
 
-    var json: JSONValue {
+    var json: OrderedJSON {
         .object([
-            .init("load_average_before", JSONValue(loadAverageBefore)),
-            .init("load_average_after", JSONValue(loadAverageAfter)),
-            .init("thermal_state_before", JSONValue(thermalStateBefore?.rawValue)),
-            .init("thermal_state_after", JSONValue(thermalStateAfter?.rawValue)),
-            .init("low_power_mode", JSONValue(lowPowerMode)),
-            .init("battery_level", JSONValue(batteryLevel)),
-            .init("battery_charging", JSONValue(batteryCharging)),
-            .init("memory_warnings", JSONValue(memoryWarnings)),
+            .init("load_average_before", OrderedJSON(loadAverageBefore)),
+            .init("load_average_after", OrderedJSON(loadAverageAfter)),
+            .init("thermal_state_before", OrderedJSON(thermalStateBefore?.rawValue)),
+            .init("thermal_state_after", OrderedJSON(thermalStateAfter?.rawValue)),
+            .init("low_power_mode", OrderedJSON(lowPowerMode)),
+            .init("battery_level", OrderedJSON(batteryLevel)),
+            .init("battery_charging", OrderedJSON(batteryCharging)),
+            .init("memory_warnings", OrderedJSON(memoryWarnings)),
+            .init("increased_memory_entitlement", OrderedJSON(increasedMemoryEntitlement)),
+            .init("waited_for_nominal_s", OrderedJSON(waitedForNominal)),
         ])
     }
 }
@@ -160,12 +170,12 @@ public struct RuntimeRecord: Sendable, Equatable {
         self.computeUnit = computeUnit
     }
 
-    var json: JSONValue {
+    var json: OrderedJSON {
         .object([
             .init("engine", .string(engine.rawValue)),
             .init("description", .string(description)),
-            .init("precision", JSONValue(precision?.rawValue)),
-            .init("compute_unit", JSONValue(computeUnit?.rawValue)),
+            .init("precision", OrderedJSON(precision?.rawValue)),
+            .init("compute_unit", OrderedJSON(computeUnit?.rawValue)),
             .init("threads", .null),
         ])
     }
@@ -177,7 +187,7 @@ public struct BundleReference: Sendable, Equatable {
     public var manifestSHA256: String
     public var sourceID: String
     public var sourceSHA256: String
-    public var target: Manifest.Target
+    public var target: BundleManifest.Target
 
     public init(_ bundle: ModelBundle) {
         name = bundle.manifest.name
@@ -187,7 +197,7 @@ public struct BundleReference: Sendable, Equatable {
         target = bundle.manifest.target
     }
 
-    var json: JSONValue {
+    var json: OrderedJSON {
         .object([
             .init("name", .string(name)),
             .init("manifest_sha256", .string(manifestSHA256)),
@@ -198,8 +208,8 @@ public struct BundleReference: Sendable, Equatable {
     }
 }
 
-/// Memory of the measuring process, sampled while it worked.
-public struct MemoryRecord: Sendable, Equatable {
+/// Memory of the measuring process alone, sampled while it worked.
+public struct MemoryRecord: Sendable, Equatable, Codable {
     public var before: Int
     public var peak: MemorySample
 
@@ -208,18 +218,23 @@ public struct MemoryRecord: Sendable, Equatable {
         self.peak = peak
     }
 
-    var json: JSONValue {
+    var json: OrderedJSON {
         .object([
             .init("before_bytes", .integer(before)),
             .init("peak_bytes", .integer(peak.total)),
-            .init("peak_anonymous_bytes", JSONValue(peak.anonymous)),
-            .init("peak_file_backed_bytes", JSONValue(peak.fileBacked)),
+            .init("peak_anonymous_bytes", OrderedJSON(peak.anonymous)),
+            .init("peak_file_backed_bytes", OrderedJSON(peak.fileBacked)),
+            .init("scope", .string("process")),
+            .init("process_peak_bytes", OrderedJSON(peak.processPeak)),
+            .init("neural_bytes", OrderedJSON(peak.neural)),
+            .init("neural_peak_bytes", OrderedJSON(peak.neuralPeak)),
+            .init("limit_remaining_bytes", OrderedJSON(peak.limitRemaining)),
         ])
     }
 }
 
 /// Operations by the compute unit Core ML prefers for them, and the share of the estimated cost.
-public struct PlacementRecord: Sendable, Equatable {
+public struct PlacementRecord: Sendable, Equatable, Codable {
     public var operations = 0
     public var neuralEngine = 0
     public var gpu = 0
@@ -236,16 +251,23 @@ public struct PlacementRecord: Sendable, Equatable {
     /// Share of operations on the Neural Engine, 0 to 1; nil if there are none.
     public var neuralEngineShare: Double? { operations == 0 ? nil : Double(neuralEngine) / Double(operations) }
 
-    var json: JSONValue {
+    /// Share of the estimated cost on the Neural Engine, 0 to 1; nil if the plan gives no cost at all.
+    public var neuralEngineCostShare: Double? {
+        let costs = [neuralEngineCost, gpuCost, cpuCost].compactMap { $0 }
+        let whole = costs.reduce(0, +)
+        return whole > 0 ? (neuralEngineCost ?? 0) / whole : nil
+    }
+
+    var json: OrderedJSON {
         .object([
             .init("operations", .integer(operations)),
             .init("neural_engine", .integer(neuralEngine)),
             .init("gpu", .integer(gpu)),
             .init("cpu", .integer(cpu)),
             .init("unknown", .integer(unknown)),
-            .init("neural_engine_cost", JSONValue(neuralEngineCost)),
-            .init("gpu_cost", JSONValue(gpuCost)),
-            .init("cpu_cost", JSONValue(cpuCost)),
+            .init("neural_engine_cost", OrderedJSON(neuralEngineCost)),
+            .init("gpu_cost", OrderedJSON(gpuCost)),
+            .init("cpu_cost", OrderedJSON(cpuCost)),
             .init(
                 "off_neural_engine",
                 .object(offNeuralEngine.sorted { $0.key < $1.key }.map { .init($0.key, .integer($0.value)) })),
@@ -253,9 +275,24 @@ public struct PlacementRecord: Sendable, Equatable {
     }
 }
 
-/// One component, measured alone.
-public struct ComponentLatency: Sendable, Equatable {
+extension BufferRecord {
+    var json: OrderedJSON {
+        .object([
+            .init("inputs", .integer(inputs)),
+            .init("shared_inputs", .integer(sharedInputs)),
+            .init("outputs", .integer(outputs)),
+            .init("shared_outputs", .integer(sharedOutputs)),
+            .init("backed_outputs", .integer(backedOutputs)),
+        ])
+    }
+}
+
+/// One component, measured alone. `coldLoad` is all that the first load took: compiling, and loading what was compiled.
+public struct ComponentLatency: Sendable, Equatable, Codable {
     public var coldLoad: Double
+    public var compile: Double?
+    public var firstLoad: Double?
+    public var firstLoadKind: LoadTiming.Kind?
     public var warmLoad: Double
     public var firstPrediction: Double
     public var predictions: LatencySummary
@@ -263,8 +300,13 @@ public struct ComponentLatency: Sendable, Equatable {
     public var packageBytes: Int
     public var parameters: Int
     public var placement: PlacementRecord?
+    public var thermalStateBefore: ConditionsRecord.ThermalState?
+    public var thermalStateAfter: ConditionsRecord.ThermalState?
+    public var buffers: BufferRecord?
+    /// Median of the same predictions on the CPU alone: a figure close to it says that the others ran there too.
+    public var cpuOnlyMedian: Double?
 
-    var json: JSONValue {
+    var json: OrderedJSON {
         .object([
             .init("cold_load_ms", .number(coldLoad)),
             .init("warm_load_ms", .number(warmLoad)),
@@ -277,12 +319,19 @@ public struct ComponentLatency: Sendable, Equatable {
             .init("package_bytes", .integer(packageBytes)),
             .init("parameters", .integer(parameters)),
             .init("placement", placement?.json ?? .null),
+            .init("compile_ms", OrderedJSON(compile)),
+            .init("first_load_ms", OrderedJSON(firstLoad)),
+            .init("first_load_kind", OrderedJSON(firstLoadKind?.rawValue)),
+            .init("thermal_state_before", OrderedJSON(thermalStateBefore?.rawValue)),
+            .init("thermal_state_after", OrderedJSON(thermalStateAfter?.rawValue)),
+            .init("buffers", buffers?.json ?? .null),
+            .init("cpu_only_median_ms", OrderedJSON(cpuOnlyMedian)),
         ])
     }
 }
 
 /// Text to picture, once, components loaded and warmed up.
-public struct LoopLatency: Sendable, Equatable {
+public struct LoopLatency: Sendable, Equatable, Codable {
     public var steps: Int
     public var guidanceScale: Double
     public var unetCalls: Int
@@ -291,41 +340,37 @@ public struct LoopLatency: Sendable, Equatable {
     public var decoder: Double
     public var endToEnd: Double
     public var memory: MemoryRecord?
+    public var thermalStateBefore: ConditionsRecord.ThermalState?
+    public var thermalStateAfter: ConditionsRecord.ThermalState?
 
-    var json: JSONValue {
+    /// Median of the steps: all calls of the UNet that one step makes, and the arithmetic between them.
+    public var stepMedian: Double? { (try? LatencySummary(stepDurations))?.median }
+
+    var json: OrderedJSON {
         .object([
             .init("steps", .integer(steps)),
             .init("guidance_scale", .number(guidanceScale)),
             .init("unet_calls", .integer(unetCalls)),
             .init("text_encoder_ms", .number(textEncoder)),
-            .init("steps_ms", .array(stepDurations.map(JSONValue.number))),
+            .init("steps_ms", .array(stepDurations.map(OrderedJSON.number))),
             .init("decoder_ms", .number(decoder)),
             .init("end_to_end_ms", .number(endToEnd)),
             .init("memory", memory?.json ?? .null),
+            .init("thermal_state_before", OrderedJSON(thermalStateBefore?.rawValue)),
+            .init("thermal_state_after", OrderedJSON(thermalStateAfter?.rawValue)),
         ])
     }
 }
 
-/// The distribution of some durations, in their unit.
-public struct LatencySummary: Sendable, Equatable {
-    public let count: Int
-    public let median: Double
-    public let p95: Double
-    public let minimum: Double
-
-    /// Percentiles by linear interpolation, as NumPy's. Throws `UsageError` without any duration.
-    public init(_ durations: [Double]) throws {
-        let sorted = durations.sorted()
-        guard let first = sorted.first else { throw UsageError("no prediction was measured; expected 1 or more.") }
-        func percentile(_ share: Double) -> Double {
-            let place = share * Double(sorted.count - 1)
-            let below = Int(place)
-            let above = min(below + 1, sorted.count - 1)
-            return sorted[below] + (sorted[above] - sorted[below]) * (place - Double(below))
+extension RuntimeRecord.ComputeUnit {
+    /// From a setting; nil if there is none. Throws `UsageError` for a name that is none: measuring other units than were
+    /// asked for would be worse than nothing.
+    public init?(setting: String?) throws {
+        guard let setting, !setting.isEmpty else { return nil }
+        guard let unit = RuntimeRecord.ComputeUnit(rawValue: setting) else {
+            let all = RuntimeRecord.ComputeUnit.allCases.map(\.rawValue).joined(separator: ", ")
+            throw UsageError("'\(setting)' are no compute units; expected one of \(all).")
         }
-        count = sorted.count
-        median = percentile(0.5)
-        p95 = percentile(0.95)
-        minimum = first
+        self = unit
     }
 }

@@ -41,19 +41,19 @@ extension FunctionRecord {
     var latents: [Int]? { inputs.first { $0.name == "latents" }?.shape }
 }
 
-extension Manifest {
+extension BundleManifest {
     /// The manifest with the functions for another latent size and guidance batch as those to run. Nil keeps what is
     /// selected.
     ///
     /// - Throws: `UsageError` naming what the bundle was exported for.
-    public func selecting(latentSize: LatentSize? = nil, guidanceBatch: Int? = nil) throws -> Manifest {
+    public func selecting(latentSize: LatentSize? = nil, guidanceBatch: Int? = nil) throws -> BundleManifest {
         if latentSize == nil && guidanceBatch == nil { return self }
         let size = latentSize ?? LatentSize(height: latents.height, width: latents.width)
         let batch = guidanceBatch ?? guidance.batch
         let unet = components[.unet]?.allFunctions.compactMap(\.latents)
         let available = unet ?? [[guidance.batch] + latents.shape.dropFirst()]
         guard available.contains([batch, latents.channels, size.height, size.width]) else {
-            let all = available.map { $0.count == 4 ? "\($0[2])x\($0[3]) and batch \($0[0])" : Tensor.describe($0) }
+            let all = available.map { $0.count == 4 ? "\($0[2])x\($0[3]) and batch \($0[0])" : HostTensor.describe($0) }
             throw UsageError(
                 "This bundle has no UNet for latents \(size) and guidance batch \(batch); it was exported for "
                     + "\(all.joined(separator: ", ")).")
@@ -63,7 +63,8 @@ extension Manifest {
             guard let record = components[name] else { continue }
             guard let selected = record.selecting(latents: [rows, latents.channels, size.height, size.width]) else {
                 throw UsageError(
-                    "The bundle's \(name) has no function for latents \(size); export it again with the UNet's sizes.")
+                    "The bundle's \(name) has no function for latents \(size); export it again with "
+                        + "--multifunction-decoder.")
             }
             manifest.components[name] = selected
         }

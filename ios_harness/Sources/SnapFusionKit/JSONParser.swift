@@ -1,6 +1,6 @@
 import Foundation
 
-extension JSONValue {
+extension OrderedJSON {
     /// Where a document stops being JSON.
     public struct SyntaxError: Error, Equatable, Sendable, CustomStringConvertible {
         public let offset: Int
@@ -22,15 +22,15 @@ private struct JSONParser {
 
     init(bytes: [UInt8]) { self.bytes = bytes }
 
-    mutating func document() throws -> JSONValue {
+    mutating func document() throws -> OrderedJSON {
         let value = try value(depth: 0)
         skipSpace()
         guard position == bytes.count else { throw problem("something follows the document") }
         return value
     }
 
-    private func problem(_ text: String) -> JSONValue.SyntaxError {
-        JSONValue.SyntaxError(offset: position, description: "\(text) at byte \(position)")
+    private func problem(_ text: String) -> OrderedJSON.SyntaxError {
+        OrderedJSON.SyntaxError(offset: position, description: "\(text) at byte \(position)")
     }
 
     private var next: UInt8? { position < bytes.count ? bytes[position] : nil }
@@ -45,7 +45,7 @@ private struct JSONParser {
         return true
     }
 
-    private mutating func value(depth: Int) throws -> JSONValue {
+    private mutating func value(depth: Int) throws -> OrderedJSON {
         guard depth < JSONParser.deepest else { throw problem("nested too deeply") }
         skipSpace()
         switch next.map({ Character(Unicode.Scalar($0)) }) {
@@ -59,15 +59,15 @@ private struct JSONParser {
         }
     }
 
-    private mutating func word(_ text: String, _ value: JSONValue) throws -> JSONValue {
+    private mutating func word(_ text: String, _ value: OrderedJSON) throws -> OrderedJSON {
         guard bytes[position...].starts(with: text.utf8) else { throw problem("no value") }
         position += text.utf8.count
         return value
     }
 
-    private mutating func array(depth: Int) throws -> JSONValue {
+    private mutating func array(depth: Int) throws -> OrderedJSON {
         position += 1
-        var elements: [JSONValue] = []
+        var elements: [OrderedJSON] = []
         skipSpace()
         if take("]") { return .array(elements) }
         repeat {
@@ -78,9 +78,9 @@ private struct JSONParser {
         return .array(elements)
     }
 
-    private mutating func object(depth: Int) throws -> JSONValue {
+    private mutating func object(depth: Int) throws -> OrderedJSON {
         position += 1
-        var members: [JSONValue.Member] = []
+        var members: [OrderedJSON.Member] = []
         var places: [String: Int] = [:]
         skipSpace()
         if take("}") { return .object(members) }
@@ -90,7 +90,7 @@ private struct JSONParser {
             let key = try string()
             skipSpace()
             guard take(":") else { throw problem("':' is missing") }
-            let member = JSONValue.Member(key, try value(depth: depth + 1))
+            let member = OrderedJSON.Member(key, try value(depth: depth + 1))
             if let place = places[key] {
                 members[place] = member
             } else {
@@ -103,7 +103,7 @@ private struct JSONParser {
         return .object(members)
     }
 
-    private mutating func number() throws -> JSONValue {
+    private mutating func number() throws -> OrderedJSON {
         let start = position
         func digits(_ parser: inout JSONParser) -> Int {
             let first = parser.position

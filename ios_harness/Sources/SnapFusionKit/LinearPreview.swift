@@ -7,7 +7,7 @@ public struct LinearPreview: Sendable {
     struct Fitting {
         let record: LatentsRecord
         /// Patches of normal noise, (1, C, H, W).
-        let latents: Tensor
+        let latents: HostTensor
 
         init(_ record: LatentsRecord, patchesPerSide: Int = 8) throws {
             self.record = record
@@ -23,14 +23,15 @@ public struct LinearPreview: Sendable {
                     }
                 }
             }
-            latents = try Tensor(shape: record.shape, values)
+            latents = try HostTensor(shape: record.shape, values)
         }
 
         /// Least squares over all latent pixels. Throws `UsageError` if the image doesn't fit the latents.
-        func solve(image: Tensor) throws -> LinearPreview {
+        func solve(image: HostTensor) throws -> LinearPreview {
             let (height, width, factor) = (record.height, record.width, record.pixelsPerLatent)
             guard image.shape == [1, 3, height * factor, width * factor] else {
-                throw UsageError("an image of \(Tensor.describe(image.shape)) doesn't fit latents of \(record.shape).")
+                let found = HostTensor.describe(image.shape)
+                throw UsageError("an image of \(found) doesn't fit latents of \(record.shape).")
             }
             let inputs = latents.floats
             let pixels = image.floats
@@ -76,7 +77,7 @@ public struct LinearPreview: Sendable {
     }
 
     /// A preview of latents (1, C, H, W) at their own resolution; nil for another number of channels.
-    func picture(of latents: Tensor) -> Picture? {
+    func picture(of latents: HostTensor) -> GeneratedPicture? {
         guard latents.shape.count == 4, latents.shape[1] == weight.count - 1 else { return nil }
         let values = latents.floats
         let plane = latents.shape[2] * latents.shape[3]
@@ -90,6 +91,7 @@ public struct LinearPreview: Sendable {
                 image[colour * plane + position] = Float(value)
             }
         }
-        return (try? Tensor(shape: [1, 3] + latents.shape.suffix(2), image)).flatMap { try? Picture(image: $0) }
+        guard let tensor = try? HostTensor(shape: [1, 3] + latents.shape.suffix(2), image) else { return nil }
+        return try? GeneratedPicture(image: tensor)
     }
 }

@@ -1,29 +1,30 @@
 import Foundation
 
-extension Manifest {
+extension BundleManifest {
     /// Reads `manifest.json`. Strict: a key that is unknown, missing or of the wrong type is refused, as in Python.
     ///
     /// - Parameter file: what to call the file in errors.
     /// - Throws: `BundleError` (invalid_json, future_schema, invalid_manifest, path_outside).
     public init(parsing data: Data, file: String) throws {
-        let content: JSONValue
+        let content: OrderedJSON
         do {
-            content = try JSONValue(parsing: data)
+            content = try OrderedJSON(parsing: data)
         } catch {
             throw BundleError(.invalidJSON, "'\(file)' is not valid JSON (\(error)); \(mend).")
         }
         let fields = try Fields(content, at: "", file: file)
-        if case .integer(let version)? = fields.members["schema_version"], version > Manifest.schemaVersion {
+        if case .integer(let version)? = fields.members["schema_version"], version > BundleManifest.schemaVersion {
             throw BundleError(
                 .futureSchema,
-                "'\(file)' has schema_version \(version) but this harness reads \(Manifest.schemaVersion); update it.")
+                "'\(file)' has schema_version \(version) but this harness reads "
+                    + "\(BundleManifest.schemaVersion); update it.")
         }
-        self = try fields.read { try Manifest(fields: $0) }
+        self = try fields.read { try BundleManifest(fields: $0) }
     }
 
     private init(fields: Fields) throws {
-        guard try fields.integer("schema_version") == Manifest.schemaVersion else {
-            throw fields.problem("schema_version", "expected \(Manifest.schemaVersion)")
+        guard try fields.integer("schema_version") == BundleManifest.schemaVersion else {
+            throw fields.problem("schema_version", "expected \(BundleManifest.schemaVersion)")
         }
         name = try fields.string("name")
         source = try fields.object("source") {
@@ -183,7 +184,7 @@ extension SchedulerRecord {
     }
 
     /// Reads a scheduler's constants alone, with the manifest's names. Throws `BundleError` as the manifest would.
-    public init(parsing content: JSONValue, file: String) throws {
+    public init(parsing content: OrderedJSON, file: String) throws {
         self = try Fields(content, at: "scheduler", file: file).read { try SchedulerRecord(fields: $0) }
     }
 }
@@ -216,12 +217,12 @@ extension GoldenRecord {
 
 /// One JSON object being read: remembers which keys were asked for, so that the others can be refused.
 private final class Fields {
-    let members: [String: JSONValue]
+    let members: [String: OrderedJSON]
     private let place: String
     private let file: String
     private var known: Set<String> = []
 
-    init(_ value: JSONValue, at place: String, file: String) throws {
+    init(_ value: OrderedJSON, at place: String, file: String) throws {
         self.place = place
         self.file = file
         guard case .object(let members) = value else {
@@ -248,11 +249,11 @@ private final class Fields {
 
     private func path(to key: String) -> String { place.isEmpty ? key : "\(place).\(key)" }
 
-    private func mismatch(_ key: String, _ expected: String, _ found: JSONValue) -> BundleError {
+    private func mismatch(_ key: String, _ expected: String, _ found: OrderedJSON) -> BundleError {
         problem(key, "expected \(expected), found \(found.kind)")
     }
 
-    func value(_ key: String) throws -> JSONValue {
+    func value(_ key: String) throws -> OrderedJSON {
         known.insert(key)
         guard let value = members[key] else { throw problem(key, "this key is missing") }
         return value

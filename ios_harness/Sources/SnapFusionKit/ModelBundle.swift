@@ -3,9 +3,11 @@ import Foundation
 /// A bundle on disk: its manifest and files, checked before anything is executed.
 public struct ModelBundle: Sendable {
     public let root: URL
-    public private(set) var manifest: Manifest
+    public private(set) var manifest: BundleManifest
     /// Checksum of `manifest.json`, which holds those of all other files.
     public let manifestSHA256: String
+    /// Of the packages that were compiled when the app was built, and lie here compiled only.
+    public let compiled: CompiledPackages
 
     /// How much of the files is compared with the manifest.
     public enum Check: String, Sendable, CaseIterable {
@@ -42,13 +44,23 @@ public struct ModelBundle: Sendable {
             throw BundleError(.missingFile, "'\(manifestPath)' can't be read; copy the bundle anew.")
         }
         self.root = root
-        manifest = try Manifest(parsing: data, file: manifestPath)
+        manifest = try BundleManifest(parsing: data, file: manifestPath)
         var digest = SHA256Digest()
         digest.update(data)
         manifestSHA256 = digest.hexadecimal()
-        for (relative, record) in manifest.files.sorted(by: { $0.key < $1.key }) {
+        compiled = try CompiledPackages(of: manifest, sha256: manifestSHA256, in: root)
+        for (relative, sha256) in compiled.files.sorted(by: { $0.key < $1.key }) {
             let target = try inside.check(relative)
-            if check != .none { try ModelBundle.compare(path + "/" + relative, at: target, with: record, check: check) }
+            if check != .none {
+                try ModelBundle.compare(path + "/" + relative, at: target, with: nil, sha256, check: check)
+            }
+        }
+        for (relative, record) in manifest.files.sorted(by: { $0.key < $1.key }) where !compiled.replaces(relative) {
+            let target = try inside.check(relative)
+            if check != .none { 
+                try ModelBundle.compare(
+                    path + "/" + relative, at: target, with: record.bytes, record.sha256, check: check)
+            }
         }
     }
 
@@ -63,16 +75,18 @@ public struct ModelBundle: Sendable {
     }
 
     /// `target` is what `path` stands for when its links are followed: attributes are a link's own otherwise.
-    private static func compare(_ path: String, at target: String, with record: FileRecord, check: Check) throws {
+    private static func compare(
+        _ path: String, at target: String, with bytes: Int?, _ sha256: String, check: Check
+    ) throws {
         let mend = "export it again or copy the bundle anew"
         let attributes = try? FileManager.default.attributesOfItem(atPath: target)
         guard let size = (attributes?[.size] as? NSNumber)?.intValue, !FileManager.default.isDirectory(target) else {
             throw BundleError(.missingFile, "'\(path)' is missing; \(mend).")
         }
-        guard size == record.bytes || PackageListing.says(record.sha256, path, at: target) else {
-            let word = size < record.bytes ? "truncated" : "too long"
+        if let bytes, size != bytes, !PackageListing.says(sha256, path, at: target) {
+            let word = size < bytes ? "truncated" : "too long"
             throw BundleError(
-                .wrongSize, "'\(path)' is \(word): expected \(record.bytes) bytes, found \(size); \(mend).")
+                .wrongSize, "'\(path)' is \(word): expected \(bytes) bytes, found \(size); \(mend).")
         }
         guard check == .full else { return }
         let found: String
@@ -81,11 +95,10 @@ public struct ModelBundle: Sendable {
         } catch {
             throw BundleError(.missingFile, "'\(path)' can't be read; \(mend).")
         }
-        guard found == record.sha256 || PackageListing.says(record.sha256, path, at: target) else {
+        guard found == sha256 || PackageListing.says(sha256, path, at: target) else {
             throw BundleError(
                 .wrongChecksum,
-                "'\(path)' has changed: expected SHA-256 \(record.sha256.prefix(12))…, found \(found.prefix(12))…; \(mend)."
-            )
+                "'\(path)' has changed: expected SHA-256 \(sha256.prefix(12))…, found \(found.prefix(12))…; \(mend).")
         }
     }
 

@@ -53,7 +53,7 @@ public struct NumpyArray: Sendable, Equatable {
         let numbers = shapeText.dropFirst().dropLast().split(separator: ",").map { $0.filter { $0 != " " } }
         let sizes = numbers.filter { !$0.isEmpty }.map { Int($0) }
         let shape = sizes.compactMap { $0 }
-        let count = Tensor.count(of: shape)
+        let count = HostTensor.count(of: shape)
         guard shapeText.hasPrefix("("), shape.count == sizes.count, shape.allSatisfy({ $0 >= 0 }), count >= 0 else {
             throw problem("its shape \(shapeText) is no shape")
         }
@@ -71,7 +71,7 @@ public struct NumpyArray: Sendable, Equatable {
                 }
             }
             switch type {
-            case "<f2": return .float32(load(UInt16.self).map(Half.float(fromBits:)))
+            case "<f2": return .float32(load(UInt16.self).map(HalfFloat.float(fromBits:)))
             case "<f4": return .float32(load(UInt32.self).map(Float.init(bitPattern:)))
             case "<f8": return .float64(load(UInt64.self).map(Double.init(bitPattern:)))
             case "<i4": return .int32(load(Int32.self))
@@ -119,7 +119,7 @@ public struct NumpyArray: Sendable, Equatable {
             type = "<f8"
             for value in values { body.append(littleEndian: value.bitPattern) }
         }
-        var header = "{'descr': '\(type)', 'fortran_order': False, 'shape': \(Tensor.describe(shape)), }"
+        var header = "{'descr': '\(type)', 'fortran_order': False, 'shape': \(HostTensor.describe(shape)), }"
         let used = NumpyArray.magic.count + 4 + header.utf8.count + 1
         header += String(repeating: " ", count: (64 - used % 64) % 64) + "\n"
         var data = Data(NumpyArray.magic + [1, 0])
@@ -129,20 +129,20 @@ public struct NumpyArray: Sendable, Equatable {
     }
 
     /// As a tensor; 64-bit elements are narrowed. Throws `UsageError` for integers that don't fit 32 bits.
-    public func tensor() throws -> Tensor {
+    public func tensor() throws -> HostTensor {
         switch elements {
-        case .uint8(let values): return try Tensor(shape: shape, values.map(Int32.init))
-        case .int32(let values): return try Tensor(shape: shape, values)
+        case .uint8(let values): return try HostTensor(shape: shape, values.map(Int32.init))
+        case .int32(let values): return try HostTensor(shape: shape, values)
         case .int64(let values):
             let narrow = values.compactMap(Int32.init(exactly:))
             guard narrow.count == values.count else { throw UsageError("an int64 array holds values beyond 32 bits.") }
-            return try Tensor(shape: shape, narrow)
+            return try HostTensor(shape: shape, narrow)
         case .uint64(let values):
             let narrow = values.compactMap(Int32.init(exactly:))
             guard narrow.count == values.count else { throw UsageError("a uint64 array holds values beyond 31 bits.") }
-            return try Tensor(shape: shape, narrow)
-        case .float32(let values): return try Tensor(shape: shape, values)
-        case .float64(let values): return try Tensor(shape: shape, values.map(Float.init))
+            return try HostTensor(shape: shape, narrow)
+        case .float32(let values): return try HostTensor(shape: shape, values)
+        case .float64(let values): return try HostTensor(shape: shape, values.map(Float.init))
         }
     }
 }

@@ -3,10 +3,13 @@ import Foundation
 /// A package's own `Manifest.json`, which a bundle compares by what it says: coremltools writes it anew whenever it
 /// opens and closes a package. The same rule as in `sfmobile/bundle/digest.py`.
 enum PackageListing {
+    /// Whether `path` names a package's listing.
+    static func isListing(_ path: String) -> Bool { path.hasSuffix(".mlpackage/Manifest.json") }
+
     /// Whether `path` names a package's listing and the file at `target` says what was recorded as `sha256`, in
     /// whatever spelling.
     static func says(_ sha256: String, _ path: String, at target: String) -> Bool {
-        guard path.hasSuffix(".mlpackage/Manifest.json"),
+        guard isListing(path),
             let data = FileManager.default.contents(atPath: target),
             let listing = try? JSONSerialization.jsonObject(with: data) as? [String: Any]
         else { return false }

@@ -54,14 +54,14 @@
 
         public func describe() async throws -> RuntimeRecord {
             let body = try await request(.describe, Data(), seconds: timeouts.predict, during: "describe")
-            guard case .object(let members)? = try? JSONValue(parsing: body),
+            guard case .object(let members)? = try? OrderedJSON(parsing: body),
                 case .string(let description)? = members.first(where: { $0.key == "runtime" })?.value
             else { throw fail(.badProtocol(during: "describe", "its description has no runtime")) }
             return RuntimeRecord(engine: engine, description: description, precision: precision)
         }
 
         @discardableResult
-        public func load(_ name: ComponentName) async throws -> Double {
+        public func load(_ name: ComponentName) async throws -> LoadTiming {
             let known = loaded.contains(name)
             var body = Data()
             try WorkerProtocol.encode(string: name.rawValue, into: &body)
@@ -69,10 +69,10 @@
             let reply = try await request(.load, body, seconds: timeouts.load, during: during)
             let seconds = try parse(reply, during) { try $0.double(of: "seconds") }
             loaded.insert(name)
-            return known ? 0 : seconds
+            return known ? .alreadyLoaded : LoadTiming(load: seconds)
         }
 
-        public func predict(_ name: ComponentName, inputs: [String: Tensor]) async throws -> Prediction {
+        public func predict(_ name: ComponentName, inputs: [String: HostTensor]) async throws -> ComponentPrediction {
             guard loaded.contains(name) else { throw ComponentError.notLoaded(name) }
             var body = Data()
             try WorkerProtocol.encode(string: name.rawValue, into: &body)
@@ -81,7 +81,7 @@
             let reply = try await request(.predict, body, seconds: timeouts.predict, during: during)
             return try parse(reply, during) {
                 let seconds = try $0.double(of: "seconds")
-                return Prediction(outputs: try $0.tensors(), seconds: seconds)
+                return ComponentPrediction(outputs: try $0.tensors(), seconds: seconds)
             }
         }
 

@@ -3,19 +3,25 @@ import Foundation
 extension BenchReport {
     /// The figures for people, with what they were measured on.
     public var table: String {
-        var rows = [["component", "cold load", "warm load", "first", "median", "p95", "peak memory", "NE share"]]
+        var rows = [
+            [
+                "component", "compile", "first load", "warm load", "first", "median", "p95", "peak memory",
+                "NE memory", "NE cost",
+            ]
+        ]
         for name in ComponentName.allCases {
             guard let one = components[name] else { continue }
-            let share = one.placement?.neuralEngineShare.map { String(format: "%.0f %%", $0 * 100) } ?? "–"
+            let share = one.placement?.neuralEngineCostShare ?? one.placement?.neuralEngineShare
             rows.append([
-                name.rawValue, milliseconds(one.coldLoad), milliseconds(one.warmLoad),
-                milliseconds(one.firstPrediction),
-                milliseconds(one.predictions.median), milliseconds(one.predictions.p95),
-                one.memory.map { String(format: "%.0f MB", Double($0.peak.total) / 1e6) } ?? "–", share,
+                name.rawValue, one.compile.map(milliseconds) ?? "–", milliseconds(one.firstLoad ?? one.coldLoad),
+                milliseconds(one.warmLoad), milliseconds(one.firstPrediction), milliseconds(one.predictions.median),
+                milliseconds(one.predictions.p95), one.memory.map { megabytes($0.peak.total) } ?? "–",
+                one.memory?.peak.neural.map(megabytes) ?? "–", share.map { String(format: "%.0f %%", $0 * 100) } ?? "–",
             ])
         }
         var text = "\(bundle.name) on \(runtime.description)\n" + columns(rows)
-        text += "\(machine.model ?? machine.processor), \(machine.cores) cores, \(machine.os)\(state)\n"
+        let device = "\(machine.model ?? machine.processor), \(machine.cores) cores, \(machine.os)"
+        text += "\(device)\(state); memory of this process alone\n"
         if let loop {
             let average = loop.stepDurations.reduce(0, +) / Double(max(loop.steps, 1))
             text += String(
@@ -23,6 +29,11 @@ extension BenchReport {
                 loop.steps, loop.guidanceScale, loop.unetCalls, milliseconds(loop.textEncoder), milliseconds(average),
                 milliseconds(loop.decoder), milliseconds(loop.endToEnd))
         }
+        for name in ComponentName.allCases {
+            guard let one = components[name], let alone = one.cpuOnlyMedian else { continue }
+            text += "\(name) on the CPU alone: \(milliseconds(alone)) a prediction\n"
+        }
+        if !crashed.isEmpty { text += "the process ended while it measured: \(crashed.joined(separator: ", "))\n" }
         return text
     }
 
@@ -34,6 +45,7 @@ extension BenchReport {
             notes.append("thermal state " + thermal.map(\.rawValue).joined(separator: " to "))
         }
         if conditions.lowPowerMode == true { notes.append("low power mode") }
+        if conditions.increasedMemoryEntitlement == true { notes.append("entitled to more memory") }
         if let warnings = conditions.memoryWarnings, warnings > 0 { notes.append("\(warnings) memory warnings") }
         return notes.isEmpty ? "" : "; " + notes.joined(separator: ", ")
     }
@@ -41,6 +53,8 @@ extension BenchReport {
     private func milliseconds(_ value: Double) -> String {
         value < 1000 ? String(format: "%.1f ms", value) : String(format: "%.2f s", value / 1e3)
     }
+
+    private func megabytes(_ bytes: Int) -> String { String(format: "%.0f MB", Double(bytes) / 1e6) }
 
     private func columns(_ rows: [[String]]) -> String {
         let widths = (rows.first ?? []).indices.map { column in rows.map { $0[column].count }.max() ?? 0 }

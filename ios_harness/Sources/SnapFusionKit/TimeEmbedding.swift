@@ -21,11 +21,11 @@ public struct TimeEmbedding: Sendable {
     }
 
     /// `batch` copies of the embedding, shape (batch, dimension, 1, 1).
-    public func callAsFunction(timestep: Int, batch: Int) throws -> Tensor {
+    public func callAsFunction(timestep: Int, batch: Int) throws -> HostTensor {
         let angles = frequencies.map { Float(timestep) * $0 }
         let sines = angles.map { Float(Foundation.sin(Double($0))) }
         let cosines = angles.map { Float(Foundation.cos(Double($0))) }
         let row = record.flipSinToCos ? cosines + sines : sines + cosines
-        return try Tensor(shape: [batch, record.dimension, 1, 1], Array(repeatElement(row, count: batch).joined()))
+        return try HostTensor(shape: [batch, record.dimension, 1, 1], Array(repeatElement(row, count: batch).joined()))
     }
 }

@@ -44,7 +44,7 @@ enum WorkerProtocol {
         data.append(contentsOf: string.utf8)
     }
 
-    static func encode(tensors: [String: Tensor], into data: inout Data) throws {
+    static func encode(tensors: [String: HostTensor], into data: inout Data) throws {
         data.append(littleEndian: UInt16(tensors.count))
         for (name, tensor) in tensors.sorted(by: { $0.key < $1.key }) {
             try encode(string: name, into: &data)
@@ -99,10 +99,10 @@ enum WorkerProtocol {
             return text
         }
 
-        mutating func tensors() throws -> [String: Tensor] {
+        mutating func tensors() throws -> [String: HostTensor] {
             let count = Int(try integer(UInt16.self, of: "a count of tensors"))
             guard count <= maxTensors else { throw Malformed(problem: "\(count) tensors are more than \(maxTensors)") }
-            var tensors: [String: Tensor] = [:]
+            var tensors: [String: HostTensor] = [:]
             for _ in 0..<count {
                 let name = try string(of: "a tensor's name")
                 guard tensors[name] == nil else { throw Malformed(problem: "tensor '\(name)' comes twice") }
@@ -111,12 +111,12 @@ enum WorkerProtocol {
             return tensors
         }
 
-        private mutating func tensor(_ name: String) throws -> Tensor {
+        private mutating func tensor(_ name: String) throws -> HostTensor {
             let type = try integer(UInt8.self, of: "the type of '\(name)'")
             let rank = Int(try integer(UInt8.self, of: "the rank of '\(name)'"))
             guard rank <= maxRank else { throw Malformed(problem: "the rank of '\(name)' is \(rank)") }
             let shape = try (0..<rank).map { _ in Int(try integer(UInt32.self, of: "the shape of '\(name)'")) }
-            let count = Tensor.count(of: shape)
+            let count = HostTensor.count(of: shape)
             guard count >= 0, count <= maxLength / 4 else {
                 throw Malformed(problem: "'\(name)' of shape \(shape) is too large")
             }
@@ -124,14 +124,14 @@ enum WorkerProtocol {
             return try raw.withUnsafeBytes { buffer in
                 switch type {
                 case 1:
-                    return try Tensor(
+                    return try HostTensor(
                         shape: shape,
                         (0..<count).map {
                             Float(
                                 bitPattern: UInt32(littleEndian: buffer.load(fromByteOffset: 4 * $0, as: UInt32.self)))
                         })
                 case 2:
-                    return try Tensor(
+                    return try HostTensor(
                         shape: shape,
                         (0..<count).map { Int32(littleEndian: buffer.load(fromByteOffset: 4 * $0, as: Int32.self)) })
                 default: throw Malformed(problem: "the type of '\(name)' is \(type)")

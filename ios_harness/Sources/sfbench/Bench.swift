@@ -1,56 +1,73 @@
+import ArgumentParser
 import Foundation
 import SnapFusionKit
 
 /// `sfbench bench`: latency and memory, with the options and the report of `sfmobile bench`.
-struct Bench {
-    private let engine: Engine
-    private let options: LatencyRecorder.Options
-    private let output: URL
-    private let budget: Budget?
-    private let json: Bool
-
-    init(_ words: [String]) throws {
-        let values = [
-            "-n": "predictions", "--predictions": "predictions", "--steps": "steps", "--guidance": "guidance",
-            "-o": "output", "--output": "output", "--budget": "budget",
-        ].merging(Engine.values.merging(Engine.shapes) { first, _ in first }) { first, _ in first }
-        let arguments = try Arguments(words, values: values, switches: ["--json", "--loop", "--no-loop"])
-        guard arguments.positional.count <= 1 else {
-            throw UsageError("one bundle at a time; found \(arguments.positional.count).")
-        }
-        engine = try Engine(arguments)
-        let manifest = engine.bundle.manifest
-        let steps = try arguments.number("steps", as: Int.self) ?? manifest.scheduler.defaultSteps
-        _ = try DDIM(manifest.scheduler).timesteps(steps: steps)
-        let guidance = try arguments.number("guidance", as: Double.self)
-        if let guidance { try Guidance.check(scale: guidance) }
-        let components = ComponentName.allCases.filter { manifest.components[$0] != nil }
-        options = LatencyRecorder.Options(
-            predictions: try arguments.number("predictions", as: Int.self) ?? 20, components: components,
-            request: Request(prompt: manifest.golden?.prompt ?? "a red apple", steps: steps, guidanceScale: guidance),
-            loop: !arguments.has("--no-loop") && components.count == ComponentName.allCases.count)
-        output =
-            arguments.text("output").map { URL(fileURLWithPath: $0) }
-            ?? engine.bundle.root.appendingPathComponent("reports/bench.json")
-        budget = try arguments.text("budget").map { try Budget(contentsOf: URL(fileURLWithPath: $0)) }
-        json = arguments.has("--json")
+struct Bench: AsyncParsableCommand {
+    static var configuration: CommandConfiguration {
+        CommandConfiguration(
+            abstract: "Latency and memory of every component, and of the whole loop.")
     }
 
-    /// Returns whether everything is within the budget.
-    func run() async throws -> Bool {
+    @Argument(help: "The bundle, as sfmobile export made it.")
+    var bundle: String
+
+    @Option(name: [.customShort("n"), .long], help: "Predictions of each component after the first.")
+    var predictions = 20
+
+    @Option(help: "DDIM steps of the loop; the model's own without it.")
+    var steps: Int?
+
+    @Option(help: "Guidance scale of the loop; 1 is none.")
+    var guidance: Double?
+
+    @Flag(inversion: .prefixedNo, help: "Whether the loop is measured too.")
+    var loop = true
+
+    @Option(name: .shortAndLong, help: "The report; without it reports/bench.json of the bundle.")
+    var output: String?
+
+    @Option(help: "A budget: exit code 1 if a figure is on the wrong side of its bound.")
+    var budget: String?
+
+    @OptionGroup(title: "Shapes")
+    var shapes: ShapeOptions
+
+    @OptionGroup(title: "Engine")
+    var options: EngineOptions
+
+    func run() async throws {
+        let engine = try Engine(bundle: bundle, options, shapes)
+        let manifest = engine.bundle.manifest
+        let steps = steps ?? manifest.scheduler.defaultSteps
+        _ = try DDIM(manifest.scheduler).timesteps(steps: steps)
+        if let guidance { try ClassifierFreeGuidance.check(scale: guidance) }
+        let components = ComponentName.allCases.filter { manifest.components[$0] != nil }
+        let request = TextToImage.Request(
+            prompt: manifest.golden?.prompt ?? "a red apple", steps: steps, guidanceScale: guidance)
         let recorder = try LatencyRecorder(
-            bundle: engine.bundle, options: options, progress: { note("\($0)/\($1) \($2)") },
-            makeRunner: { try engine.makeRunner() })
+            bundle: engine.bundle,
+            options: LatencyRecorder.Options(
+                predictions: predictions, components: components, request: request,
+                loop: loop && components.count == ComponentName.allCases.count,
+                control: engine.makeControl == nil || manifest.components[.unet] == nil ? [] : [.unet]),
+            progress: { note("\($0)/\($1) \($2)") }, makeRunner: { try engine.makeRunner() })
+        let budget = try budget.map { try LatencyBudget(contentsOf: URL(fileURLWithPath: $0)) }
         let report = try await recorder.report(
-            machine: .current(), conditions: { await currentConditions() },
-            placement: { try await engine.placement($0) })
+            machine: .current(),
+            device: LatencyRecorder.Device(
+                conditions: { await currentConditions() }, placement: { try await engine.placement($0) },
+                makeControl: engine.makeControl))
         let text = report.json.serialized()
-        try createFolder(output.deletingLastPathComponent())
-        try write(Data(text.utf8), to: output)
-        print(json ? text : report.table, terminator: "")
-        note("Report: \(output.path)")
-        let excesses = budget?.excesses(of: report) ?? []
-        for excess in excesses { note("over budget: \(excess)") }
-        return excesses.isEmpty
+        let file =
+            output.map { URL(fileURLWithPath: $0) } ?? engine.bundle.root.appendingPathComponent("reports/bench.json")
+        try createFolder(file.deletingLastPathComponent())
+        try write(Data(text.utf8), to: file)
+        print(options.json ? text : report.table, terminator: "")
+        note("Report: \(file.path)")
+        guard let verdict = budget?.verdict(on: report) else { return }
+        for skipped in verdict.skipped { note("\(skipped)") }
+        for excess in verdict.excesses { note("over budget: \(excess)") }
+        if !verdict.excesses.isEmpty { throw ExitCode(1) }
     }
 }

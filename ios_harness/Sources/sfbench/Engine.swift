@@ -4,12 +4,6 @@ import SnapFusionKit
 
 /// What the options say of the engine: which one, and how it runs.
 struct Engine: Sendable {
-    static let values = [
-        "--runtime": "runtime", "--precision": "precision", "--compute-unit": "compute-unit", "--python": "python",
-    ]
-    /// Of the commands that may run another function than the default one.
-    static let shapes = ["--latent-size": "latent-size", "--guidance-batch": "guidance-batch"]
-
     let bundle: ModelBundle
     let kind: RuntimeRecord.Engine
     let precision: RuntimeRecord.Precision
@@ -18,30 +12,23 @@ struct Engine: Sendable {
     let chunks: ChunkResidency
 
     /// - Parameter chunks: how many chunks of a component Core ML holds.
-    init(_ arguments: Arguments, chunks: ChunkResidency = .all) throws {
-        guard let path = arguments.positional.first else {
-            throw UsageError("expected a bundle; see `sfbench --help`.")
-        }
-        let asked =
-            arguments.text("runtime") == "auto" ? nil : try arguments.choice("runtime", as: RuntimeRecord.Engine.self)
-        let precision = try arguments.choice("precision", as: RuntimeRecord.Precision.self)
-        let unit = try arguments.choice("compute-unit", as: RuntimeRecord.ComputeUnit.self)
-        kind = asked ?? Engine.automatic
-        if unit != nil && kind != .coreml {
+    init(
+        bundle path: String, _ options: EngineOptions, _ shapes: ShapeOptions? = nil, chunks: ChunkResidency = .all
+    ) throws {
+        kind = options.runtime.engine ?? Engine.automatic
+        if options.computeUnit != nil && kind != .coreml {
             throw UsageError("--compute-unit is for the coreml runtime, not for \(kind.rawValue); leave it out.")
         }
-        if precision == .fp16 && kind != .mil {
+        if options.precision == .fp16 && kind != .mil {
             throw UsageError(
                 "--precision fp16 is an evaluation of the mil runtime, not of \(kind.rawValue); leave it out.")
         }
-        self.precision = precision ?? .fp32
-        computeUnit = unit ?? .all
-        python = arguments.text("python") ?? ProcessInfo.processInfo.environment["SFMOBILE_PYTHON"] ?? "python3"
+        precision = options.precision ?? .fp32
+        computeUnit = options.computeUnit ?? .all
+        python = options.python ?? ProcessInfo.processInfo.environment["SFMOBILE_PYTHON"] ?? "python3"
         self.chunks = chunks
         let opened = try ModelBundle(opening: URL(fileURLWithPath: path))
-        bundle = try opened.selecting(
-            latentSize: try arguments.number("latent-size", as: LatentSize.self),
-            guidanceBatch: try arguments.number("guidance-batch", as: Int.self))
+        bundle = try opened.selecting(latentSize: shapes?.latentSize, guidanceBatch: shapes?.guidanceBatch)
         if kind != .coreml && bundle.manifest != opened.manifest {
             throw UsageError(
                 "the \(kind.rawValue) runtime runs a bundle's default functions here; leave out --latent-size and "
@@ -58,7 +45,15 @@ struct Engine: Sendable {
     }
 
     /// A fresh runner. Throws `UnavailableError` for Core ML where there is none.
-    func makeRunner() throws -> any ComponentRunner {
+    func makeRunner() throws -> any ComponentRunner { try makeRunner(on: computeUnit) }
+
+    /// One that runs on the CPU alone, for the control; nil for the other engines, which do anyway.
+    var makeControl: (@Sendable () throws -> any ComponentRunner)? {
+        guard kind == .coreml, computeUnit != .cpuOnly else { return nil }
+        return { try makeRunner(on: .cpuOnly) }
+    }
+
+    private func makeRunner(on computeUnit: RuntimeRecord.ComputeUnit) throws -> any ComponentRunner {
         guard kind == .coreml else {
             return ProcessRunner(python: python, bundle: bundle, engine: kind, precision: precision)
         }
@@ -73,7 +68,7 @@ struct Engine: Sendable {
     func placement(_ name: ComponentName) async throws -> PlacementRecord? {
         #if canImport(CoreML)
             guard kind == .coreml else { return nil }
-            return try await Placement.record(of: name, in: bundle, computeUnit: computeUnit)
+            return try await ComputePlacement.record(of: name, in: bundle, computeUnit: computeUnit)
         #else
             return nil
         #endif

@@ -1,54 +1,74 @@
+import ArgumentParser
 import Foundation
 import SnapFusionKit
 
 /// `sfbench generate`: text to pictures, with the options and the report of `sfmobile generate`.
-struct Generate {
-    private let engine: Engine
-    private let prompts: [String]
-    private let output: URL
-    private let template: Request
-    private let lowMemory: Bool
-    private let vectors: URL?
-    private let sheet: URL?
-    private let json: Bool
+struct Generate: AsyncParsableCommand {
+    static var configuration: CommandConfiguration {
+        CommandConfiguration(abstract: "Text to pictures.")
+    }
 
-    init(_ words: [String]) throws {
-        let values = [
-            "-o": "output", "--output": "output", "--steps": "steps", "--seed": "seed", "--guidance": "guidance",
-            "--negative": "negative", "--vectors": "vectors", "--sheet": "sheet",
-        ].merging(Engine.values.merging(Engine.shapes) { first, _ in first }) { first, _ in first }
-        let arguments = try Arguments(words, values: values, switches: ["--preview", "--json", "--low-memory"])
-        prompts = Array(arguments.positional.dropFirst())
+    @Argument(help: "The bundle, as sfmobile export made it.")
+    var bundle: String
+
+    @Argument(help: "What to draw; a picture for each.")
+    var prompts: [String] = []
+
+    @Option(
+        name: [.customShort("o"), .customLong("output")],
+        help: ArgumentHelp("The picture; several are numbered.", valueName: "file.png"))
+    var picture = "picture.png"
+
+    @Option(help: "DDIM steps; the model's own without it.")
+    var steps: Int?
+
+    @Option(help: "The same seed, the same picture.")
+    var seed: UInt64 = 0
+
+    @Option(help: "Guidance scale; 1 is none.")
+    var guidance: Double?
+
+    @Option(help: "What the picture should not look like.")
+    var negative = ""
+
+    @Flag(help: "Also a picture of what each step predicts.")
+    var preview = false
+
+    @Option(help: ArgumentHelp("All pictures side by side.", valueName: "file.png"))
+    var sheet: String?
+
+    @Flag(help: "One component, or chunk, in memory at a time.")
+    var lowMemory = false
+
+    @Option(help: ArgumentHelp("Tokens and latents of every step, as .npy.", valueName: "folder"))
+    var vectors: String?
+
+    @OptionGroup(title: "Shapes")
+    var shapes: ShapeOptions
+
+    @OptionGroup(title: "Engine")
+    var options: EngineOptions
+
+    func run() async throws {
         guard !prompts.isEmpty else { throw UsageError("expected a prompt after the bundle; see `sfbench --help`.") }
         if let empty = prompts.firstIndex(where: { $0.allSatisfy(\.isWhitespace) }) {
             throw UsageError("prompt \(empty + 1) is empty; say what to draw.")
         }
-        output = URL(fileURLWithPath: arguments.text("output") ?? "picture.png")
-        sheet = arguments.text("sheet").map { URL(fileURLWithPath: $0) }
+        let output = URL(fileURLWithPath: picture)
+        let sheet = sheet.map { URL(fileURLWithPath: $0) }
         for path in [output] + (sheet.map { [$0] } ?? []) where path.pathExtension.lowercased() != "png" {
             throw UsageError("'\(path.path)' should end in .png, the only format pictures are written in.")
         }
-        template = Request(
-            prompt: "", negativePrompt: arguments.text("negative") ?? "",
-            seed: try arguments.number("seed", as: UInt64.self) ?? 0,
-            steps: try arguments.number("steps", as: Int.self),
-            guidanceScale: try arguments.number("guidance", as: Double.self),
-            previews: arguments.has("--preview") ? .decoded : .none)
-        lowMemory = arguments.has("--low-memory")
-        vectors = arguments.text("vectors").map { URL(fileURLWithPath: $0) }
-        json = arguments.has("--json")
-        engine = try Engine(arguments, chunks: lowMemory ? .one : .all)
-    }
-
-    func run() async throws {
+        let engine = try Engine(bundle: bundle, options, shapes, chunks: lowMemory ? .one : .all)
         try createFolder(output.deletingLastPathComponent())
         let runner = try engine.makeRunner()
         let pipeline = try TextToImage(bundle: engine.bundle, runner: runner, keepLoaded: !lowMemory)
-        var entries: [JSONValue] = []
-        var pictures: [Picture] = []
+        var entries: [OrderedJSON] = []
+        var pictures: [GeneratedPicture] = []
         for (index, prompt) in prompts.enumerated() {
-            var request = template
-            request.prompt = prompt
+            let request = TextToImage.Request(
+                prompt: prompt, negativePrompt: negative, seed: seed, steps: steps, guidanceScale: guidance,
+                previews: preview ? .decoded : .none)
             let name = output.deletingPathExtension().lastPathComponent
             let path =
                 prompts.count == 1
@@ -60,16 +80,16 @@ struct Generate {
         await runner.unloadAll()
         if let sheet {
             try createFolder(sheet.deletingLastPathComponent())
-            try write(Picture(sideBySide: pictures).png(), to: sheet)
+            try write(GeneratedPicture(sideBySide: pictures).png(), to: sheet)
         }
-        guard json else { return }
-        let report = JSONValue.object([.init("pictures", .array(entries)), .init("sheet", JSONValue(sheet?.path))])
+        guard options.json else { return }
+        let report = OrderedJSON.object([.init("pictures", .array(entries)), .init("sheet", OrderedJSON(sheet?.path))])
         print(report.serialized(), terminator: "")
     }
 
     private func draw(
-        _ request: Request, on pipeline: TextToImage, to path: URL
-    ) async throws -> (Picture, JSONValue) {
+        _ request: TextToImage.Request, on pipeline: TextToImage, to path: URL
+    ) async throws -> (GeneratedPicture, OrderedJSON) {
         let dropped = pipeline.tokenizer.tokenize(request.prompt).dropped
         if dropped > 0 {
             note("The prompt is \(dropped) tokens longer than the text encoder reads; its end is left out.")
@@ -77,8 +97,8 @@ struct Generate {
         let start = ContinuousClock.now
         var seconds: [Double] = []
         var previews: [URL] = []
-        var latents: [Tensor] = []
-        var drawn: Picture?
+        var latents: [HostTensor] = []
+        var drawn: GeneratedPicture?
         for try await event in pipeline.run(request) {
             switch event {
             case .loaded(let name, let seconds): note(String(format: "%@ loaded in %.2f s", name.rawValue, seconds))
@@ -113,12 +133,12 @@ struct Generate {
         try save(
             "latents",
             NumpyArray(shape: [latents.count] + shape.dropFirst(), elements: .float32(latents.flatMap(\.floats))))
-        if !json { print(String(format: "%@: %d steps, %.2f s in all", path.path, seconds.count, elapsed)) }
-        let entry = JSONValue.object([
+        if !options.json { print(String(format: "%@: %d steps, %.2f s in all", path.path, seconds.count, elapsed)) }
+        let entry = OrderedJSON.object([
             .init("path", .string(path.path)),
             .init("previews", .array(previews.map { .string($0.path) })),
             .init("settings", .object(drawn.settings)),
-            .init("steps_seconds", .array(seconds.map(JSONValue.number))),
+            .init("steps_seconds", .array(seconds.map(OrderedJSON.number))),
             .init("seconds", .number(elapsed)),
         ])
         return (drawn, entry)
@@ -126,7 +146,7 @@ struct Generate {
 
     /// Writes one array of the run into the folder of `--vectors`, if there is one.
     private func save(_ name: String, _ array: NumpyArray) throws {
-        guard let vectors else { return }
+        guard let vectors = vectors.map({ URL(fileURLWithPath: $0) }) else { return }
         try createFolder(vectors)
         try write(array.serialized(), to: vectors.appendingPathComponent("\(name).npy"))
     }

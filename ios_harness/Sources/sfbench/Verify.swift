@@ -1,29 +1,28 @@
+import ArgumentParser
 import Foundation
 import SnapFusionKit
 
 /// `sfbench verify`: an engine against the bundle's golden vectors.
-struct Verify {
-    private let engine: Engine
-    private let json: Bool
-
-    init(_ words: [String]) throws {
-        let arguments = try Arguments(words, values: Engine.values, switches: ["--json"])
-        guard arguments.positional.count <= 1 else {
-            throw UsageError("one bundle at a time; found \(arguments.positional.count).")
-        }
-        engine = try Engine(arguments)
-        json = arguments.has("--json")
+struct Verify: AsyncParsableCommand {
+    static var configuration: CommandConfiguration {
+        CommandConfiguration(abstract: "The engine against the bundle's golden vectors.")
     }
 
-    /// Returns whether everything passed its gate.
-    func run() async throws -> Bool {
+    @Argument(help: "The bundle, as sfmobile export made it.")
+    var bundle: String
+
+    @OptionGroup(title: "Engine")
+    var options: EngineOptions
+
+    func run() async throws {
+        let engine = try Engine(bundle: bundle, options)
         let check = try GoldenCheck(bundle: engine.bundle)
         let runner = try engine.makeRunner()
         let result = try await check.run(on: runner)
-        let failures = try check.failures(result)
-        if json {
+        let failures = try check.failures(result, on: engine.kind)
+        if options.json {
             print(
-                JSONValue.object([
+                OrderedJSON.object([
                     .init("runtime", .string(try await runner.describe().description)),
                     .init(
                         "components_psnr_db",
@@ -40,7 +39,8 @@ struct Verify {
         } else {
             for name in ComponentName.allCases {
                 guard let found = result.components[name] else { continue }
-                print(String(format: "%@: %.1f dB, %.0f expected", name.rawValue, found, try check.gate(name)))
+                let gate = try check.gate(name, on: engine.kind)
+                print(String(format: "%@: %.1f dB, %.0f expected", name.rawValue, found, gate))
             }
             print(
                 String(
@@ -50,6 +50,6 @@ struct Verify {
             print("tokens \(words[0]), noise \(words[1])")
         }
         for failure in failures { note("failed: \(failure)") }
-        return failures.isEmpty
+        if !failures.isEmpty { throw ExitCode(1) }
     }
 }

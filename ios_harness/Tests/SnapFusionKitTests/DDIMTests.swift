@@ -6,7 +6,7 @@ final class DDIMTests: XCTestCase {
         let name: String
         let steps: Int
         let timesteps: [Int]
-        let scheduler: JSONValue
+        let scheduler: OrderedJSON
     }
 
     private func record(_ golden: Case) throws -> SchedulerRecord {
@@ -14,7 +14,7 @@ final class DDIMTests: XCTestCase {
     }
 
     private func cases() throws -> [Case] {
-        let file = try JSONValue(parsing: Data(contentsOf: GoldenFiles.golden("ddim.json")))
+        let file = try OrderedJSON(parsing: Data(contentsOf: GoldenFiles.golden("ddim.json")))
         return try XCTUnwrap(file.elements).map { golden in
             let timesteps = try XCTUnwrap(golden["timesteps"]?.elements).map { try XCTUnwrap($0.whole) }
             return Case(

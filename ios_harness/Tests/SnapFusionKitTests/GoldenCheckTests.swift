@@ -15,14 +15,24 @@ final class GoldenCheckTests: XCTestCase {
         var result = GoldenCheck.Result()
         result.components = [.unet: 34.9, .decoder: 35, .textEncoder: .nan]
         result.noiseIsIdentical = true
-        let failures = try check.failures(result)
+        let failures = try check.failures(result, on: .mil)
         XCTAssertEqual(failures.count, 3)
         XCTAssertTrue(failures[0].hasPrefix("text_encoder: "), failures[0])
         XCTAssertEqual(failures[1], "unet: 34.9 dB, 35 expected")
         XCTAssertEqual(failures[2], "token ids differ from the reference's")
         result.components = [.unet: .infinity]
         result.tokensAreIdentical = true
-        XCTAssertEqual(try check.failures(result), [])
+        XCTAssertEqual(try check.failures(result, on: .mil), [])
+    }
+
+    func testADeviceHasAGateOfItsOwn() throws {
+        let bundle = try ModelBundle(opening: GoldenFiles.sampleBundle())
+        let check = try GoldenCheck(bundle: bundle)
+        for name in ComponentName.allCases where bundle.manifest.components[name] != nil {
+            XCTAssertEqual(try check.gate(name, on: .coreml), 35)
+            let compressed = bundle.manifest.components[name]?.compression != nil
+            XCTAssertEqual(try check.gate(name, on: .mil), compressed ? 35 : 60)
+        }
     }
 
     func testABundleWithoutGoldenVectorsSaysSo() throws {

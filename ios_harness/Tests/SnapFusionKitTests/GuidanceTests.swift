@@ -11,35 +11,38 @@ final class GuidanceTests: XCTestCase {
         let rows = try GoldenFiles.floats("guidance.npy")
         func row(_ index: Int) -> [Float] { Array(rows[index * 256..<(index + 1) * 256]) }
         for (index, scale) in scales.enumerated() {
-            XCTAssertEqual(Guidance.combine(row(0), row(1), scale: scale), row(index + 2), "scale \(scale)")
+            XCTAssertEqual(
+                ClassifierFreeGuidance.combine(row(0), row(1), scale: scale), row(index + 2), "scale \(scale)")
         }
     }
 
-    private func states(_ value: Float) throws -> Tensor {
-        try Tensor(shape: [1, 2, 1, 3], [Float](repeating: value, count: 6))
+    private func states(_ value: Float) throws -> HostTensor {
+        try HostTensor(shape: [1, 2, 1, 3], [Float](repeating: value, count: 6))
     }
 
     /// A UNet whose output is latents times the first value of each row's hidden states, and the calls it got.
     private actor Calls {
-        private(set) var inputs: [[String: Tensor]] = []
+        private(set) var inputs: [[String: HostTensor]] = []
 
-        func unet(_ given: [String: Tensor]) throws -> Tensor {
+        func unet(_ given: [String: HostTensor]) throws -> HostTensor {
             inputs.append(given)
             let latents = try XCTUnwrap(given["latents"])
             let states = try XCTUnwrap(given["encoder_hidden_states"])
             let rows = latents.shape[0]
             let size = latents.count / rows
             let values = latents.floats.enumerated().map { $1 * states.floats[$0 / size * (states.count / rows)] }
-            return try Tensor(shape: latents.shape, values)
+            return try HostTensor(shape: latents.shape, values)
         }
     }
 
-    private func guided(batch: Int, scale: Double, unconditional: Float?) async throws -> (Tensor, Calls, Guidance) {
+    private func guided(
+        batch: Int, scale: Double, unconditional: Float?
+    ) async throws -> (HostTensor, Calls, ClassifierFreeGuidance) {
         let calls = Calls()
-        let guidance = try Guidance(
+        let guidance = try ClassifierFreeGuidance(
             batch: batch, scale: scale, conditional: states(3), unconditional: unconditional.map(states))
-        let latents = try Tensor(shape: [1, 1, 1, 4], [1, 2, 3, 4] as [Float])
-        let embedding = try Tensor(shape: [batch, 2, 1, 1], [Float](repeating: 0, count: 2 * batch))
+        let latents = try HostTensor(shape: [1, 1, 1, 4], [1, 2, 3, 4] as [Float])
+        let embedding = try HostTensor(shape: [batch, 2, 1, 1], [Float](repeating: 0, count: 2 * batch))
         let output = try await guidance(latents: latents, embedding: embedding) { try await calls.unet($0) }
         return (output, calls, guidance)
     }
@@ -75,8 +78,8 @@ final class GuidanceTests: XCTestCase {
 
     func testScaleThatMeansNothingIsRefused() {
         for scale in [-1, .nan, .infinity] {
-            XCTAssertThrowsError(try Guidance.check(scale: scale)) { XCTAssertTrue($0 is UsageError) }
+            XCTAssertThrowsError(try ClassifierFreeGuidance.check(scale: scale)) { XCTAssertTrue($0 is UsageError) }
         }
-        XCTAssertNoThrow(try Guidance.check(scale: 0))
+        XCTAssertNoThrow(try ClassifierFreeGuidance.check(scale: 0))
     }
 }

@@ -6,7 +6,7 @@ import XCTest
         func testEveryHalfEqualsTheProcessors() {
             for bits in UInt16.min...UInt16.max {
                 let expected = Float(Float16(bitPattern: bits))
-                let found = Half.float(fromBits: bits)
+                let found = HalfFloat.float(fromBits: bits)
                 if expected.isNaN {
                     XCTAssertTrue(found.isNaN)
                 } else {
@@ -22,7 +22,7 @@ import XCTest
             ]
             for bits in stride(from: UInt16(0), to: 0x7c00, by: 7) {
                 // Ties between neighbours, and just beside them.
-                let middle = (Half.float(fromBits: bits) + Half.float(fromBits: bits + 1)) / 2
+                let middle = (HalfFloat.float(fromBits: bits) + HalfFloat.float(fromBits: bits + 1)) / 2
                 samples += [middle, middle.nextUp, middle.nextDown, -middle]
             }
             for _ in 0..<20000 {
@@ -32,9 +32,9 @@ import XCTest
             for sample in samples {
                 let expected = Float16(sample)
                 if expected.isNaN {
-                    XCTAssertTrue(Half.float(fromBits: Half.bits(of: sample)).isNaN)
+                    XCTAssertTrue(HalfFloat.float(fromBits: HalfFloat.bits(of: sample)).isNaN)
                 } else {
-                    XCTAssertEqual(Half.bits(of: sample), expected.bitPattern, "\(sample)")
+                    XCTAssertEqual(HalfFloat.bits(of: sample), expected.bitPattern, "\(sample)")
                 }
             }
         }

@@ -26,14 +26,18 @@ final class LatencyRecorderTests: XCTestCase {
 
     func testAReportHoldsEveryComponentTheLoopAndTheDevicesState() async throws {
         let bundle = try TestBundle.make(in: temporaryFolder(), batch: 1)
-        let options = LatencyRecorder.Options(predictions: 3, request: Request(prompt: "a", steps: 2))
+        let options = LatencyRecorder.Options(predictions: 3, request: TextToImage.Request(prompt: "a", steps: 2))
         let recorder = try LatencyRecorder(bundle: bundle, options: options) { RecordingRunner() }
-        let report = try await recorder.report(machine: machine) { conditions() }
+        let report = try await recorder.report(
+            machine: machine, device: .init(conditions: { conditions() }))
         XCTAssertEqual(Set(report.components.keys), Set(ComponentName.allCases))
         let unet = try XCTUnwrap(report.components[.unet])
         XCTAssertEqual(unet.coldLoad, 500)
         XCTAssertEqual(unet.warmLoad, 500)
         XCTAssertEqual(unet.firstPrediction, 1)
+        XCTAssertEqual(unet.firstLoad, 500)
+        XCTAssertNil(unet.compile, "this engine compiles nothing")
+        XCTAssertEqual([unet.thermalStateBefore, unet.thermalStateAfter], [.serious, .serious])
         XCTAssertEqual(unet.predictions.count, 3)
         XCTAssertEqual(unet.memory, MemoryRecord(before: 1000, peak: MemorySample(total: 1010, anonymous: 10)))
         let loop = try XCTUnwrap(report.loop)
@@ -46,10 +50,12 @@ final class LatencyRecorderTests: XCTestCase {
 
     func testTheReportIsWrittenWithEveryField() async throws {
         let bundle = try TestBundle.make(in: temporaryFolder())
-        let options = LatencyRecorder.Options(predictions: 1, request: Request(prompt: "a", steps: 1), loop: false)
+        let options = LatencyRecorder.Options(
+            predictions: 1, request: TextToImage.Request(prompt: "a", steps: 1), loop: false)
         let recorder = try LatencyRecorder(bundle: bundle, options: options) { RecordingRunner() }
-        let report = try await recorder.report(machine: machine) { conditions() }
-        let json = try JSONValue(parsing: Data(report.json.serialized().utf8))
+        let report = try await recorder.report(
+            machine: machine, device: .init(conditions: { conditions() }))
+        let json = try OrderedJSON(parsing: Data(report.json.serialized().utf8))
         XCTAssertEqual(json["kind"], .string("bench"))
         XCTAssertEqual(json["loop"], .null)
         XCTAssertEqual(json["machine"]?["model"], .null)
@@ -71,20 +77,25 @@ final class LatencyRecorderTests: XCTestCase {
 
     func testABudgetNamesWhatExceedsIt() async throws {
         let bundle = try TestBundle.make(in: temporaryFolder())
-        let options = LatencyRecorder.Options(predictions: 1, request: Request(prompt: "a", steps: 1))
+        let options = LatencyRecorder.Options(predictions: 1, request: TextToImage.Request(prompt: "a", steps: 1))
         let recorder = try LatencyRecorder(bundle: bundle, options: options) { RecordingRunner() }
-        let report = try await recorder.report(machine: machine) { conditions() }
+        let report = try await recorder.report(
+            machine: machine, device: .init(conditions: { conditions() }))
         let file = try temporaryFolder().appendingPathComponent("budget.json")
         let text = #"{"name": "x", "components_ms": {"unet": 0.5, "decoder": 2}, "end_to_end_ms": 60000}"#
         try Data(text.utf8).write(to: file)
-        let excesses = try Budget(contentsOf: file).excesses(of: report)
-        XCTAssertEqual(excesses, [Budget.Excess(figure: "unet median", bound: 0.5, found: 1)])
+        var cool = report
+        cool.components[.unet]?.thermalStateBefore = .nominal
+        cool.components[.unet]?.thermalStateAfter = .nominal
+        cool.conditions.lowPowerMode = false
+        let excesses = try LatencyBudget(contentsOf: file).verdict(on: cool).excesses
+        XCTAssertEqual(excesses, [LatencyBudget.Excess(figure: "unet median", bound: 0.5, found: 1)])
         XCTAssertEqual(excesses.first?.description, "unet median: 1.0 ms, 0.5 allowed (+100 %)")
         for bad in [
             "[]", #"{"name": "x", "components_ms": {"vae": 1}}"#, #"{"name": "x", "components_ms": {"unet": -1}}"#,
         ] {
             try Data(bad.utf8).write(to: file)
-            XCTAssertThrowsError(try Budget(contentsOf: file)) {
+            XCTAssertThrowsError(try LatencyBudget(contentsOf: file)) {
                 XCTAssertEqual(($0 as? FileFormatError)?.file, file.path)
             }
         }

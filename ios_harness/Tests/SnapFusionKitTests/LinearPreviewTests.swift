@@ -17,11 +17,13 @@ final class LinearPreviewTests: XCTestCase {
                 for column in 0..<16 { image.append(colour(fitting.latents.floats, row / 2 * 8 + column / 2, channel)) }
             }
         }
-        let preview = try fitting.solve(image: Tensor(shape: [1, 3, 16, 16], image))
+        let preview = try fitting.solve(image: HostTensor(shape: [1, 3, 16, 16], image))
         for (row, expected) in zip(preview.weight, weight + [bias]) {
             for (found, value) in zip(row, expected) { XCTAssertEqual(found, Double(value), accuracy: 1e-5) }
         }
-        XCTAssertThrowsError(try fitting.solve(image: Tensor(shape: [1, 3, 4, 4], [Float](repeating: 0, count: 48)))) {
+        XCTAssertThrowsError(
+            try fitting.solve(image: HostTensor(shape: [1, 3, 4, 4], [Float](repeating: 0, count: 48)))
+        ) {
             XCTAssertTrue($0 is UsageError)
         }
     }

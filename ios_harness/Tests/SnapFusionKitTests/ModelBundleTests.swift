@@ -16,7 +16,7 @@ final class ModelBundleTests: XCTestCase {
     }
 
     func testEveryDamageThatPythonRefusesIsRefusedForTheSameReason() throws {
-        let file = try JSONValue(parsing: Data(contentsOf: GoldenFiles.brokenCases()))
+        let file = try OrderedJSON(parsing: Data(contentsOf: GoldenFiles.brokenCases()))
         let cases = try XCTUnwrap(file["cases"]?.elements)
         XCTAssertGreaterThan(cases.count, 25)
         for damage in cases {
@@ -71,7 +71,7 @@ final class ModelBundleTests: XCTestCase {
         ] {
             let changed = text.replacingOccurrences(of: old, with: new)
             XCTAssertNotEqual(changed, text, old)
-            XCTAssertThrowsError(try Manifest(parsing: Data(changed.utf8), file: "manifest.json"), new) {
+            XCTAssertThrowsError(try BundleManifest(parsing: Data(changed.utf8), file: "manifest.json"), new) {
                 XCTAssertEqual(($0 as? BundleError)?.reason, .invalidManifest)
                 XCTAssertTrue("\($0)".contains(place), "\($0)")
             }
@@ -81,9 +81,9 @@ final class ModelBundleTests: XCTestCase {
 
 /// One entry of `broken.json`: see its own description.
 private struct Damage {
-    private let entry: JSONValue
+    private let entry: OrderedJSON
 
-    init(_ entry: JSONValue) { self.entry = entry }
+    init(_ entry: OrderedJSON) { self.entry = entry }
 
     private func text(_ key: String) throws -> String { try XCTUnwrap(entry[key]?.text, key) }
 
@@ -119,7 +119,7 @@ private struct Damage {
         let keys = pointer.split(separator: "/").map {
             $0.replacingOccurrences(of: "~1", with: "/").replacingOccurrences(of: "~0", with: "~")
         }
-        let manifest = try JSONValue(parsing: Data(contentsOf: file))
+        let manifest = try OrderedJSON(parsing: Data(contentsOf: file))
         let changed = try manifest.editing(keys[...]) { members, key in
             if operation == "set" && !members.contains(where: { $0.key == key }) {
                 members.append(.init(key, try XCTUnwrap(entry["value"])))
@@ -137,9 +137,9 @@ private struct Damage {
     }
 }
 
-extension JSONValue {
+extension OrderedJSON {
     /// The value of a key of an object.
-    subscript(key: String) -> JSONValue? {
+    subscript(key: String) -> OrderedJSON? {
         guard case .object(let members) = self else { return nil }
         return members.first { $0.key == key }?.value
     }
@@ -154,14 +154,14 @@ extension JSONValue {
         return whole
     }
 
-    var elements: [JSONValue]? {
+    var elements: [OrderedJSON]? {
         guard case .array(let elements) = self else { return nil }
         return elements
     }
 
     fileprivate func editing(
         _ keys: ArraySlice<String>, _ change: (inout [Member], String) throws -> Void
-    ) throws -> JSONValue {
+    ) throws -> OrderedJSON {
         guard case .object(var members) = self, let key = keys.first else { throw UsageError("no object at \(keys)") }
         if keys.count == 1 {
             try change(&members, key)

@@ -4,7 +4,7 @@ import XCTest
 final class PictureTests: XCTestCase {
     func testPixelsEqualDiffusers() throws {
         let image = try GoldenFiles.array("picture.image.npy").tensor()
-        let picture = try Picture(image: image)
+        let picture = try GeneratedPicture(image: image)
         XCTAssertEqual([picture.height, picture.width, 3], try GoldenFiles.array("picture.pixels.npy").shape)
         guard case .uint8(let expected) = try GoldenFiles.array("picture.pixels.npy").elements else {
             return XCTFail("the golden pixels aren't bytes")
@@ -15,13 +15,13 @@ final class PictureTests: XCTestCase {
     func testPNGHoldsPixelsSettingsAndChecksums() throws {
         // Wide enough for several stored blocks of 65,535 bytes.
         let pixels = (0..<3 * 200 * 150).map { UInt8(truncatingIfNeeded: $0 &* 7) }
-        let picture = try Picture(
+        let picture = try GeneratedPicture(
             width: 200, height: 150, pixels: pixels, settings: [.init("prompt", .string("a \"red\"\napple é"))])
         let chunks = try readChunks(picture.png())
         XCTAssertEqual(chunks.map(\.type), ["IHDR", "iTXt", "iTXt", "IDAT", "IEND"])
         XCTAssertEqual(chunks[0].body, [0, 0, 0, 200, 0, 0, 0, 150, 8, 2, 0, 0, 0])
         let text = try XCTUnwrap(chunks[2].body.split(separator: 0).last)
-        let settings = try JSONValue(parsing: Data(text))
+        let settings = try OrderedJSON(parsing: Data(text))
         XCTAssertEqual(settings, .object([.init("prompt", .string("a \"red\"\napple é"))]))
         let rows = try inflateStored(chunks[3].body)
         XCTAssertEqual(rows.count, 150 * 601)
@@ -32,18 +32,20 @@ final class PictureTests: XCTestCase {
     }
 
     func testASheetHasRowsOfFour() throws {
-        let pictures = try (1...5).map { try Picture(width: 2, height: 1, pixels: [UInt8](repeating: $0, count: 6)) }
-        let sheet = try Picture(sideBySide: pictures)
+        let pictures = try (1...5).map {
+            try GeneratedPicture(width: 2, height: 1, pixels: [UInt8](repeating: $0, count: 6))
+        }
+        let sheet = try GeneratedPicture(sideBySide: pictures)
         XCTAssertEqual([sheet.width, sheet.height], [8, 2])
         XCTAssertEqual(sheet.pixels[0..<24], [1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 4, 4, 4, 4, 4, 4])
         XCTAssertEqual(Array(sheet.pixels[24...]), [5, 5, 5, 5, 5, 5] + [UInt8](repeating: 255, count: 18))
-        XCTAssertThrowsError(try Picture(sideBySide: [])) { XCTAssertTrue($0 is UsageError) }
+        XCTAssertThrowsError(try GeneratedPicture(sideBySide: [])) { XCTAssertTrue($0 is UsageError) }
     }
 
     func testWrongSizesAreRefused() throws {
-        XCTAssertThrowsError(try Picture(width: 2, height: 2, pixels: [0])) { XCTAssertTrue($0 is UsageError) }
-        let grey = try Tensor(shape: [1, 1, 2, 2], [Float](repeating: 0, count: 4))
-        XCTAssertThrowsError(try Picture(image: grey)) { XCTAssertTrue($0 is UsageError) }
+        XCTAssertThrowsError(try GeneratedPicture(width: 2, height: 2, pixels: [0])) { XCTAssertTrue($0 is UsageError) }
+        let grey = try HostTensor(shape: [1, 1, 2, 2], [Float](repeating: 0, count: 4))
+        XCTAssertThrowsError(try GeneratedPicture(image: grey)) { XCTAssertTrue($0 is UsageError) }
     }
 
     private func readChunks(_ png: Data) throws -> [(type: String, body: [UInt8])] {

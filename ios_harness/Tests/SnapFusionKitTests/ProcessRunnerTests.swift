@@ -19,21 +19,23 @@
 
         private let latents = ["latents": [Float](repeating: 1, count: 64)]
 
-        private func predict(_ mode: String, seconds: Double = 20) async throws -> Prediction {
+        private func predict(_ mode: String, seconds: Double = 20) async throws -> ComponentPrediction {
             let runner = try runner(mode, seconds: seconds)
             try await runner.load(.decoder)
             return try await runner.predict(
-                .decoder, inputs: latents.mapValues { try Tensor(shape: [1, 4, 4, 4], $0) })
+                .decoder, inputs: latents.mapValues { try HostTensor(shape: [1, 4, 4, 4], $0) })
         }
 
         func testLoadPredictUnload() async throws {
             let runner = try runner("good")
             let description = try await runner.describe().description
             XCTAssertTrue(description.hasPrefix("fake"))
-            let (first, second) = (try await runner.load(.decoder), try await runner.load(.decoder))
+            let (first, second) = (
+                try await runner.load(.decoder).seconds, try await runner.load(.decoder).seconds
+            )
             XCTAssertEqual(first, 0.25)
             XCTAssertEqual(second, 0, "it was loaded already")
-            let inputs = try latents.mapValues { try Tensor(shape: [1, 4, 4, 4], $0) }
+            let inputs = try latents.mapValues { try HostTensor(shape: [1, 4, 4, 4], $0) }
             let prediction = try await runner.predict(.decoder, inputs: inputs)
             XCTAssertEqual(prediction.seconds, 0.125)
             XCTAssertEqual(prediction.outputs["image"]?.shape, [1, 3, 8, 8])
@@ -51,7 +53,8 @@
         func testAWholeRunOverPipes() async throws {
             let runner = try runner("good")
             let bundle = try TestBundle.make(in: temporaryFolder())
-            let picture = try await TextToImage(bundle: bundle, runner: runner).picture(Request(prompt: "a", steps: 3))
+            let picture = try await TextToImage(bundle: bundle, runner: runner).picture(
+                TextToImage.Request(prompt: "a", steps: 3))
             XCTAssertEqual(Set(picture.pixels), [128], "an image of zeros is grey")
         }
 
@@ -122,7 +125,7 @@
 
         func testInfinityAndWrongShapesAreNamedWithTheStep() async throws {
             let bundle = try TestBundle.make(in: temporaryFolder())
-            let request = Request(prompt: "a", steps: 3)
+            let request = TextToImage.Request(prompt: "a", steps: 3)
             let infinite = try TextToImage(bundle: bundle, runner: runner("infinite in step 2"))
             await assertThrows(ComponentError.nonFinite(.unet, output: "model_output", step: 2, count: 128)) {
                 _ = try await infinite.picture(request)
@@ -138,7 +141,7 @@
             let runner = try runner("hangs", seconds: 60)
             try await runner.load(.decoder)
             let first = try await runner.describe().description
-            let inputs = try latents.mapValues { try Tensor(shape: [1, 4, 4, 4], $0) }
+            let inputs = try latents.mapValues { try HostTensor(shape: [1, 4, 4, 4], $0) }
             let task = Task { try await runner.predict(.decoder, inputs: inputs) }
             try await Task.sleep(for: .milliseconds(50))
             let start = ContinuousClock.now

@@ -78,7 +78,9 @@ actor RecordingRunner: ComponentRunner {
     private(set) var calls: [Call] = []
     private(set) var loaded: Set<ComponentName> = []
     private(set) var most = 0
-    private(set) var unetInputs: [[String: Tensor]] = []
+    private(set) var mostAtOnce = 0
+    private var busy = 0
+    private(set) var unetInputs: [[String: HostTensor]] = []
     private let delay: Duration
     private let brokenStep: Int?
     private let wrongShape: ComponentName?
@@ -91,22 +93,25 @@ actor RecordingRunner: ComponentRunner {
 
     func describe() async throws -> RuntimeRecord { RuntimeRecord(engine: .mil, description: "arithmetic") }
 
-    func load(_ name: ComponentName) async throws -> Double {
+    func load(_ name: ComponentName) async throws -> LoadTiming {
         calls.append(.load(name))
         most = max(most, loaded.union([name]).count)
-        return loaded.insert(name).inserted ? 0.5 : 0
+        return loaded.insert(name).inserted ? LoadTiming(load: 0.5) : .alreadyLoaded
     }
 
-    func predict(_ name: ComponentName, inputs: [String: Tensor]) async throws -> Prediction {
+    func predict(_ name: ComponentName, inputs: [String: HostTensor]) async throws -> ComponentPrediction {
         guard loaded.contains(name) else { throw ComponentError.notLoaded(name) }
         calls.append(.predict(name))
+        busy += 1
+        mostAtOnce = max(mostAtOnce, busy)
+        defer { busy -= 1 }
         try await Task.sleep(for: delay)
-        var outputs: [String: Tensor]
+        var outputs: [String: HostTensor]
         switch name {
         case .textEncoder:
             let ids = try XCTUnwrap(inputs["input_ids"]).floats
             outputs = [
-                "encoder_hidden_states": try Tensor(shape: [1, 2, 1, 77], (ids + ids).map { sin($0) })
+                "encoder_hidden_states": try HostTensor(shape: [1, 2, 1, 77], (ids + ids).map { sin($0) })
             ]
         case .unet:
             unetInputs.append(inputs)
@@ -116,13 +121,13 @@ actor RecordingRunner: ComponentRunner {
             let shifts = try states.split(into: batch).map { $0.floats[1] }
             var values = latents.floats.enumerated().map { 0.5 * $1 + shifts[$0 / (latents.count / batch)] }
             if unetInputs.count == brokenStep { values[3] = .nan }
-            outputs = ["model_output": try Tensor(shape: latents.shape, values)]
+            outputs = ["model_output": try HostTensor(shape: latents.shape, values)]
         case .decoder:
             let latents = try XCTUnwrap(inputs["latents"]).floats
-            outputs = ["image": try Tensor(shape: [1, 3, 8, 8], (0..<192).map { latents[$0 % 64] / 4 })]
+            outputs = ["image": try HostTensor(shape: [1, 3, 8, 8], (0..<192).map { latents[$0 % 64] / 4 })]
         }
-        if name == wrongShape { outputs = try outputs.mapValues { try Tensor(shape: [$0.count], $0.floats) } }
-        return Prediction(outputs: outputs, seconds: 0.001)
+        if name == wrongShape { outputs = try outputs.mapValues { try HostTensor(shape: [$0.count], $0.floats) } }
+        return ComponentPrediction(outputs: outputs, seconds: 0.001)
     }
 
     func unload(_ name: ComponentName) async {

@@ -2,10 +2,10 @@ import SnapFusionKit
 import XCTest
 
 final class TextToImageTests: XCTestCase {
-    private let request = Request(prompt: "a red apple", negativePrompt: "blurry", seed: 3, steps: 4)
+    private let request = TextToImage.Request(prompt: "a red apple", negativePrompt: "blurry", seed: 3, steps: 4)
 
-    private func events(_ pipeline: TextToImage, _ request: Request) async throws -> [Event] {
-        var events: [Event] = []
+    private func events(_ pipeline: TextToImage, _ request: TextToImage.Request) async throws -> [TextToImage.Event] {
+        var events: [TextToImage.Event] = []
         for try await event in pipeline.run(request) { events.append(event) }
         return events
     }
@@ -22,8 +22,8 @@ final class TextToImageTests: XCTestCase {
         let runner = RecordingRunner()
         let pipeline = try pipeline(runner)
         let events = try await events(pipeline, request)
-        var steps: [Step] = []
-        var picture: Picture?
+        var steps: [TextToImage.Step] = []
+        var picture: GeneratedPicture?
         for event in events {
             switch event {
             case .encoded(let tokens, let negative, _):
@@ -99,6 +99,54 @@ final class TextToImageTests: XCTestCase {
         XCTAssertLessThan(calls, 10)
     }
 
+    func testCancellingTheTaskThatIteratesThrows() async throws {
+        let runner = RecordingRunner(delay: .milliseconds(20))
+        let pipeline = try pipeline(runner)
+        var long = request
+        long.steps = 50
+        let drawing = Task { [long] in
+            for try await _ in pipeline.run(long) {}
+        }
+        while await runner.unetInputs.count < 2 { try await Task.sleep(for: .milliseconds(1)) }
+        drawing.cancel()
+        let result = await drawing.result
+        XCTAssertThrowsError(try result.get(), "a cancelled run doesn't look like one that is done") {
+            XCTAssertTrue($0 is CancellationError)
+        }
+        try await waitUntilFreed(runner)
+    }
+
+    func testPrewarmingLoadsAndRunsEveryComponentOnce() async throws {
+        let runner = RecordingRunner()
+        let seconds = try await pipeline(runner).prewarm()
+        XCTAssertEqual(Set(seconds.keys), Set(ComponentName.allCases))
+        let calls = await runner.calls
+        XCTAssertEqual(calls, ComponentName.allCases.flatMap { [.load($0), .predict($0)] })
+        let frugal = RecordingRunner()
+        _ = try await pipeline(frugal, keepLoaded: false).prewarm()
+        let (most, loaded) = (await frugal.most, await frugal.loaded)
+        XCTAssertEqual(most, 1)
+        XCTAssertEqual(loaded, [])
+    }
+
+    func testTheNextStepIsUnderWayWhileAPreviewIsShown() async throws {
+        let runner = RecordingRunner()
+        var previewed = request
+        previewed.previews = .linear
+        let plain = try await events(pipeline(RecordingRunner()), request)
+        var steps: [TextToImage.Step] = []
+        for event in try await events(pipeline(runner), previewed) {
+            if case .step(let step) = event { steps.append(step) }
+        }
+        // The same steps, each from the latents before it, and one call of the UNet for each.
+        let expected = plain.compactMap { if case .step(let step) = $0 { step.latents.floats } else { nil } }
+        XCTAssertEqual(steps.map(\.latents.floats), expected)
+        let calls = await runner.unetInputs.count
+        XCTAssertEqual(calls, 4)
+        let together = await runner.mostAtOnce
+        XCTAssertEqual(together, 1, "an engine never gets two requests at a time")
+    }
+
     func testEndingTheIterationFreesTheModels() async throws {
         let runner = RecordingRunner(delay: .milliseconds(5))
         var long = request
@@ -163,7 +211,7 @@ final class TextToImageTests: XCTestCase {
         var previewed = request
         previewed.previews = .linear
         let plain = try await pipeline(RecordingRunner()).picture(request)
-        var previews: [Picture] = []
+        var previews: [GeneratedPicture] = []
         var pixels: [UInt8] = []
         for event in try await events(pipeline(RecordingRunner()), previewed) {
             if case .step(let step) = event { previews.append(try XCTUnwrap(step.preview)) }

@@ -7,8 +7,8 @@ final class TokenizerTests: XCTestCase {
         let ids: [Int32]
     }
 
-    private func makeTokenizer(maxLength: Int = 77) throws -> Tokenizer {
-        try Tokenizer(
+    private func makeTokenizer(maxLength: Int = 77) throws -> CLIPTokenizer {
+        try CLIPTokenizer(
             vocab: GoldenFiles.tokenizer("vocab.json"), merges: GoldenFiles.tokenizer("merges.txt"),
             maxLength: maxLength, bos: 49406, eos: 49407, pad: 49407)
     }
@@ -34,7 +34,7 @@ final class TokenizerTests: XCTestCase {
     }
 
     func testPaddingIsTheManifestsAndNotTheEnd() throws {
-        let tokenizer = try Tokenizer(
+        let tokenizer = try CLIPTokenizer(
             vocab: GoldenFiles.tokenizer("vocab.json"), merges: GoldenFiles.tokenizer("merges.txt"), maxLength: 6,
             bos: 49406, eos: 49407, pad: 0)
         XCTAssertEqual(tokenizer.encode(""), [49406, 49407, 0, 0, 0, 0])
@@ -44,8 +44,8 @@ final class TokenizerTests: XCTestCase {
         let folder = try temporaryFolder()
         let vocab = folder.appendingPathComponent("vocab.json")
         let merges = folder.appendingPathComponent("merges.txt")
-        func make() throws -> Tokenizer {
-            try Tokenizer(vocab: vocab, merges: merges, maxLength: 77, bos: 1, eos: 2, pad: 2)
+        func make() throws -> CLIPTokenizer {
+            try CLIPTokenizer(vocab: vocab, merges: merges, maxLength: 77, bos: 1, eos: 2, pad: 2)
         }
         assertThrows(FileFormatError(file: vocab.path, problem: "expected a JSON object of tokens and ids"), make)
         try Data(#"{"a": 0, "b": 1}"#.utf8).write(to: vocab)

@@ -1,13 +1,17 @@
 // The part of Core ML that the harness uses, declared after Apple's documentation, for type-checking where Core ML is not.
 // Nothing here runs or ships. Classes are left without Sendable: what checks without it checks with it.
+// The source of a type is that of its members, unless one names its own.
 
+import CoreVideo
 @_exported import Darwin
 @_exported import Foundation
 
+// Source: developer.apple.com/documentation/coreml/mlcomputeunits
 public enum MLComputeUnits: Int {
     case cpuOnly, cpuAndGPU, all, cpuAndNeuralEngine
 }
 
+// Source: developer.apple.com/documentation/coreml/mlmultiarraydatatype
 public enum MLMultiArrayDataType: Int {
     case double = 65600
     case float32 = 65568
@@ -16,6 +20,7 @@ public enum MLMultiArrayDataType: Int {
     case int8 = 131080
 }
 
+// Source: developer.apple.com/documentation/coreml/mlmodelconfiguration
 open class MLModelConfiguration: NSObject {
     public override init() { fatalError() }
     open var computeUnits: MLComputeUnits {
@@ -29,15 +34,22 @@ open class MLModelConfiguration: NSObject {
     }
 }
 
+// Source: developer.apple.com/documentation/coreml/mlfeaturedescription
 open class MLFeatureDescription: NSObject {}
 
+// Source: developer.apple.com/documentation/coreml/mlmodeldescription
 open class MLModelDescription: NSObject {
     open var inputDescriptionsByName: [String: MLFeatureDescription] { fatalError() }
     open var outputDescriptionsByName: [String: MLFeatureDescription] { fatalError() }
 }
 
+// Source: developer.apple.com/documentation/coreml/mlmultiarray
 open class MLMultiArray: NSObject {
     public init(shape: [NSNumber], dataType: MLMultiArrayDataType) throws { fatalError() }
+    // Source: developer.apple.com/documentation/coreml/mlmultiarray/init(pixelbuffer:shape:)
+    public convenience init(pixelBuffer: CVPixelBuffer, shape: [NSNumber]) { fatalError() }
+    // Source: developer.apple.com/documentation/coreml/mlmultiarray/pixelbuffer
+    open var pixelBuffer: CVPixelBuffer? { fatalError() }
     open var shape: [NSNumber] { fatalError() }
     open var strides: [NSNumber] { fatalError() }
     open var dataType: MLMultiArrayDataType { fatalError() }
@@ -48,21 +60,25 @@ open class MLMultiArray: NSObject {
     ) rethrows -> R { fatalError() }
 }
 
+// Source: developer.apple.com/documentation/coreml/mlfeaturevalue
 open class MLFeatureValue: NSObject {
     open var multiArrayValue: MLMultiArray? { fatalError() }
 }
 
+// Source: developer.apple.com/documentation/coreml/mlfeatureprovider
 public protocol MLFeatureProvider {
     var featureNames: Set<String> { get }
     func featureValue(for featureName: String) -> MLFeatureValue?
 }
 
+// Source: developer.apple.com/documentation/coreml/mldictionaryfeatureprovider
 open class MLDictionaryFeatureProvider: NSObject, MLFeatureProvider {
     public init(dictionary: [String: Any]) throws { fatalError() }
     open var featureNames: Set<String> { fatalError() }
     open func featureValue(for featureName: String) -> MLFeatureValue? { fatalError() }
 }
 
+// Source: developer.apple.com/documentation/coreml/mlpredictionoptions
 open class MLPredictionOptions: NSObject {
     public override init() { fatalError() }
     open var outputBackings: [String: Any] {
@@ -71,6 +87,7 @@ open class MLPredictionOptions: NSObject {
     }
 }
 
+// Source: developer.apple.com/documentation/coreml/mlmodel
 open class MLModel: NSObject {
     public convenience init(contentsOf url: URL, configuration: MLModelConfiguration) throws { fatalError() }
     open var modelDescription: MLModelDescription { fatalError() }
@@ -88,16 +105,21 @@ open class MLModel: NSObject {
     open class func compileModel(at url: URL) async throws -> URL { fatalError() }
 }
 
+// Source: developer.apple.com/documentation/coreml/mlcpucomputedevice
 public final class MLCPUComputeDevice: NSObject, Sendable {}
+// Source: developer.apple.com/documentation/coreml/mlgpucomputedevice
 public final class MLGPUComputeDevice: NSObject, Sendable {}
+// Source: developer.apple.com/documentation/coreml/mlneuralenginecomputedevice
 public final class MLNeuralEngineComputeDevice: NSObject, Sendable {}
 
+// Source: developer.apple.com/documentation/coreml/mlcomputedevice
 public enum MLComputeDevice: Sendable {
     case cpu(MLCPUComputeDevice)
     case gpu(MLGPUComputeDevice)
     case neuralEngine(MLNeuralEngineComputeDevice)
 }
 
+// Source: developer.apple.com/documentation/coreml/mlmodelstructure
 @available(macOS 14.4, iOS 17.4, *)
 public enum MLModelStructure: Sendable {
     case neuralNetwork(NeuralNetwork)
@@ -127,6 +149,7 @@ public enum MLModelStructure: Sendable {
     }
 }
 
+// Source: developer.apple.com/documentation/coreml/mlcomputeplan
 @available(macOS 14.4, iOS 17.4, *)
 public class MLComputePlan {
     public struct DeviceUsage: Sendable {

@@ -1,7 +1,9 @@
-// What the harness uses of UIKit.
+// What the harness uses of UIKit. The source of a type is that of its members.
 
+@_exported import CoreGraphics
 @_exported import Foundation
 
+// Source: developer.apple.com/documentation/uikit/uidevice
 @MainActor
 open class UIDevice: NSObject {
     public enum BatteryState: Int, Sendable {
@@ -16,6 +18,7 @@ open class UIDevice: NSObject {
     open var batteryState: BatteryState { fatalError() }
 }
 
+// Source: developer.apple.com/documentation/uikit/uiapplication
 @MainActor
 open class UIApplication: NSObject {
     open nonisolated class var didReceiveMemoryWarningNotification: NSNotification.Name { fatalError() }
@@ -26,7 +29,9 @@ open class UIApplication: NSObject {
     }
 }
 
-@MainActor
-open class UIImage: NSObject {
-    public nonisolated init?(data: Data) { fatalError() }
+// Source: developer.apple.com/documentation/uikit/uiimage
+open class UIImage: NSObject, @unchecked Sendable {
+    public init?(data: Data) { fatalError() }
+    public init?(contentsOfFile path: String) { fatalError() }
+    public init(cgImage: CGImage) { fatalError() }
 }

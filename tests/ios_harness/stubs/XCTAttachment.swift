@@ -3,6 +3,7 @@
 import Foundation
 import XCTest
 
+// Source: developer.apple.com/documentation/xctest/xctattachment
 open class XCTAttachment: NSObject {
     public enum Lifetime: Int, Sendable {
         case keepAlways, deleteOnSuccess
@@ -18,6 +19,12 @@ open class XCTAttachment: NSObject {
     }
 }
 
+// Source: developer.apple.com/documentation/xctest/xctactivity/add(_:)
 extension XCTestCase {
     public func add(_ attachment: XCTAttachment) { fatalError() }
+    // Source: developer.apple.com/documentation/xctest/xctestcase/executiontimeallowance
+    public var executionTimeAllowance: TimeInterval {
+        get { fatalError() }
+        set { fatalError() }
+    }
 }

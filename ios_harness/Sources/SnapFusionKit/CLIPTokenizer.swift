@@ -5,7 +5,7 @@ import Foundation
 /// Text is composed (NFC), runs of white space become one space, and every scalar is lowercased by itself; the ends of
 /// text stay whole; the rest is cut into contractions, runs of letters, single digits and runs of anything else; each
 /// piece's UTF-8 bytes are merged pair by pair in the order of `merges.txt`.
-public struct Tokenizer: Sendable {
+public struct CLIPTokenizer: Sendable {
     public let maxLength: Int
     private let bos: Int32
     private let eos: Int32
@@ -57,7 +57,7 @@ public struct Tokenizer: Sendable {
         special = ["<|startoftext|>", "<|endoftext|>"].compactMap { text in
             ids[text].map { (Array(text.unicodeScalars), $0) }
         }
-        let symbols = Tokenizer.byteSymbols
+        let symbols = CLIPTokenizer.byteSymbols
         let fallback = unknown
         inner = symbols.map { ids[$0] ?? fallback }
         final = symbols.map { ids[$0 + "</w>"] ?? fallback }
@@ -104,7 +104,7 @@ public struct Tokenizer: Sendable {
     }
 
     private func pieces(of text: String) -> [Piece] {
-        let scalars = Tokenizer.normalize(text)
+        let scalars = CLIPTokenizer.normalize(text)
         var pieces: [Piece] = []
         var start = 0
         var position = 0
@@ -115,12 +115,12 @@ public struct Tokenizer: Sendable {
                 position += 1
                 continue
             }
-            pieces += Tokenizer.words(scalars[start..<position]).map(Piece.text)
+            pieces += CLIPTokenizer.words(scalars[start..<position]).map(Piece.text)
             pieces.append(.special(match.id))
             position += match.text.count
             start = position
         }
-        return pieces + Tokenizer.words(scalars[start...]).map(Piece.text)
+        return pieces + CLIPTokenizer.words(scalars[start...]).map(Piece.text)
     }
 
     static func normalize(_ text: String) -> [Unicode.Scalar] {
@@ -168,7 +168,7 @@ public struct Tokenizer: Sendable {
             if let contraction = contractions.first(where: { rest.starts(with: $0) }) {
                 end = start + contraction.count
             } else if kind == .letter || kind == .other {
-                end = rest.firstIndex { Tokenizer.kind(of: $0) != kind } ?? scalars.endIndex
+                end = rest.firstIndex { CLIPTokenizer.kind(of: $0) != kind } ?? scalars.endIndex
             } else {
                 end = start + 1
             }

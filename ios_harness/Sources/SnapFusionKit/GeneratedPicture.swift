@@ -1,14 +1,14 @@
 import Foundation
 
 /// Pixels, RGB of 8 bits, row by row, and the settings that made them.
-public struct Picture: Sendable, Equatable {
+public struct GeneratedPicture: Sendable, Equatable {
     public let width: Int
     public let height: Int
     /// 3 · width · height values.
     public let pixels: [UInt8]
-    public let settings: [JSONValue.Member]
+    public let settings: [OrderedJSON.Member]
 
-    public init(width: Int, height: Int, pixels: [UInt8], settings: [JSONValue.Member] = []) throws {
+    public init(width: Int, height: Int, pixels: [UInt8], settings: [OrderedJSON.Member] = []) throws {
         guard width > 0, height > 0, pixels.count == 3 * width * height else {
             throw UsageError("\(pixels.count) values don't make a picture of \(width) × \(height).")
         }
@@ -19,9 +19,9 @@ public struct Picture: Sendable, Equatable {
     }
 
     /// From an image (1, 3, H, W), -1 black to 1 white: clamped, and rounded to the nearest, ties to even.
-    public init(image: Tensor, settings: [JSONValue.Member] = []) throws {
+    public init(image: HostTensor, settings: [OrderedJSON.Member] = []) throws {
         guard image.shape.count == 4, image.shape[0] == 1, image.shape[1] == 3 else {
-            throw UsageError("a picture is made of (1, 3, H, W), not of \(Tensor.describe(image.shape)).")
+            throw UsageError("a picture is made of (1, 3, H, W), not of \(HostTensor.describe(image.shape)).")
         }
         let (height, width) = (image.shape[2], image.shape[3])
         let values = image.floats
@@ -39,7 +39,7 @@ public struct Picture: Sendable, Equatable {
     }
 
     /// All pictures of one size in rows of four, on white, with the settings of the first.
-    public init(sideBySide pictures: [Picture]) throws {
+    public init(sideBySide pictures: [GeneratedPicture]) throws {
         guard let first = pictures.first,
             pictures.allSatisfy({ $0.width == first.width && $0.height == first.height })
         else { throw UsageError("a sheet takes one picture or more, all of one size.") }
@@ -62,7 +62,7 @@ public struct Picture: Sendable, Equatable {
     public func png() -> Data {
         var text: [(keyword: String, text: String)] = [("Software", "sfmobile")]
         if !settings.isEmpty {
-            let compact = JSONValue.object(settings).serialized().split(separator: "\n").map {
+            let compact = OrderedJSON.object(settings).serialized().split(separator: "\n").map {
                 $0.drop { $0 == " " }
             }
             text.append(("sfmobile", compact.joined(separator: " ")))

@@ -1,12 +1,12 @@
 /// What a bundle says of itself: `manifest.json`. Constants live here and nowhere else.
-public struct Manifest: Sendable, Equatable {
+public struct BundleManifest: Sendable, Equatable {
     /// The version this reader understands.
     public static let schemaVersion = 1
 
     public let name: String
     public let source: SourceRecord
     public let target: Target
-    public let options: JSONValue
+    public let options: OrderedJSON
     public let tools: [String: String]
     public internal(set) var components: [ComponentName: ComponentRecord]
     public let scheduler: SchedulerRecord

@@ -1,19 +1,19 @@
 /// JSON as a tree. Objects keep the order of their keys.
-public enum JSONValue: Sendable, Equatable {
+public enum OrderedJSON: Sendable, Equatable {
     case null
     case bool(Bool)
     case integer(Int)
     case number(Double)
     case string(String)
-    case array([JSONValue])
+    case array([OrderedJSON])
     case object([Member])
 
     /// One key of an object with its value.
     public struct Member: Sendable, Equatable {
         public let key: String
-        public let value: JSONValue
+        public let value: OrderedJSON
 
-        public init(_ key: String, _ value: JSONValue) {
+        public init(_ key: String, _ value: OrderedJSON) {
             self.key = key
             self.value = value
         }
@@ -47,7 +47,7 @@ public enum JSONValue: Sendable, Equatable {
         case .bool(let value): text += value ? "true" : "false"
         case .integer(let value): text += String(value)
         case .number(let value): text += value.isFinite ? "\(value)" : "null"
-        case .string(let value): JSONValue.quote(value, to: &text)
+        case .string(let value): OrderedJSON.quote(value, to: &text)
         case .array(let values):
             if values.isEmpty {
                 text += "[]"
@@ -68,7 +68,7 @@ public enum JSONValue: Sendable, Equatable {
             text += "{\n"
             for (index, member) in members.enumerated() {
                 text += inner
-                JSONValue.quote(member.key, to: &text)
+                OrderedJSON.quote(member.key, to: &text)
                 text += ": "
                 member.value.write(to: &text, indent: indent + 1)
                 text += index + 1 < members.count ? ",\n" : "\n"
@@ -99,13 +99,13 @@ public enum JSONValue: Sendable, Equatable {
     }
 }
 
-extension JSONValue {
+extension OrderedJSON {
     /// A string, or null.
-    public init(_ value: String?) { self = value.map(JSONValue.string) ?? .null }
+    public init(_ value: String?) { self = value.map(OrderedJSON.string) ?? .null }
     /// An integer, or null.
-    public init(_ value: Int?) { self = value.map(JSONValue.integer) ?? .null }
+    public init(_ value: Int?) { self = value.map(OrderedJSON.integer) ?? .null }
     /// A number, or null.
-    public init(_ value: Double?) { self = value.map(JSONValue.number) ?? .null }
+    public init(_ value: Double?) { self = value.map(OrderedJSON.number) ?? .null }
     /// A boolean, or null.
-    public init(_ value: Bool?) { self = value.map(JSONValue.bool) ?? .null }
+    public init(_ value: Bool?) { self = value.map(OrderedJSON.bool) ?? .null }
 }

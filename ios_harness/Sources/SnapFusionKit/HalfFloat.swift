@@ -1,5 +1,5 @@
 /// IEEE 754 half precision by its bits. Swift's own Float16 doesn't exist on Intel Macs.
-public enum Half {
+public enum HalfFloat {
     /// Exact.
     public static func float(fromBits bits: UInt16) -> Float {
         let sign = UInt32(bits & 0x8000) << 16

@@ -3,14 +3,14 @@
 /// With a UNet of batch 2 one call, rows (unconditional, conditional); with batch 1 two calls. At a scale of 1 or less
 /// there is no unconditional prediction: a UNet of batch 1 is called once; one of batch 2, whose shape is fixed, gets
 /// the conditional text in both rows and its first row is used.
-public struct Guidance: Sendable {
+public struct ClassifierFreeGuidance: Sendable {
     public let batch: Int
     public let scale: Float
-    public let conditional: Tensor
+    public let conditional: HostTensor
     /// The negative prompt's hidden states; nil if the scale needs none.
-    public let unconditional: Tensor?
+    public let unconditional: HostTensor?
     /// What the UNet gets as hidden states, call by call: made once, so that a runner can keep its own copy.
-    private let states: [Tensor]
+    private let states: [HostTensor]
 
     /// A scale is finite and not negative. Throws `UsageError`.
     public static func check(scale: Double) throws {
@@ -23,7 +23,7 @@ public struct Guidance: Sendable {
     public static func isGuided(_ scale: Double) -> Bool { scale > 1 }
 
     /// Hidden states have the shape (1, C, 1, S).
-    public init(batch: Int, scale: Double, conditional: Tensor, unconditional: Tensor?) throws {
+    public init(batch: Int, scale: Double, conditional: HostTensor, unconditional: HostTensor?) throws {
         self.batch = batch
         self.scale = Float(scale)
         self.conditional = conditional
@@ -31,8 +31,8 @@ public struct Guidance: Sendable {
         switch (batch, unconditional) {
         case (1, nil): states = [conditional]
         case (1, let unconditional?): states = [unconditional, conditional]
-        case (2, nil): states = [try Tensor.concatenating([conditional, conditional])]
-        case (2, let unconditional?): states = [try Tensor.concatenating([unconditional, conditional])]
+        case (2, nil): states = [try HostTensor.concatenating([conditional, conditional])]
+        case (2, let unconditional?): states = [try HostTensor.concatenating([unconditional, conditional])]
         default: throw UsageError("a guidance batch of \(batch) is neither 1 nor 2.")
         }
     }
@@ -44,10 +44,10 @@ public struct Guidance: Sendable {
     ///
     /// - Parameter predict: one call of the UNet, from its inputs to its output.
     public func callAsFunction(
-        latents: Tensor, embedding: Tensor, predict: @Sendable ([String: Tensor]) async throws -> Tensor
-    ) async throws -> Tensor {
-        let rows = batch == 2 ? try Tensor.concatenating([latents, latents]) : latents
-        var outputs: [Tensor] = []
+        latents: HostTensor, embedding: HostTensor, predict: @Sendable ([String: HostTensor]) async throws -> HostTensor
+    ) async throws -> HostTensor {
+        let rows = batch == 2 ? try HostTensor.concatenating([latents, latents]) : latents
+        var outputs: [HostTensor] = []
         for states in states {
             let output = try await predict([
                 "latents": rows, "time_embedding": embedding, "encoder_hidden_states": states,
@@ -55,7 +55,8 @@ public struct Guidance: Sendable {
             outputs += try output.split(into: batch)
         }
         guard unconditional != nil else { return outputs[0] }
-        return try Tensor(shape: latents.shape, Guidance.combine(outputs[0].floats, outputs[1].floats, scale: scale))
+        let combined = ClassifierFreeGuidance.combine(outputs[0].floats, outputs[1].floats, scale: scale)
+        return try HostTensor(shape: latents.shape, combined)
     }
 
     /// unconditional + scale · (conditional − unconditional), in float32.

@@ -1,5 +1,5 @@
 /// A dense array, row-major. A reference, so that an engine can recognise an input it has already converted.
-public final class Tensor: Sendable {
+public final class HostTensor: Sendable {
     public enum Elements: Sendable, Equatable {
         case float32([Float])
         case int32([Int32])
@@ -17,7 +17,7 @@ public final class Tensor: Sendable {
 
     /// Throws `UsageError` if the shape and the number of elements disagree.
     public init(shape: [Int], elements: Elements) throws {
-        guard shape.allSatisfy({ $0 >= 0 }), Tensor.count(of: shape) == elements.count else {
+        guard shape.allSatisfy({ $0 >= 0 }), HostTensor.count(of: shape) == elements.count else {
             throw UsageError("a tensor of shape \(shape) can't hold \(elements.count) elements.")
         }
         self.shape = shape
@@ -60,34 +60,34 @@ public final class Tensor: Sendable {
     }
 
     /// The same elements in another shape.
-    public func reshaped(_ shape: [Int]) throws -> Tensor { try Tensor(shape: shape, elements: elements) }
+    public func reshaped(_ shape: [Int]) throws -> HostTensor { try HostTensor(shape: shape, elements: elements) }
 
     /// Several tensors of one shape, stacked along their first axis.
-    public static func concatenating(_ tensors: [Tensor]) throws -> Tensor {
+    public static func concatenating(_ tensors: [HostTensor]) throws -> HostTensor {
         guard let first = tensors.first, let batch = first.shape.first,
             tensors.allSatisfy({ $0.shape == first.shape })
         else { throw UsageError("only tensors of one shape can be stacked: \(tensors.map(\.shape)).") }
-        return try Tensor(
+        return try HostTensor(
             shape: [batch * tensors.count] + first.shape.dropFirst(), tensors.flatMap(\.floats))
     }
 
     /// The `count` equal parts of this tensor along its first axis.
-    public func split(into count: Int) throws -> [Tensor] {
+    public func split(into count: Int) throws -> [HostTensor] {
         guard count > 0, let batch = shape.first, batch % count == 0 else {
             throw UsageError("a tensor of shape \(shape) can't be split into \(count) equal parts.")
         }
         let values = floats
         let size = values.count / count
         return try (0..<count).map {
-            try Tensor(shape: [batch / count] + shape.dropFirst(), Array(values[$0 * size..<($0 + 1) * size]))
+            try HostTensor(shape: [batch / count] + shape.dropFirst(), Array(values[$0 * size..<($0 + 1) * size]))
         }
     }
 
     /// "float32 (1, 4, 8, 8)"
     public var summary: String {
         switch elements {
-        case .float32: "float32 \(Tensor.describe(shape))"
-        case .int32: "int32 \(Tensor.describe(shape))"
+        case .float32: "float32 \(HostTensor.describe(shape))"
+        case .int32: "int32 \(HostTensor.describe(shape))"
         }
     }
 

@@ -3,16 +3,16 @@
     import SnapFusionKit
 
     /// Where Core ML means to run each operation, from `MLComputePlan`.
-    public enum Placement {
+    public enum ComputePlacement {
         /// The plan of one component; nil on systems before iOS 17.4 and macOS 14.4, which have none. Costs are shares of
         /// a package's: those of chunks count alike.
         public static func record(
             of name: ComponentName, in bundle: ModelBundle, computeUnit: RuntimeRecord.ComputeUnit, cache: URL? = nil
         ) async throws -> PlacementRecord? {
             guard #available(iOS 17.4, macOS 14.4, *) else { return nil }
-            let models = CompiledModels(bundle: bundle, folder: cache ?? CompiledModels.defaultFolder)
+            let models = CompiledModels(bundle: bundle, folder: cache)
             let record = try bundle.component(name)
-            let urls = try await models.compiled(name)
+            let urls = try await models.compiled(name).urls
             var tally = Tally(share: 1 / Double(urls.count))
             for url in urls {
                 let configuration = try MLModelConfiguration(computeUnit, record: record)
