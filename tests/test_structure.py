@@ -16,6 +16,7 @@ ROOT = Path(sfmobile.__file__).parent
 FLOORS = (
     "errors",
     "files",
+    "models",
     "bundle",
     "mlpackage",
     "nets",

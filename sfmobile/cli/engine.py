@@ -12,6 +12,7 @@ import typer
 
 from sfmobile.cli import console
 from sfmobile.errors import ArtifactError, UsageError
+from sfmobile.models import find_checkpoint
 
 if TYPE_CHECKING:
     from sfmobile.bench.latency import EngineRequest
@@ -147,7 +148,7 @@ def request_engine(
 
 def has_source(bundle: Bundle, given: Path | None) -> bool:
     """Whether there is a checkpoint to compare with: a given one, or the manifest's where it was."""
-    return given is not None or Path(bundle.manifest.source.id).is_dir()
+    return given is not None or find_checkpoint(Path(bundle.manifest.source.id)).is_dir()
 
 
 def find_source(bundle: Bundle, given: Path | None) -> Checkpoint:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sfmobile.cli import console
+from sfmobile.models import find_recipe
 
 if TYPE_CHECKING:
     from sfmobile.evaluate.report import Record
@@ -111,7 +112,12 @@ def _steps(count: int) -> str:
 
 
 def evaluate_run(
-    recipe: Annotated[Path, typer.Argument(help="Directory with recipe.json and evaluation.json.")],
+    recipe: Annotated[
+        Path,
+        typer.Argument(
+            callback=find_recipe, help="Directory with recipe.json and evaluation.json, or a name: glyph-128."
+        ),
+    ],
     run: Annotated[Path, typer.Option("--run", help="The run whose stages are measured.")],
     output: Out,
     pictures: Annotated[

@@ -80,7 +80,10 @@ class ComponentChoice(str, Enum):
 
 def export(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="A diffusers-format directory, or a Hugging Face Hub id.")
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="A diffusers-format directory, a Hugging Face Hub id, or glyph, the built-in model."
+        ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="BUNDLE", help="The bundle directory to make.")],
     attention: Annotated[
@@ -170,6 +173,8 @@ def export(
     )
     with console.status(f"Opening {source}"):
         checkpoint = open_checkpoint(source)
+    if checkpoint.root != Path(source):
+        console.note(f"'{source}' is {checkpoint.root}")
     if dry_run:
         show_plan(checkpoint, output, options, json_output)
         return

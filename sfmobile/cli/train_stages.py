@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sfmobile.cli import console
+from sfmobile.models import find_recipe
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -15,7 +16,12 @@ if TYPE_CHECKING:
     from sfmobile.train.loop import Progress
     from sfmobile.train.recipe import RecipeRun
 
-RecipeDirectory = Annotated[Path, typer.Argument(help="Directory with recipe.json and one settings file per stage.")]
+RecipeDirectory = Annotated[
+    Path,
+    typer.Argument(
+        callback=find_recipe, help="Directory with recipe.json and a settings file per stage, or a name: glyph-128."
+    ),
+]
 RunDirectory = Annotated[Path, typer.Option("--run", help="Where the stages keep checkpoints, logs and results.")]
 Cache = Annotated[Path | None, typer.Option("--cache", help="Sprites and metric weights [~/.cache/sfmobile].")]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Stay on the CPU even where a GPU is found.")]

@@ -35,6 +35,7 @@ from sfmobile.evaluate.prompt_sets import (
     recognition_prompts,
 )
 from sfmobile.evaluate.report import Measurement
+from sfmobile.models import models_folder
 from sfmobile.train.data.split import HELD_OUT, TRAIN
 from sfmobile.train.network_sampler import Encode, Sampler, SamplingPrecision
 from sfmobile.train.pretrained.efficientnet_lite import INPUT_SIZE, EfficientNetLite0
@@ -48,8 +49,8 @@ Part = Literal["distribution", "recognition", "composed", "memorisation"]
 PARTS: tuple[Part, ...] = ("distribution", "recognition", "composed", "memorisation")
 NETWORK = "EffNetLite0"
 THROUGHPUT = "pictures per second"
-# The dual encoder that comes with the sources.
-DUAL_ENCODER = Path(__file__).resolve().parents[2] / "models" / "dual-encoder" / "dual_encoder.safetensors"
+# The dual encoder that comes with sfmobile.
+DUAL_ENCODER = models_folder() / "dual-encoder" / "dual_encoder.safetensors"
 
 
 @dataclass(frozen=True)
