@@ -35,7 +35,7 @@ $(INSTALLED): pyproject.toml
 		echo "error: $(PYTHON) can't create environments; on Debian and Ubuntu install python3-venv." >&2; \
 		rm -rf $(VENV); exit 3; }; fi
 	@echo "Installing sfmobile and its dependencies into $(VENV) (a few minutes the first time)"
-	@$(RUN)/python -m pip install --quiet --editable '.[dev,onnx,train]'
+	@$(RUN)/python -m pip install --quiet --editable '.[all,dev]'
 	@touch $@
 
 demo: environment
