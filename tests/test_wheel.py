@@ -12,6 +12,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 
@@ -38,33 +39,66 @@ class Installed:
     root: Path
     elsewhere: Path
 
-    def python(self, *arguments: str, without: set[str] | None = None) -> subprocess.CompletedProcess[str]:
-        """Run the interpreter on it, with the modules `without` looking as if they weren't installed."""
+    def python(self, *arguments: str, plain: bool = False) -> subprocess.CompletedProcess[str]:
+        """Run the interpreter on it; plain: as if only what `pip install sfmobile` brings were installed."""
         paths = [str(self.root)]
-        if without is not None:
-            (self.elsewhere / "sitecustomize.py").write_text(BLOCKER.format(blocked=sorted(without)), encoding="utf-8")
+        if plain:
+            modules, distributions = self.beyond
+            hiding = HIDING.format(modules=sorted(modules), distributions=sorted(distributions))
+            (self.elsewhere / "sitecustomize.py").write_text(hiding, encoding="utf-8")
             paths.insert(0, str(self.elsewhere))
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SFMOBILE_")}
         environment["PYTHONPATH"] = os.pathsep.join(paths)
-        return subprocess.run(
-            [sys.executable, *arguments],
-            cwd=self.elsewhere,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        command = [sys.executable, *arguments]
+        return subprocess.run(command, cwd=self.elsewhere, env=environment, capture_output=True, text=True, check=False)
+
+    @cached_property
+    def beyond(self) -> tuple[set[str], set[str]]:
+        """Modules and distributions that are installed here and that a plain `pip install sfmobile` doesn't bring."""
+        (information,) = self.root.glob("*.dist-info")
+        wanted, brought = core_of(metadata.Distribution.at(information)), {"sfmobile"}
+        while wanted:
+            name = wanted.pop()
+            if name not in brought:
+                brought.add(name)
+                wanted += core_of(metadata.distribution(name))
+        owners = {
+            module: {canonicalize_name(name) for name in names}
+            for module, names in metadata.packages_distributions().items()
+        }
+        modules = {module for module, names in owners.items() if not names & brought}
+        return modules, set().union(*owners.values()) - brought
 
 
-BLOCKER = """
+def core_of(distribution: metadata.Distribution) -> list[str]:
+    """The distributions it needs without any extra."""
+    lines = [Requirement(line) for line in distribution.requires or []]
+    fitting = [line for line in lines if line.marker is None or line.marker.evaluate({"extra": ""})]
+    return [str(canonicalize_name(line.name)) for line in fitting]
+
+
+# A sitecustomize.py, which Python imports at its start.
+HIDING = """
 import sys
+from importlib import metadata
 
-class Blocker:
+MODULES, DISTRIBUTIONS = {modules!r}, {distributions!r}
+
+
+class Hiding:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {blocked!r}:
+        if name.split(".")[0] in MODULES:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 
-sys.meta_path.insert(0, Blocker())
+
+def from_name(name, found=metadata.Distribution.from_name):
+    if name.lower().replace("_", "-") in DISTRIBUTIONS:
+        raise metadata.PackageNotFoundError(name)
+    return found(name)
+
+
+sys.meta_path.insert(0, Hiding())
+metadata.Distribution.from_name = staticmethod(from_name)
 """
 
 
@@ -171,32 +205,9 @@ def test_its_commands_take_the_built_in_model_and_its_recipes_by_name(installed:
 # --- without the extras ---
 
 
-def beyond(installed: Installed) -> set[str]:
-    """Modules that a plain `pip install sfmobile` doesn't bring."""
-    (information,) = installed.root.glob("*.dist-info")
-    wanted, seen = [canonicalize_name(name) for name in core_of(metadata.Distribution.at(information))], set()
-    while wanted:
-        name = wanted.pop()
-        if name not in seen:
-            seen.add(name)
-            wanted += core_of(metadata.distribution(name))
-    return {
-        module
-        for module, owners in metadata.packages_distributions().items()
-        if not {canonicalize_name(owner) for owner in owners} & (seen | {"sfmobile"})
-    }
-
-
-def core_of(distribution: metadata.Distribution) -> list[str]:
-    lines = [Requirement(line) for line in distribution.requires or []]
-    return [
-        canonicalize_name(line.name) for line in lines if line.marker is None or line.marker.evaluate({"extra": ""})
-    ]
-
-
 def test_a_plain_installation_inspects_compares_and_diagnoses(installed: Installed, tiny_bundle: Bundle) -> None:
-    without = beyond(installed)
-    assert {"torch", "onnx", "numba", "PIL", "matplotlib"} <= without and "coremltools" not in without
+    modules, _ = installed.beyond
+    assert {"torch", "onnx", "numba", "PIL", "matplotlib"} <= modules and "coremltools" not in modules
     report = installed.elsewhere / "bench.json"
     report.write_text(bench().model_dump_json(), encoding="utf-8")
     bundle = str(tiny_bundle.root)
@@ -210,7 +221,7 @@ def test_a_plain_installation_inspects_compares_and_diagnoses(installed: Install
         ["report", "import", "bench.json", "-o", "imported.json"],
         ["doctor"],
     ):
-        done = installed.python("-m", "sfmobile", *arguments, without=without)
+        done = installed.python("-m", "sfmobile", *arguments, plain=True)
         assert done.returncode == 0, (arguments, done.stderr)
     assert (installed.elsewhere / "findings.sarif").is_file()
 
@@ -231,7 +242,7 @@ def test_what_computes_says_in_one_sentence_what_to_install(
     arguments: list[str], installed: Installed, tiny_bundle: Bundle
 ) -> None:
     given = [str(tiny_bundle.root) if argument == "BUNDLE" else argument for argument in arguments]
-    done = installed.python("-m", "sfmobile", *given, without=beyond(installed))
+    done = installed.python("-m", "sfmobile", *given, plain=True)
     assert done.returncode == 3 and done.stdout == ""
     sentence = r"error: This needs \w+, which isn't installed; run pip install 'sfmobile\[torch\]'\.\n"
     assert re.fullmatch(sentence, done.stderr), done.stderr
