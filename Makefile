@@ -1,10 +1,11 @@
 # make demo   from nothing to a picture: environment, export, verify, generate, latency table
 # make test   everything a change must pass: lint, types, tests, Swift tests where there is a toolchain
 # make ios-test DEVICE="iPhone 14 Pro" BUNDLE=...   measure a bundle on a connected iPhone (on a Mac with Xcode)
+# make house  draw docs/house.svg, which room imports which, from the code
 # make clean  remove what all of these made
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types pytest swift ios-test environment clean
+.PHONY: help demo test lint types pytest swift house ios-test environment clean
 
 # The newest supported Python found; choose another with `make PYTHON=...`.
 PYTHON ?= $(shell for python in python3.12 python3.13 python3.11 python3.10 python3; do \
@@ -35,7 +36,7 @@ $(INSTALLED): pyproject.toml
 		echo "error: $(PYTHON) can't create environments; on Debian and Ubuntu install python3-venv." >&2; \
 		rm -rf $(VENV); exit 3; }; fi
 	@echo "Installing sfmobile and its dependencies into $(VENV) (a few minutes the first time)"
-	@$(RUN)/python -m pip install --quiet --editable '.[dev,onnx,train]'
+	@$(RUN)/python -m pip install --quiet --editable '.[all,dev]'
 	@touch $@
 
 demo: environment
@@ -83,6 +84,9 @@ ios-test: environment
 		SFBENCH_BUNDLE="$(abspath $(BUNDLE))" $(if $(DEVELOPMENT_TEAM),DEVELOPMENT_TEAM="$(DEVELOPMENT_TEAM)") \
 		$(if $(CI),SWIFT_TREAT_WARNINGS_AS_ERRORS=YES); \
 	status=$$?; $(RUN)/sfmobile report import $(OUT)/ios.xcresult -o $(OUT)/ios-bench.json && exit $$status
+
+house: environment
+	$(RUN)/python docs/house.py
 
 clean:
 	rm -rf $(VENV) $(OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis .build ios_harness/.build

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -10,35 +9,11 @@ from pathlib import Path
 import pytest
 
 import sfmobile
+from docs.house import floors, imported
 
 ROOT = Path(sfmobile.__file__).parent
-# Lowest first: a room may import what stands before it.
-FLOORS = (
-    "version",
-    "rooms",
-    "observer",
-    "tables",
-    "errors",
-    "files",
-    "bundle",
-    "mlpackage",
-    "nets",
-    "checkpoint",
-    "testing",
-    "compress",
-    "runtime",
-    "sampling",
-    "export",
-    "bench",
-    "verify",
-    "recipes",
-    "inspect",
-    "page",
-    "train",
-    "evaluate",
-    "cli",
-    "__main__",
-)
+# Lowest first, by the table of docs/house.md: a room may import what stands before it.
+FLOORS = floors()
 HEAVY = (
     "torch",
     "coremltools",
@@ -54,28 +29,6 @@ HEAVY = (
 # What works on packages as data, above their own room.
 PACKAGE_WORK = ("chunk", "multifunction", "stored_weights", "footprint")
 MODULES = sorted(ROOT.rglob("*.py"))
-
-
-def imported(path: Path, everywhere: bool = True) -> set[str]:
-    """Modules a file imports; only at import time (not inside functions or for type checkers) unless `everywhere`."""
-    names: set[str] = set()
-
-    def visit(node: ast.AST) -> None:
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            assert node.level == 0, f"{path}: a relative import hides which floor it reaches"
-            names.update({base} | {f"{base}.{alias.name}" for alias in node.names})
-        if not everywhere and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            return
-        if not everywhere and isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            return
-        for child in ast.iter_child_nodes(node):
-            visit(child)
-
-    visit(ast.parse(path.read_text(encoding="utf-8")))
-    return names
 
 
 def floor_of(module: str) -> int | None:

@@ -28,6 +28,7 @@ from sfmobile.checkpoint.scheduler import read_scheduler
 from sfmobile.checkpoint.tokenizer import TokenizerConstants, read_tokenizer
 from sfmobile.checkpoint.weights import FOLDERS, PARTS, STEMS, PartName, WeightFiles, read_weights
 from sfmobile.errors import ArtifactError
+from sfmobile.models import find_checkpoint
 from sfmobile.nets.layout import AutoencoderLayout, TextEncoderLayout, UNetLayout
 
 if TYPE_CHECKING:
@@ -67,11 +68,13 @@ class Checkpoint:
 
     @classmethod
     def open(cls, path: Path, name: str | None = None) -> Checkpoint:
-        """Open the directory `path`; `name` is what reports call it (the directory's own name by default).
+        """Open the directory `path`, or the checkpoint of that name that comes with sfmobile.
+
+        name: what reports call it (the directory's own name by default).
 
         Raises `ArtifactError` naming the file that is missing, cut, of a forbidden kind or of an unknown network.
         """
-        root = Path(path)
+        root = find_checkpoint(Path(path))
         index = _read_index(root)
         configs: dict[str, Json] = {}
         for folder in ("text_encoder", "unet", "vae"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import shutil
 import sys
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sfmobile.cli import console
+from sfmobile.cli.requirements import Requirement, check_requirements
 from sfmobile.tables import in_bytes
 
 if TYPE_CHECKING:
@@ -31,16 +30,6 @@ class Capability:
     detail: str
 
 
-@dataclass(frozen=True)
-class Requirement:
-    """A declared dependency: what is asked, what is installed, what is wrong with it (None: nothing)."""
-
-    name: str
-    asked: str
-    installed: str | None
-    problem: str | None
-
-
 def doctor(
     path: Annotated[
         Path, typer.Option("--path", help="Where bundles would be written: its free space is what counts.")
@@ -49,16 +38,17 @@ def doctor(
 ) -> None:
     """Say what this machine can do, with which versions, and what is missing.
 
-    Exits with 3 if a required package is missing, broken or outside its range.
+    Exits with 3 if a required package is missing, or an installed one broken or outside its range.
     """
     from sfmobile.bench.machine import describe_machine
 
     with console.status("Looking at this machine"):
         machine = describe_machine()
-        requirements = check_requirements()
+        required, computing = check_requirements(), check_requirements("torch")
         capabilities = find_capabilities()
         memory_free, disk_free = free_memory(), free_disk(path)
-    problems = [requirement for requirement in requirements if requirement.problem]
+    requirements = required + computing
+    problems = [row for row in requirements if row.problem and (row in required or row.installed)]
     if json_output:
         console.print_json(as_json(machine, requirements, capabilities, memory_free, disk_free))
     else:
@@ -70,68 +60,19 @@ def doctor(
         raise UnavailableError(f"Required packages don't fit: {names}; install sfmobile again in a clean environment.")
 
 
-def check_requirements(extra: str = "") -> list[Requirement]:
-    """The package's declared dependencies, or those of one extra, against what is installed.
-
-    Compiled ones are imported too: that is what can break.
-    """
-    from importlib import metadata
-
-    from packaging.requirements import Requirement as Declared
-
-    from sfmobile.bench.machine import installed_version
-
-    found: list[Requirement] = []
-    for line in metadata.requires("sfmobile") or []:
-        declared = Declared(line)
-        belongs = declared.marker is None or declared.marker.evaluate({"extra": extra})
-        if not belongs or (extra and declared.marker is None):
-            continue
-        installed = installed_version(declared.name)
-        if installed is None:
-            found.append(Requirement(declared.name, str(declared.specifier), None, "not installed"))
-            continue
-        problem = None if declared.specifier.contains(installed, prereleases=True) else f"outside {declared.specifier}"
-        found.append(
-            Requirement(declared.name, str(declared.specifier), installed, problem or import_problem(declared.name))
-        )
-    return found
-
-
-def import_problem(package: str) -> str | None:
-    """Why a compiled package can't be imported, or None. Pure Python ones break less and cost as much time."""
-    if package not in ("torch", "coremltools", "numpy", "onnx", "safetensors"):
-        return None
-    try:
-        importlib.import_module(package)
-    except (ImportError, OSError) as error:
-        return f"can't be imported: {error}"
-    return None
-
-
-def importable(module: str) -> bool:
-    """Whether a module could be imported, without importing it."""
-    return importlib.util.find_spec(module) is not None
-
-
 def find_capabilities() -> list[Capability]:
     """What the tool does, one row each."""
     mac = sys.platform == "darwin"
-    converts = importable("torch") and importable("coremltools")
     swift, xcodebuild = shutil.which("swift"), shutil.which("xcodebuild")
-    onnx_problems = [row.name for row in check_requirements("onnx") if row.problem]
-    train_problems = [row.name for row in check_requirements("train") if row.problem]
     return [
-        Capability(
-            "export to Core ML", converts, "torch and coremltools" if converts else "needs torch and coremltools"
-        ),
-        Capability(
-            "runtime mil", importable("torch"), "executes exported ML Programs with torch, fp32 or fp16 evaluation"
-        ),
-        Capability("runtime torch", importable("torch"), "the reference networks; needs the source checkpoint"),
-        Capability("runtime onnx", not onnx_problems, extra_detail("onnx", onnx_problems, "ONNX Runtime")),
-        Capability("runtime coreml", mac, "Core ML itself" if mac else "needs macOS"),
-        Capability("train", not train_problems, extra_detail("train", train_problems, f"on {accelerator()}")),
+        of_extra("export to Core ML", "torch", "torch and coremltools"),
+        of_extra("runtime mil", "torch", "executes exported ML Programs with torch, fp32 or fp16 evaluation"),
+        of_extra("runtime torch", "torch", "the reference networks; needs the source checkpoint"),
+        of_extra("runtime onnx", "onnx", "ONNX Runtime"),
+        of_extra("runtime coreml", "torch", "Core ML itself")
+        if mac
+        else Capability("runtime coreml", False, "needs macOS"),
+        of_extra("train", "train", f"on {accelerator()}"),
         Capability("iOS harness: kit and its tests", swift is not None, swift or "needs a Swift toolchain"),
         Capability(
             "iOS harness: device tests",
@@ -141,14 +82,20 @@ def find_capabilities() -> list[Capability]:
     ]
 
 
-def extra_detail(extra: str, problems: list[str], detail: str) -> str:
+def of_extra(name: str, extra: str, detail: str) -> Capability:
     """What an extra gives, or what is missing and how to get it."""
-    return f"needs {', '.join(problems)}: pip install 'sfmobile[{extra}]'" if problems else detail
+    problems = [row.name for row in check_requirements(extra) if row.problem]
+    if problems:
+        return Capability(name, False, f"needs {', '.join(problems)}: pip install 'sfmobile[{extra}]'")
+    return Capability(name, True, detail)
 
 
 def accelerator() -> str:
-    """The device torch would train on."""
-    import torch
+    """The device torch would train on; "" without torch."""
+    try:
+        import torch
+    except ImportError:
+        return ""
 
     if torch.cuda.is_available():
         return str(torch.cuda.get_device_name(0))
@@ -172,6 +119,17 @@ def free_disk(path: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
+def find_models() -> str:
+    """Where the models that come with sfmobile are, or why they aren't found."""
+    from sfmobile.errors import UnavailableError
+    from sfmobile.models import models_folder
+
+    try:
+        return str(models_folder())
+    except UnavailableError as error:
+        return str(error)
+
+
 def as_json(
     machine: MachineRecord,
     requirements: list[Requirement],
@@ -190,6 +148,7 @@ def as_json(
         "machine": machine.model_dump(mode="json"),
         "memory_free_bytes": memory_free,
         "disk_free_bytes": disk_free,
+        "models": find_models(),
         "packages": [vars(requirement) for requirement in requirements],
         "capabilities": [vars(capability) for capability in capabilities],
     }
@@ -219,6 +178,7 @@ def print_tables(
             ("operating system", machine.os),
             ("memory", f"{in_bytes(machine.memory_bytes)}, {in_bytes(memory_free)} free"),
             ("disk", f"{disk} free"),
+            ("models", find_models()),
         ),
         text_columns=(0, 1),
     )

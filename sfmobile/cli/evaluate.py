@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sfmobile.cli import console
+from sfmobile.models import find_recipe
 
 if TYPE_CHECKING:
     from sfmobile.evaluate.report import EvaluationRecord
@@ -114,7 +115,14 @@ def _steps(count: int) -> str:
 
 
 def evaluate_run(
-    plan: Annotated[Path, typer.Argument(metavar="PLAN", help="Directory with recipe.json and evaluation.json.")],
+    plan: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PLAN",
+            callback=find_recipe,
+            help="Directory with recipe.json and evaluation.json, or a name: glyph-128.",
+        ),
+    ],
     run: Annotated[Path, typer.Option("--run", help="The run whose stages are measured.")],
     output: Out,
     pictures: Annotated[

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 def export(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="A diffusers-format directory, or a Hugging Face Hub id.")
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="A diffusers-format directory, a Hugging Face Hub id, or glyph, the built-in model."
+        ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="BUNDLE", help="The bundle directory to make.")],
     attention: Annotated[
@@ -119,6 +122,8 @@ def export(
     with console.watching() as observer:
         observer.start(f"Opening {source}")
         checkpoint = open_checkpoint(source)
+        if checkpoint.root != Path(source):
+            console.note(f"'{source}' is {checkpoint.root}")
         if not dry_run:
             made = export_checkpoint(checkpoint, output, wanted, golden=golden, source_id=source, observer=observer)
     if dry_run:

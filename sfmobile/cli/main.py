@@ -31,6 +31,7 @@ from sfmobile.cli import (
     verify,
 )
 from sfmobile.cli.renamed import Command
+from sfmobile.cli.requirements import explain_missing
 from sfmobile.errors import SfmobileError, UnavailableError
 from sfmobile.version import __version__
 
@@ -127,6 +128,8 @@ def explain(error: Exception) -> tuple[str, int]:
                 UnavailableError.exit_code,
             )
         return f"Can't use {name}: {error.strerror or error}.", UnavailableError.exit_code
+    if isinstance(error, ModuleNotFoundError) and (missing := explain_missing(error)):
+        return missing, UnavailableError.exit_code
     if isinstance(error, MemoryError):
         return "Out of memory; close other programs or use a machine with more.", UnavailableError.exit_code
     return (

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sfmobile.cli import console
+from sfmobile.models import find_recipe
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -16,7 +17,12 @@ if TYPE_CHECKING:
     from sfmobile.train.plan import PlanRun
 
 PlanDirectory = Annotated[
-    Path, typer.Argument(metavar="PLAN", help="Directory with recipe.json and one settings file per stage.")
+    Path,
+    typer.Argument(
+        metavar="PLAN",
+        callback=find_recipe,
+        help="Directory with recipe.json and a settings file per stage, or a name: glyph-128.",
+    ),
 ]
 RunDirectory = Annotated[Path, typer.Option("--run", help="Where the stages keep checkpoints, logs and results.")]
 Cache = Annotated[

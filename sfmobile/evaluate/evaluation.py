@@ -37,6 +37,7 @@ from sfmobile.evaluate.prompt_sets import (
     recognition_prompts,
 )
 from sfmobile.evaluate.report import Axis, SamplerFigures
+from sfmobile.models import models_folder
 from sfmobile.train.data.split import HELD_OUT, TRAIN
 from sfmobile.train.network_sampler import Encode, Sampler, SamplingPrecision
 from sfmobile.train.pretrained.efficientnet_lite import INPUT_SIZE, EfficientNetLite0
@@ -48,8 +49,8 @@ if TYPE_CHECKING:
 
 Part = Literal["distribution", "recognition", "composed", "memorisation"]
 PARTS: tuple[Part, ...] = ("distribution", "recognition", "composed", "memorisation")
-# The dual encoder that comes with the sources.
-DUAL_ENCODER = Path(__file__).resolve().parents[2] / "models" / "dual-encoder" / "dual_encoder.safetensors"
+# The dual encoder that comes with sfmobile.
+DUAL_ENCODER = models_folder() / "dual-encoder" / "dual_encoder.safetensors"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from sfmobile.bundle.directory import Bundle
 from sfmobile.errors import ArtifactError, UsageError
+from sfmobile.models import find_checkpoint
 from sfmobile.observer import Observer
 from sfmobile.runtime.choices import PRECISIONS, RUNTIME_CHOICES, ComputeUnit, Precision, RuntimeChoice, RuntimeKind
 from sfmobile.runtime.protocol import Runtime
@@ -38,7 +39,7 @@ def open_bundle(
 
 def has_source(bundle: Bundle, given: Checkpoint | Path | str | None) -> bool:
     """Whether there is a checkpoint to compare with: a given one, or the manifest's where it was."""
-    return given is not None or Path(bundle.manifest.source.id).is_dir()
+    return given is not None or find_checkpoint(Path(bundle.manifest.source.id)).is_dir()
 
 
 def open_source(
@@ -56,7 +57,7 @@ def open_source(
             f"The checkpoint '{recorded}' that '{bundle.root}' was exported from isn't here; "
             "name its directory with --source."
         )
-    checkpoint = given if isinstance(given, Checkpoint) else Checkpoint.open(Path(given or recorded))
+    checkpoint = given if isinstance(given, Checkpoint) else Checkpoint.open(find_checkpoint(Path(given or recorded)))
     observer = observer or Observer()
     for name, record in bundle.manifest.components.items():
         total = sum(weight.nbytes for weight in checkpoint.state_dict(name).values())

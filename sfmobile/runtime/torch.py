@@ -11,6 +11,7 @@ from sfmobile.bundle.directory import Bundle
 from sfmobile.bundle.manifest import ComponentName, ComponentRecord
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.errors import ArtifactError, UsageError
+from sfmobile.models import find_checkpoint
 from sfmobile.runtime.component import Component
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class TorchRuntime:
         self.bundle = bundle
         self._recorded = source is None
         if source is None:
-            root = Path(bundle.manifest.source.id)
+            root = find_checkpoint(Path(bundle.manifest.source.id))
             if not root.is_dir():
                 raise UsageError(
                     f"The checkpoint '{root}' that {bundle.root} was exported from isn't here; name its directory "

@@ -114,7 +114,9 @@ def _inspect_onnx(path: Path) -> PackageInspection:
         import onnx
         from google.protobuf.message import DecodeError
     except ImportError as error:
-        raise UnavailableError(f"Reading '{path}' needs the package onnx ({error}); install sfmobile again.") from error
+        raise UnavailableError(
+            f"Reading '{path}' needs the package onnx ({error}); run pip install 'sfmobile[onnx]'."
+        ) from error
     try:
         graph = onnx.load(str(path), load_external_data=False).graph
     except DecodeError as error:

@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfmobile.errors import ArtifactError, UnavailableError
+from sfmobile.models import BUILT_IN, models_folder
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 # The tokenizer that the built-in model ships with.
-TOKENIZER_DIR = Path(__file__).resolve().parents[3] / "models" / "glyph" / "tokenizer"
+TOKENIZER_DIR = models_folder() / BUILT_IN / "tokenizer"
 # OpenAI's CLIP, simple_tokenizer.py: contractions, runs of letters, single digits, runs of anything else.
 _PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 START, END = "<|startoftext|>", "<|endoftext|>"
