@@ -59,7 +59,7 @@ def test_a_report_of_a_later_version_says_so(reports: Path, capsys) -> None:
     later = json.loads((reports / "before.json").read_text()) | {"schema_version": 9}
     (reports / "later.json").write_text(json.dumps(later))
     outcome = run(capsys, "compare", reports / "before.json", reports / "later.json")
-    assert outcome.code == 4 and "report version 9" in outcome.sentence and "update sfmobile" in outcome.sentence
+    assert outcome.code == 4 and "schema_version 9 but this sfmobile reads 1; upgrade" in outcome.sentence
 
 
 def test_reports_of_two_kinds_have_nothing_in_common(reports: Path, capsys) -> None:

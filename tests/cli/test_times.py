@@ -87,7 +87,7 @@ def test_a_report_of_a_later_version_or_cut_short_is_refused(tiny_bundle: Bundle
     phone = ("--device", "iphone-14-pro", "--measured", measured)
     measured.write_text(json.dumps(json.loads(whole) | {"schema_version": 9}))
     outcome = run(capsys, "inspect", tiny_bundle.root, *phone)
-    assert outcome.code == 4 and "report version 9" in outcome.sentence
+    assert outcome.code == 4 and "schema_version 9 but this sfmobile reads 1; upgrade" in outcome.sentence
     measured.write_text(whole[: len(whole) // 2])
     outcome = run(capsys, "inspect", tiny_bundle.root, *phone)
     assert outcome.code == 4 and "bench.json" in outcome.sentence
