@@ -104,7 +104,7 @@ def summary(run: Measured) -> dict[str, float]:
 
 def run_stage(stage: str, checkpoint: Path, work: Path) -> dict[str, float]:
     """One stage, in a process of its own."""
-    from sfmobile.export.lowering import quiet
+    from sfmobile.export.quiet import quiet
 
     with quiet():
         if stage == "convert":

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from sfmobile.bundle.manifest import TensorRecord
-from sfmobile.export.lowering import lower, quiet, trace
-from sfmobile.export.package import PackageMetadata, write_package
+from sfmobile.export.network import NetworkPackage
+from sfmobile.export.package import PackageMetadata
+from sfmobile.export.quiet import quiet
 from sfmobile.nets.attention import AttentionForm, set_attention_form
 from sfmobile.nets.autoencoder import Decoder
 from sfmobile.nets.layout import (
@@ -91,8 +92,7 @@ def write_zero_package(name: str, path: Path) -> None:
             dtype = torch.float16 if buffer.is_floating_point() else buffer.dtype
             setattr(module, key, torch.zeros(buffer.shape, dtype=dtype))
     set_attention_form(net, network.attention)
-    program = lower(trace(net.eval(), network.inputs), network.inputs, network.outputs, TARGET)
-    write_package(program, path, TARGET, PackageMetadata(name), network.inputs, network.outputs)
+    NetworkPackage(network.inputs, network.outputs, TARGET, PackageMetadata(name)).write(net.eval(), path)
 
 
 def write_resnet50(path: Path) -> None:

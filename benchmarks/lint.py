@@ -26,8 +26,8 @@ from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.cli.console import print_table
 from sfmobile.export.exporter import export_bundle
-from sfmobile.export.lowering import quiet
 from sfmobile.export.options import ExportOptions
+from sfmobile.export.quiet import quiet
 from sfmobile.inspect.lint.linter import Finding, groups
 from sfmobile.inspect.lint.rule import SEVERITIES, rule_book
 from sfmobile.inspect.lint.targets import bundle_targets, lint_targets, package_target

@@ -28,7 +28,7 @@ from full_size import machine
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.compress.palettize import palettize_weight
 from sfmobile.compress.recipe import LayerRecipe, compressible_layers
-from sfmobile.export.lowering import quiet
+from sfmobile.export.quiet import quiet
 
 SAMPLE = (
     "down_blocks.0.resnets.0.conv1",

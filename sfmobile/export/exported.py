@@ -12,15 +12,16 @@ from sfmobile.bundle.choices import COMPONENTS, AttentionForm, ComponentName, Fl
 from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.hub import open_checkpoint
 from sfmobile.compress.recipe import Recipe
-from sfmobile.export.exporter import ExportObserver, export_bundle
+from sfmobile.export.exporter import export_bundle
 from sfmobile.export.options import ExportOptions
+from sfmobile.export.phases import ExportObserver
 from sfmobile.observer import Observer
 from sfmobile.tables import Table, in_bytes
 
 if TYPE_CHECKING:
     from sfmobile.bundle.manifest import ComponentRecord, Manifest
     from sfmobile.checkpoint.directory import Checkpoint
-    from sfmobile.export.exporter import Phase
+    from sfmobile.export.phases import Phase
     from sfmobile.sampling.golden import GoldenRun
 
 # Of a Core ML export that says nothing of its weights.

@@ -6,11 +6,7 @@ inputs are float16 throughout, so the program is too and needs no casting pass.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,14 +15,16 @@ from torch import nn
 
 from sfmobile.bundle.manifest import TensorRecord
 from sfmobile.errors import SfmobileError
+from sfmobile.export import coremltools_names as names
+from sfmobile.export.quiet import quiet
 from sfmobile.mlpackage.names import constant_name, origin
 
 if TYPE_CHECKING:
-    from coremltools.converters.mil._deployment_compatibility import AvailableTarget
-    from coremltools.converters.mil.mil import Operation, Program
+    from coremltools import target as CoreMLTarget
     from torch.export import ExportedProgram
 
     from sfmobile.bundle.choices import Target
+    from sfmobile.export.coremltools_names import Operation, Program
 
 TORCH_DTYPES = {"float16": torch.float16, "float32": torch.float32, "int32": torch.int32}
 
@@ -47,22 +45,6 @@ class LoweringError(SfmobileError):
     """The converter gave a program that breaks one of our guarantees: a mistake in sfmobile or a new coremltools."""
 
     exit_code = 3
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the converters' chatter (progress bars, version warnings) off the user's screen."""
-    loggers = [logging.getLogger(name) for name in ("coremltools", "torch.onnx", "torch.export", "onnxscript")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
 
 
 def trace(net: nn.Module, inputs: Sequence[TensorRecord]) -> ExportedProgram:
@@ -94,33 +76,34 @@ def lower(
     """
     with quiet():
         import coremltools as ct
-        from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
 
-        import sfmobile.export.mil_ops  # noqa: F401  registers the lowerings
+        from sfmobile.export.mil_ops import LOWERINGS
 
         mark_traced(exported)
-        program = ct.convert(
-            exported,
-            source="pytorch",
-            convert_to="milinternal",
-            inputs=[
-                ct.TensorType(name=record.name, shape=record.shape, dtype=np.dtype(record.dtype).type)
-                for record in inputs
-            ],
-            outputs=[ct.TensorType(name=record.name, dtype=np.dtype(record.dtype).type) for record in outputs],
-            minimum_deployment_target=coreml_target(target),
-            # The graph is float16 already: no casting pass, no fp32 islands.
-            compute_precision=ct.precision.FLOAT32,
-            pass_pipeline=ct.PassPipeline.EMPTY,
-        )
+        with names.torch_lowerings(LOWERINGS), names.without_progress_bars():
+            program = ct.convert(
+                exported,
+                source="pytorch",
+                convert_to="milinternal",
+                inputs=[
+                    ct.TensorType(name=record.name, shape=record.shape, dtype=np.dtype(record.dtype).type)
+                    for record in inputs
+                ],
+                outputs=[ct.TensorType(name=record.name, dtype=np.dtype(record.dtype).type) for record in outputs],
+                minimum_deployment_target=coreml_target(target),
+                # The graph is float16 already: no casting pass, no fp32 islands.
+                compute_precision=ct.precision.FLOAT32,
+                pass_pipeline=ct.PassPipeline.EMPTY,
+            )
         rename_operations(program, exported)
+        passes = names.PASS_REGISTRY.load()
         for name in PASSES:
-            PASS_REGISTRY[name](program)
+            passes[name](program)
     check_float16(program)
     return program
 
 
-def coreml_target(target: Target) -> AvailableTarget:
+def coreml_target(target: Target) -> CoreMLTarget:
     """coremltools' own constant for `target`."""
     import coremltools as ct
 
@@ -199,8 +182,7 @@ def _free_name(operation: Operation, module: str, suffix: str, taken: set[str]) 
 
 def check_float16(program: Program) -> None:
     """Raise `LoweringError` naming the first operation whose result is a wide float."""
-    from coremltools.converters.mil.mil import types
-
+    types = names.TYPES.load()
     for operation in program.functions["main"].operations:
         if operation.op_type == "const":
             continue

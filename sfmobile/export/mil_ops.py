@@ -1,36 +1,44 @@
-"""Lowerings to MIL, registered with coremltools' torch frontend: the operators of `torch_ops`, and fp16 kept fp16."""
+"""Lowerings to MIL for coremltools' torch frontend: the operators of `torch_ops`, and fp16 kept fp16."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING
 
+import coremltools as ct
 import numpy as np
 from coremltools.converters.mil import Builder as mb
-from coremltools.converters.mil._deployment_compatibility import AvailableTarget
-from coremltools.converters.mil.frontend.torch.ops import _get_inputs
-from coremltools.converters.mil.frontend.torch.torch_op_registry import register_torch_op
-from coremltools.converters.mil.mil import Var, types
-from coremltools.converters.mil.mil.block import is_current_opset_version_compatible_with
-from coremltools.converters.mil.mil.ops.defs._utils import promote_input_dtypes
+
+from sfmobile.export import coremltools_names as names
+from sfmobile.export.coremltools_names import TorchLowering
 
 if TYPE_CHECKING:
-    from coremltools.converters.mil.frontend.torch.converter import TranscriptionContext
-    from coremltools.converters.mil.frontend.torch.internal_graph import InternalTorchIRNode
+    from sfmobile.export.coremltools_names import InternalTorchIRNode, TranscriptionContext, Var
 
-Lowering: TypeAlias = "Callable[[TranscriptionContext, InternalTorchIRNode], None]"
+get_inputs = names.GET_INPUTS.load()
+opset_is_at_least = names.OPSET_IS_AT_LEAST.load()
+promote_input_dtypes = names.PROMOTE_INPUT_DTYPES.load()
+types = names.TYPES.load()
+
+# By the operator's name, as coremltools looks it up.
+LOWERINGS: dict[str, TorchLowering] = {}
 
 
-def _lowers(*aliases: str) -> Callable[[Lowering], Lowering]:
-    """Register a lowering with coremltools under its own name and `aliases`."""
-    return cast("Callable[[Lowering], Lowering]", register_torch_op(torch_alias=list(aliases), override=True))
+def _lowers(operator: str) -> Callable[[TorchLowering], TorchLowering]:
+    """Enter a lowering into `LOWERINGS`."""
+
+    def enter(lowering: TorchLowering) -> TorchLowering:
+        LOWERINGS[operator] = lowering
+        return lowering
+
+    return enter
 
 
 @_lowers("sfmobile::group_norm")
 def lower_group_norm(context: TranscriptionContext, node: InternalTorchIRNode) -> None:
     """Rank 4 throughout, no square: `instance_norm` over (B, groups, C / groups * H, W), then `batch_norm` as the
     affine part (its mean 0 and variance 1)."""
-    x, weight, bias, groups, eps = _get_inputs(context, node, expected=5)
+    x, weight, bias, groups, eps = get_inputs(context, node, expected=5)
     batch, channels, height, width = x.shape
     dtype = types.nptype_from_builtin(x.dtype)
     grouped = mb.reshape(x=x, shape=(batch, groups.val, channels // groups.val * height, width), name=f"{node.name}_in")
@@ -51,7 +59,7 @@ def lower_group_norm(context: TranscriptionContext, node: InternalTorchIRNode) -
 @_lowers("sfmobile::channel_layer_norm")
 def lower_channel_layer_norm(context: TranscriptionContext, node: InternalTorchIRNode) -> None:
     """One `layer_norm` over axis 1, without transposes."""
-    x, weight, bias, eps = _get_inputs(context, node, expected=4)
+    x, weight, bias, eps = get_inputs(context, node, expected=4)
     dtype = types.nptype_from_builtin(x.dtype)
     context.add(mb.layer_norm(x=x, axes=[1], gamma=weight, beta=bias, epsilon=dtype(eps.val), name=node.name))
 
@@ -59,7 +67,7 @@ def lower_channel_layer_norm(context: TranscriptionContext, node: InternalTorchI
 @_lowers("sfmobile::attention")
 def lower_attention(context: TranscriptionContext, node: InternalTorchIRNode) -> None:
     """The attention form chosen; queries are scaled before the product, which keeps fp16 scores in range."""
-    q, k, v, mask, heads, split, chunk = _get_inputs(context, node, expected=7)
+    q, k, v, mask, heads, split, chunk = get_inputs(context, node, expected=7)
     if split.val:
         out = _split_attention(q, k, v, mask, int(heads.val), int(chunk.val), node.name)
     else:
@@ -80,7 +88,7 @@ def _whole_attention(q: Var, k: Var, v: Var, mask: Var | None, heads: int, name:
     def by_head(x: Var, part: str) -> Var:
         return mb.reshape(x=x, shape=(batch, heads, head_dim, x.shape[3]), name=f"{name}_{part}")
 
-    if is_current_opset_version_compatible_with(AvailableTarget.iOS18):
+    if opset_is_at_least(ct.target.iOS18):
         rows = [
             mb.transpose(x=by_head(x, part), perm=[0, 1, 3, 2], name=f"{name}_{part}_rows")
             for x, part in ((q, "q"), (k, "k"), (v, "v"))
@@ -147,13 +155,13 @@ def _split(x: Var, parts: int, axis: int, name: str) -> list[Var]:
     return list(mb.split(x=x, num_splits=parts, axis=axis, name=name))
 
 
-@_lowers()
-def mul(context: TranscriptionContext, node: InternalTorchIRNode) -> None:
+@_lowers("mul")
+def lower_mul(context: TranscriptionContext, node: InternalTorchIRNode) -> None:
     """Elementwise product in which a Python number takes the tensor's precision, as in torch.
 
     coremltools 9.0 makes such numbers fp32 constants and promotes the fp16 tensor: an fp32 island in an fp16 graph.
     """
-    inputs = _get_inputs(context, node, expected=2)
+    inputs = get_inputs(context, node, expected=2)
     for index, other in ((0, 1), (1, 0)):
         number = inputs[index]
         if number.rank == 0 and number.val is not None and inputs[other].dtype == types.fp16:

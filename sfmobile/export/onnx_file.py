@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from sfmobile.bundle.manifest import TensorRecord
-from sfmobile.export.lowering import LoweringError, example_inputs, quiet
+from sfmobile.export.lowering import LoweringError, example_inputs
 from sfmobile.export.package import PackageMetadata
+from sfmobile.export.quiet import quiet
 
 OPSET = 18
 PRODUCER = "sfmobile"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sfmobile.bundle.choices import (
@@ -166,10 +166,6 @@ class ExportOptions:
             "chunks": self.chunks,
             "functions": [list(shapes) for shapes in self.functions("unet", latent_size)],
         }
-
-    def with_latent_size(self, size: tuple[int, int]) -> ExportOptions:
-        """The same options for another latent size."""
-        return replace(self, latent_size=size)
 
 
 def parse_target(name: str) -> Target:

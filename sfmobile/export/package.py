@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfmobile.bundle.manifest import TensorRecord
+from sfmobile.export import coremltools_names as names
+from sfmobile.export.quiet import quiet
 from sfmobile.mlpackage.package import COREML_FOLDER, MODEL_FILE, WEIGHTS_FOLDER, write_package_manifest
 
 if TYPE_CHECKING:
-    from coremltools.converters.mil.mil import Program
-
     from sfmobile.bundle.choices import Target
+    from sfmobile.export.coremltools_names import Program
 
 # With less than this left, a failed write is taken for a full disk.
 LEAST_FREE_BYTES = 64 << 20
@@ -45,15 +46,13 @@ def write_package(
     coremltools serialises weights straight into the package; its own package writer would copy them. The same program
     gives the same bytes.
     """
-    from sfmobile.export.lowering import coreml_target, quiet
+    from sfmobile.export.lowering import coreml_target
 
     folder = path / "Data" / COREML_FOLDER
     (folder / WEIGHTS_FOLDER).mkdir(parents=True)
     with quiet():
-        from coremltools.converters.mil.backend.mil.load import load
-
         try:
-            model = load(
+            model = names.SERIALIZE.load()(
                 program,
                 weights_dir=str(folder / WEIGHTS_FOLDER),
                 specification_version=coreml_target(target).value,

@@ -1,17 +1,13 @@
 """The budget problem: one storage for every layer, the least bytes for an error or the least error for bytes.
 
-This is the multiple-choice knapsack problem. It is solved as a mixed-integer linear programme by HiGHS (through
-scipy), and its answer is not taken on trust: the sums are computed again from the choices, and the Lagrangian dual,
-computed here without the solver, bounds how much better any answer could be.
+This is the multiple-choice knapsack problem. It is solved as a mixed-integer linear programme by HiGHS, and its
+answer is not taken on trust: the sums are computed again from the choices, and the Lagrangian dual, computed here
+without the solver, bounds how much better any answer could be.
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -168,52 +164,42 @@ def _totals(layers: Sequence[tuple[Float, Float]], choices: Sequence[int]) -> tu
 
 def _solve(layers: list[tuple[Float, Float]], limit: float, upper: float) -> tuple[list[int], float]:
     """Positions of the chosen options, and the relative gap that the solver proved. `upper`: some possible cost."""
-    from scipy.optimize import Bounds, LinearConstraint, milp
-    from scipy.sparse import csr_array
+    import highspy
 
     sizes = [len(cost) for cost, _ in layers]
     starts = np.cumsum([0, *sizes])
+    variables = int(starts[-1])
     # Each layer's least cost and usage are certain; without them, and scaled, the rest is about 1, which the solver's
     # absolute tolerances are made for.
     costs = np.concatenate([cost - cost.min() for cost, _ in layers])
     usages = np.concatenate([usage - usage.min() for _, usage in layers])
     certain = sum(float(cost.min()) for cost, _ in layers)
     room = max(limit - sum(float(usage.min()) for _, usage in layers), 0.0)
-    rows = np.repeat(np.arange(len(layers)), sizes)
-    one_each = csr_array((np.ones(len(costs)), (rows, np.arange(len(costs)))), shape=(len(layers), len(costs)))
     scale = (upper - certain) or 1.0
-    within = LinearConstraint(csr_array(usages[None, :] / (room or 1.0)), -np.inf, 1.0 if room else 0.0)
-    with native_output_dropped():
-        found = milp(
-            costs / scale,
-            integrality=np.ones(len(costs)),
-            bounds=Bounds(0, 1),
-            constraints=[LinearConstraint(one_each, 1, 1), within],
-            options={"mip_rel_gap": RELATIVE_GAP * upper / scale, "time_limit": SECONDS},
-        )
-    if found.x is None:
-        raise SolverError(f"The budget solver found nothing ({found.message}); report it with the recipe's settings.")
-    chosen = [int(found.x[start:stop].argmax()) for start, stop in pairwise(starts)]
+    problem = highspy.HighsLp()
+    problem.num_col_, problem.col_cost_ = variables, costs / scale
+    problem.col_lower_, problem.col_upper_ = np.zeros(variables), np.ones(variables)
+    problem.integrality_ = [highspy.HighsVarType.kInteger] * variables
+    # A row per layer, of which exactly one option is chosen, and one for all usages together.
+    problem.num_row_ = len(layers) + 1
+    problem.row_lower_ = np.array([*np.ones(len(layers)), -highspy.kHighsInf])
+    problem.row_upper_ = np.array([*np.ones(len(layers)), 1.0 if room else 0.0])
+    used = np.flatnonzero(usages)
+    rows = problem.a_matrix_
+    rows.format_ = highspy.MatrixFormat.kRowwise
+    rows.start_ = np.array([*starts, variables + len(used)], np.int32)
+    rows.index_ = np.concatenate([np.arange(variables), used]).astype(np.int32)
+    rows.value_ = np.concatenate([np.ones(variables), usages[used] / (room or 1.0)])
+    solver = highspy.Highs()
+    solver.setOptionValue("output_flag", False)
+    solver.setOptionValue("mip_rel_gap", RELATIVE_GAP * upper / scale)
+    solver.setOptionValue("time_limit", SECONDS)
+    solver.passModel(problem)
+    solver.run()
+    found = solver.getInfo()
+    if found.primal_solution_status != int(highspy.SolutionStatus.kSolutionStatusFeasible):
+        message = solver.modelStatusToString(solver.getModelStatus())
+        raise SolverError(f"The budget solver found nothing ({message}); report it with the recipe's settings.")
+    values = np.array(solver.getSolution().col_value)
+    chosen = [int(values[start:stop].argmax()) for start, stop in pairwise(starts)]
     return chosen, float(found.mip_gap) * scale / upper if upper else 0.0
-
-
-@contextmanager
-def native_output_dropped() -> Iterator[None]:
-    """Drop what compiled code prints on the process's stdout, which belongs to a command's result.
-
-    HiGHS (seen in scipy 1.17) prints a line of its own debugging, "transformNewIntegerFeasibleSolution", whatever
-    its log level.
-    """
-    library = ctypes.CDLL(None)
-    sys.stdout.flush()
-    library.fflush(None)
-    saved = os.dup(1)
-    try:
-        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123  a device, not a file
-            os.dup2(nowhere.fileno(), 1)
-        yield
-    finally:
-        # The C library holds back what goes to a pipe or a file.
-        library.fflush(None)
-        os.dup2(saved, 1)
-        os.close(saved)

@@ -232,7 +232,7 @@ def test_too_little_disk_for_a_recipe_s_bundle_is_said_before_the_work(
     def work(*_: object, **__: object) -> None:
         raise AssertionError("work began")
 
-    monkeypatch.setattr("sfmobile.export.exporter._component", work)
+    monkeypatch.setattr("sfmobile.export.build.ComponentBuild.complete", work)
     options = ("--recipe", recipe, "-o", tmp_path / "bundle")
     outcome = run(capsys, "compress", "apply", tiny_checkpoint.root, *options)
     assert outcome.code == 3 and "of disk but only 0.00 GB are free" in outcome.sentence

@@ -22,8 +22,9 @@ from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.compress.recipe import ComponentRecipe, LayerRecipe, Recipe
 from sfmobile.errors import SfmobileError, UnavailableError, UsageError
 from sfmobile.export import package
-from sfmobile.export.exporter import ExportObserver, Phase, export_bundle
+from sfmobile.export.exporter import export_bundle
 from sfmobile.export.options import ExportOptions
+from sfmobile.export.phases import ExportObserver, Phase
 from sfmobile.mlpackage.program import load_program
 from sfmobile.nets.attention import AttentionForm
 from sfmobile.runtime.mil.evaluate import Evaluator
@@ -230,8 +231,9 @@ KILLED = """
     import os, signal, sys
     from pathlib import Path
     from sfmobile.checkpoint.directory import Checkpoint
-    from sfmobile.export.exporter import ExportObserver, export_bundle
+    from sfmobile.export.exporter import export_bundle
     from sfmobile.export.options import ExportOptions
+    from sfmobile.export.phases import ExportObserver
     class Kill(ExportObserver):
         def phase(self, component, phase, total=None):
             if (component, phase) == ("unet", "checksum"):

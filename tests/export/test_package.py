@@ -14,9 +14,10 @@ from sfmobile.bundle.choices import Target
 from sfmobile.bundle.digest import digest_tree
 from sfmobile.bundle.manifest import TensorRecord
 from sfmobile.checkpoint.directory import Checkpoint
-from sfmobile.compress.palettize import palettize_program, palettize_weight
+from sfmobile.compress.palettize import palettize_weight
 from sfmobile.compress.recipe import LayerRecipe, compressible_layers
 from sfmobile.export.component import SPECS, Setting
+from sfmobile.export.lookup_tables import palettize_program
 from sfmobile.export.lowering import lower, trace
 from sfmobile.export.package import PackageMetadata, write_package
 from sfmobile.export.weights import load_network

@@ -14,8 +14,8 @@ from sfmobile.bundle.manifest import COMPONENTS, ComponentName
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.export.component import SPECS, Setting
 from sfmobile.export.exporter import export_bundle
-from sfmobile.export.lowering import quiet
 from sfmobile.export.options import ExportOptions
+from sfmobile.export.quiet import quiet
 from sfmobile.mlpackage.program import Program, load_program
 from sfmobile.runtime.mil.evaluate import Evaluator
 from sfmobile.verify.signal import psnr

@@ -6,11 +6,12 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sfmobile.bundle.choices import Target
 from sfmobile.bundle.manifest import TensorRecord
+from sfmobile.compress.recipe import LayerRecipe, Recipe, compressible_layers
+from sfmobile.export.network import NetworkPackage
+from sfmobile.export.package import PackageMetadata
 from sfmobile.files import draft_folder
 from sfmobile.inspect.lookup.block_keys import TEXT_LENGTH, BlockKey, BlockOptions
-from sfmobile.mlpackage.names import layer_constant
 
 if TYPE_CHECKING:
     from torch import nn
@@ -89,7 +90,9 @@ def block_package(key: BlockKey, cache: Path) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     with draft_folder(path) as folder:
         made = folder / path.name
-        _export(build_block(key), block_inputs(key), (block_output(key),), key.bits, key.target, str(key), made)
+        net = build_block(key)
+        layers, metadata = uniform_layers(net, key.bits), PackageMetadata(str(key))
+        NetworkPackage(block_inputs(key), (block_output(key),), key.target, metadata, layers).write(net, made)
         try:
             made.rename(path)
         except OSError:
@@ -121,28 +124,15 @@ def unet_package(layout: UNetLayout, options: BlockOptions, folder: Path) -> tup
     )
     outputs = (half("model_output", layout.out_channels, options.height, options.width),)
     path = folder / "unet.mlpackage"
-    _export(net, inputs, outputs, options.bits, options.target, layout.name, path)
+    layers, metadata = uniform_layers(net, options.bits), PackageMetadata(layout.name)
+    NetworkPackage(inputs, outputs, options.target, metadata, layers).write(net, path)
     return path, inputs
 
 
-def _export(
-    net: nn.Module,
-    inputs: tuple[TensorRecord, ...],
-    outputs: tuple[TensorRecord, ...],
-    bits: int | None,
-    target: Target,
-    description: str,
-    path: Path,
-) -> None:
-    from sfmobile.compress.palettize import palettize_program
-    from sfmobile.compress.recipe import Recipe, compressible_layers
-    from sfmobile.export.lowering import lower, trace
-    from sfmobile.export.package import PackageMetadata, write_package
-
-    layers = compressible_layers({name: tuple(weight.shape) for name, weight in net.state_dict().items()})
-    program = lower(trace(net, inputs), inputs, outputs, target)
-    if bits is not None and layers:
-        recipe = Recipe.uniform(bits)
-        choices = {layer_constant(layer): recipe.layer("unet", layer) for layer in layers}
-        palettize_program(program, choices)
-    write_package(program, path, target, PackageMetadata(description), inputs, outputs)
+def uniform_layers(net: nn.Module, bits: int | None) -> dict[str, LayerRecipe]:
+    """Every layer of `net` that can be compressed, stored with `bits`; none without."""
+    if bits is None:
+        return {}
+    recipe = Recipe.uniform(bits)
+    shapes = {key: tuple(weight.shape) for key, weight in net.state_dict().items()}
+    return {layer: recipe.layer("unet", layer) for layer in compressible_layers(shapes)}

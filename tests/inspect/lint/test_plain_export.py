@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sfmobile.checkpoint.directory import Checkpoint
-from sfmobile.export.lowering import quiet
+from sfmobile.export.quiet import quiet
 from sfmobile.inspect.lint.linter import Finding
 from sfmobile.inspect.lint.targets import lint_targets, package_target
 

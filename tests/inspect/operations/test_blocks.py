@@ -70,7 +70,7 @@ def test_text_encoder_and_decoder_are_divided_too(tiny_bundle: Bundle) -> None:
 def test_a_plain_conversion_is_divided_by_its_weights_names(tmp_path: Path) -> None:
     import coremltools as ct
 
-    from sfmobile.export.lowering import quiet
+    from sfmobile.export.quiet import quiet
 
     class Net(torch.nn.Module):
         def __init__(self) -> None:
