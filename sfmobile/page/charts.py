@@ -1,18 +1,24 @@
-"""Charts as inline SVG: they scale with the page, print, and need nothing from the network."""
+"""Charts as geometry: what stands where in an SVG that scales with the page. The templates draw it.
+
+Every length is in units of the picture's view box.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
 from sfmobile.inspect.operations.blocks import block_kind
 
 # Narrow, so that text stays legible on a phone; the page limits how far a wide screen enlarges it.
 WIDTH = 480
-RIGHT = 64
 # A limit further away than this many times the longest bar is told, not drawn: it would leave nothing of the bars.
 FARTHEST_LIMIT = 3.0
+ROW = 50
+TICKS = 5
+COLOURS = 4
+# Room above the highest and below the lowest line, in the lines' unit.
+MARGIN = 3.0
 KIND_CLASSES = {
     "resnet": "resnet",
     "attention": "attention",
@@ -35,76 +41,119 @@ class Bar:
         return sum(length for _, length in self.parts)
 
 
-def stacked_bars(bars: Sequence[Bar], limit: float, unit: str, limit_label: str) -> str:
-    """Horizontal bars against a limit drawn as a line; parts are coloured by the kind of block they name."""
+@dataclass(frozen=True)
+class DrawnPart:
+    """A part of a bar in its place. kind: the class that colours it, by the kind of block it names."""
+
+    name: str
+    length: float
+    kind: str
+    x: float
+    width: float
+
+
+@dataclass(frozen=True)
+class DrawnBar:
+    """A bar in its place; its label stands above `top`."""
+
+    label: str
+    length: float
+    top: int
+    parts: tuple[DrawnPart, ...]
+
+
+@dataclass(frozen=True)
+class BarChart:
+    """Horizontal bars against a limit. limit_x: where it is drawn; None where it is too far away to be."""
+
+    bars: tuple[DrawnBar, ...]
+    limit_x: float | None
+    limit_by_longest: float
+    height: int
+    width: int = WIDTH
+    left: int = 4
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A value of the vertical axis in its place."""
+
+    value: float
+    y: float
+
+
+@dataclass(frozen=True)
+class DrawnLine:
+    """A line through points (x, y); its label stands behind the last. colour: 0 to `COLOURS` - 1."""
+
+    label: str
+    colour: int
+    points: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class LineChart:
+    """Lines over numbered steps. steps: where each step stands on the horizontal axis."""
+
+    ticks: tuple[Tick, ...]
+    steps: tuple[float, ...]
+    lines: tuple[DrawnLine, ...]
+    width: int = WIDTH
+    left: int = 36
+    right: int = WIDTH - 64
+    top: int = 10
+    bottom: int = 170
+    height: int = 206
+
+
+def bar_chart(bars: Sequence[Bar], limit: float) -> BarChart:
+    """`bars` against `limit`, which must be positive, in the bars' unit."""
     longest = max((bar.length for bar in bars), default=0.0) or limit
-    drawn = limit <= FARTHEST_LIMIT * longest
-    left, row = 4, 50
-    scale = (WIDTH - 2 * left) / (max(longest, limit if drawn else 0.0) * 1.02)
-    height = row * len(bars) + 26
-    shapes = []
+    near = limit <= FARTHEST_LIMIT * longest
+    left = BarChart.left
+    scale = (WIDTH - 2 * left) / (max(longest, limit if near else 0.0) * 1.02)
+    drawn = []
     for index, bar in enumerate(bars):
-        top = index * row + 20
-        shapes.append(f'<text x="{left}" y="{top - 5}">{escape(bar.label)}: {_number(bar.length)} {unit}</text>')
+        parts = []
         x = float(left)
         for name, length in bar.parts:
-            width = length * scale
             kind = KIND_CLASSES.get(block_kind(name), "other")
-            shapes.append(
-                f'<rect class="{kind}" x="{x:.2f}" y="{top}" width="{max(width, 0.1):.2f}" height="22">'
-                f"<title>{escape(name)}: {_number(length)} {unit}</title></rect>"
-            )
-            x += width
-    if drawn:
-        x = left + limit * scale
-        shapes.append(f'<line class="limit" x1="{x:.1f}" y1="8" x2="{x:.1f}" y2="{height - 18}"/>')
-        anchor = "end" if x > WIDTH / 2 else "start"
-        shapes.append(f'<text x="{x:.1f}" y="{height - 4}" text-anchor="{anchor}">{escape(limit_label)}</text>')
-    else:
-        far = f"{limit_label}: {_number(limit / longest)} times the longest bar"
-        shapes.append(f'<text x="{WIDTH - left}" y="{height - 4}" text-anchor="end">{escape(far)} →</text>')
-    return _svg(height, shapes, "Time per component and block against the budget")
+            # A part too short to see still shows its name to a pointer.
+            parts.append(DrawnPart(name, length, kind, x, max(length * scale, 0.1)))
+            x += length * scale
+        drawn.append(DrawnBar(bar.label, bar.length, index * ROW + 20, tuple(parts)))
+    return BarChart(
+        bars=tuple(drawn),
+        limit_x=left + limit * scale if near else None,
+        limit_by_longest=limit / longest,
+        height=ROW * len(bars) + 26,
+    )
 
 
-def step_lines(lines: Sequence[tuple[str, Sequence[float | None]]], unit: str) -> str:
-    """One line a run over the steps; a step without a finite value leaves a gap."""
+def line_chart(lines: Sequence[tuple[str, Sequence[float | None]]]) -> LineChart | None:
+    """One line a label over the steps; a step without a finite value leaves a gap. None without any finite value."""
     finite = [value for _, values in lines for value in values if value is not None]
     if not finite:
-        return ""
-    low, high = min(finite) - 3, max(finite) + 3
-    left, top, bottom, height = 36, 10, 170, 206
-    steps = max(len(values) for _, values in lines)
+        return None
+    low, high = min(finite) - MARGIN, max(finite) + MARGIN
+    count = max(len(values) for _, values in lines)
+    left, right, top, bottom = LineChart.left, LineChart.right, LineChart.top, LineChart.bottom
 
-    def place(index: int, value: float) -> tuple[float, float]:
-        x = left + (WIDTH - left - RIGHT) * (index / max(steps - 1, 1))
-        return x, bottom - (bottom - top) * (value - low) / (high - low)
+    def x(index: int) -> float:
+        return left + (right - left) * (index / max(count - 1, 1))
 
-    shapes = []
-    for tick in range(5):
-        value = low + (high - low) * tick / 4
-        _, y = place(0, value)
-        shapes.append(f'<line class="grid" x1="{left}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}"/>')
-        shapes.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.0f}</text>')
-    for index in range(steps):
-        x, _ = place(index, low)
-        shapes.append(f'<text x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{index + 1}</text>')
-    for number, (label, values) in enumerate(lines):
-        points = [place(index, value) for index, value in enumerate(values) if value is not None]
-        if not points:
-            continue
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        shapes.append(f'<polyline class="line{number % 4}" points="{path}"/>')
-        shapes += [f'<circle class="line{number % 4}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in points]
-        x, y = points[-1]
-        shapes.append(f'<text x="{x + 8:.1f}" y="{y + 4:.1f}">{escape(label)}</text>')
-    shapes.append(f'<text x="{WIDTH / 2:.0f}" y="{height - 2}" text-anchor="middle">step ({unit})</text>')
-    return _svg(height, shapes, "PSNR of the latents behind every step")
+    def y(value: float) -> float:
+        return bottom - (bottom - top) * (value - low) / (high - low)
 
-
-def _svg(height: int, shapes: Sequence[str], title: str) -> str:
-    body = "".join(shapes)
-    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">{body}</svg>'
-
-
-def _number(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    values_of_ticks = [low + (high - low) * tick / (TICKS - 1) for tick in range(TICKS)]
+    placed = [
+        (label, tuple((x(index), y(value)) for index, value in enumerate(values) if value is not None))
+        for label, values in lines
+    ]
+    return LineChart(
+        ticks=tuple(Tick(value, y(value)) for value in values_of_ticks),
+        steps=tuple(x(index) for index in range(count)),
+        lines=tuple(
+            DrawnLine(label, number % COLOURS, points) for number, (label, points) in enumerate(placed) if points
+        ),
+    )

@@ -19,7 +19,8 @@ from sfmobile.inspect.estimate.measured import MeasuredTime
 from sfmobile.inspect.estimate.times import DeviceTime, Part, calls_per_picture, device_time
 from sfmobile.inspect.lint.linter import Finding
 from sfmobile.inspect.lint.targets import LintTarget, bundle_targets, lint_targets
-from sfmobile.inspect.operations.op_table import Weight, weights_of
+from sfmobile.inspect.operations.op_table import weights_of
+from sfmobile.page.weights import StoredWeight
 from sfmobile.runtime.choices import Precision
 from sfmobile.sampling.picture import Picture, to_pixels
 from sfmobile.sampling.pipeline import Request, TextToImage
@@ -46,15 +47,6 @@ class Run:
     picture_agreement: Agreement | None
     components: dict[str, Agreement]
     steps: tuple[Agreement, ...]
-
-
-@dataclass(frozen=True)
-class StoredWeight:
-    """A weight, and the package and block that read it."""
-
-    package: str
-    block: str
-    weight: Weight
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import re
 import shutil
@@ -12,11 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sfmobile.bench.report import RuntimeRecord, write_report
+from sfmobile.bench.report import BenchReport, RuntimeRecord, write_report
 from sfmobile.bundle.digest import digest_file
 from sfmobile.bundle.directory import MANIFEST_FILE, Bundle
 from sfmobile.errors import UsageError
-from sfmobile.page.charts import Bar, stacked_bars, step_lines
 from sfmobile.page.content import PageContent, gather, label_of, told_apart, work
 from sfmobile.page.page import render, write_page
 from sfmobile.sampling.picture import to_pixels
@@ -43,6 +43,8 @@ class Page(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.open: list[str] = []
+        self.structure: list[tuple[str, ...]] = []
+        self.texts: list[str] = []
         self.headings: list[str] = []
         self.pictures: list[np.ndarray] = []
         self.addresses: list[str] = []
@@ -52,6 +54,8 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = dict(attrs)
+        self.structure.append((tag, *values))
+        self.texts += [value or "" for value in values.values()]
         self.addresses += [value or "" for name, value in attrs if name in ADDRESSES]
         if tag == "img":
             kind, data = (values["src"] or "").split(",", 1)
@@ -62,12 +66,14 @@ class Page(HTMLParser):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.structure.append((tag, *(name for name, _ in attrs)))
         assert tag in ("line", "circle", "polyline", "rect")
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open and self.open.pop() == tag, f"</{tag}> closes something else"
 
     def handle_data(self, data: str) -> None:
+        self.texts.append(data)
         if self.open and self.open[-1] in ("h1", "h2"):
             self.headings.append(data)
 
@@ -90,6 +96,75 @@ def test_the_page_needs_no_network(content: PageContent) -> None:
     (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', text)
     assert policy.startswith("default-src 'none'; img-src data:; ")
     assert not re.search(r"https?:|\*", policy)
+
+
+def test_no_script_runs_but_the_pages_own(content: PageContent) -> None:
+    text = render(content)
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    known = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{known}'\"" in text
+    assert "beforeprint" in script
+
+
+HOSTILE = (
+    """<script>alert("1")</script>'"><img src=x onerror=alert(1)></title></style><!-- {{ 7 * 7 }} {% if %} """
+    "[bold] &lt; "
+    "\0\x1b[31m\x7f\x9b\u202e\u2066\ud800\uffff"
+)
+VISIBLE = HOSTILE[: HOSTILE.index("\0")] + "\ufffd\ufffd[31m" + "\ufffd" * 6
+
+
+def saying(content: PageContent, text: str, bench: BenchReport) -> PageContent:
+    """`content` with `text` for every word of it that somebody may have chosen."""
+    manifest, times, run = content.manifest, content.times, content.runs[0]
+    assert manifest.golden is not None and times is not None
+    record = manifest.components["unet"]
+    (path, file), *_ = record.files.items()
+    weight, finding = content.weights[0], content.findings[0]
+    block = times.components[0].blocks[0].model_copy(update={"block": text})
+    time = times.components[0].model_copy(update={"blocks": (block,), "source": text})
+    said = finding.model_copy(update={"package": text, "block": text, "message": text})
+    return replace(
+        content,
+        machine=text,
+        tools={text: text},
+        manifest=manifest.model_copy(
+            update={
+                "name": text,
+                "golden": manifest.golden.model_copy(update={"prompt": text}),
+                "source": manifest.source.model_copy(update={"id": text, "licence": text}),
+                "tools": {text: text},
+                "components": {"unet": record.model_copy(update={"files": {f"{path}{text}": file}})},
+            }
+        ),
+        runs=(
+            replace(run, label=text, runtime=text),
+            replace(run, label=text, picture=None, failure=text),
+        ),
+        times=times.model_copy(
+            update={"device_name": text, "chip": text, "rate_basis": text, "label": text, "components": (time,)}
+        ),
+        benches=(
+            bench.model_copy(
+                update={
+                    "machine": bench.machine.model_copy(update={"model": text, "os": text}),
+                    "runtime": bench.runtime.model_copy(update={"description": text}),
+                }
+            ),
+        ),
+        weights=(replace(weight, package=text, block=text, weight=replace(weight.weight, name=text, shape=(64, 64))),),
+        findings=(said.model_copy(update={"exception": None}), said.model_copy(update={"exception": text})),
+    )
+
+
+def test_what_a_bundle_says_is_shown_and_never_followed(content: PageContent) -> None:
+    """Markup, quotes, template syntax and control characters: the same elements and attributes, the words intact."""
+    plain, hostile = (Page(render(saying(content, text, bench()))) for text in ("harmless", HOSTILE))
+    assert hostile.structure == plain.structure
+    shown = [sum(text.count(word) for text in page.texts) for page, word in ((plain, "harmless"), (hostile, VISIBLE))]
+    assert shown[0] == shown[1] > 30
+    unseen = {*map(chr, range(0x20)), *"\x7f\x9b\u202e\u2066\ud800\uffff"} - {"\n"}
+    assert not unseen & set(render(saying(content, HOSTILE, bench())))
 
 
 def test_it_fits_a_phone_and_paper(content: PageContent) -> None:
@@ -227,16 +302,23 @@ def test_the_page_is_written_whole(content: PageContent, tmp_path: Path) -> None
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
 
 
-def test_a_far_budget_is_told_rather_than_drawn() -> None:
-    bars = [Bar("unet", (("down_blocks.0.resnets.0", 2.0), ("mid_block.attentions.0", 1.0)))]
-    near, far = stacked_bars(bars, 5.0, "ms", "budget"), stacked_bars(bars, 2000.0, "ms", "budget")
-    assert 'class="limit"' in near and 'class="limit"' not in far
-    assert "667 times the longest bar" in far
-    widths = [float(width) for width in re.findall(r'width="([\d.]+)" height="22"', far)]
-    assert widths[0] == pytest.approx(2 * widths[1], rel=1e-2)
+def test_a_budget_is_drawn_where_it_is_near_and_told_where_it_is_far(content: PageContent) -> None:
+    times = content.times
+    assert times is not None
+    longest = max(one.picture_ms for one in times.components)
+    near, far = (
+        render(replace(content, times=times.model_copy(update={"budget_ms": factor * longest}))) for factor in (2, 667)
+    )
+    assert near.count('class="limit"') == 1 and "times the longest bar" not in near
+    assert 'class="limit"' not in far
+    # The bar leaves out the dispatches of its calls.
+    assert re.search(r"budget [\d.]+ s: \d{3} times the longest bar →", far)
 
 
-def test_steps_without_a_finite_value_leave_a_gap() -> None:
-    drawn = step_lines([("fp16", [60.0, None, 58.0]), ("none", [None])], "dB")
-    assert drawn.count("<circle") == 2
-    assert step_lines([("none", [None])], "dB") == ""
+def test_every_step_of_every_run_is_a_point(content: PageContent) -> None:
+    text = render(content)
+    assert text.count("<circle") == sum(len(run.steps) for run in content.runs)
+    assert text.count("<polyline") == len(content.runs)
+    run = content.runs[0]
+    lost = replace(run, steps=tuple(step.model_copy(update={"psnr_db": None}) for step in run.steps))
+    assert "<svg" not in render(replace(content, runs=(lost,), times=None))

@@ -57,7 +57,7 @@ def fuse(graph: Graph, cpu_kinds: frozenset[str], table: list[OpCost] | None = N
     segments: list[Segment] = []
     member: dict[int, int] = {}
     for operation in graph.program.operations:
-        fallback = runs_on_cpu(graph, operation, cpu_kinds)
+        fallback = runs_on_cpu(operation, cpu_kinds)
         before = [member[graph.makers[name].position] for name in _computed(graph, operation)]
         joins = max(before, default=None)
         if operation.kind in DENSE or joins is None or segments[joins].fallback != fallback:
@@ -71,7 +71,7 @@ def fuse(graph: Graph, cpu_kinds: frozenset[str], table: list[OpCost] | None = N
     return segments
 
 
-def runs_on_cpu(graph: Graph, operation: Operation, cpu_kinds: frozenset[str]) -> bool:
+def runs_on_cpu(operation: Operation, cpu_kinds: frozenset[str]) -> bool:
     """Whether the Neural Engine can't run an operation: of a kind it lacks, or computing in fp32."""
     if operation.kind in cpu_kinds:
         return True
