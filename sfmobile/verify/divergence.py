@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sfmobile.bench.report import Agreement, OperationDivergence
+from sfmobile.mlpackage.graph import Graph
 from sfmobile.mlpackage.names import constant_name, origin
 from sfmobile.verify.signal import agreement
 
@@ -116,14 +117,14 @@ def _walk_back(
         for position, reference in references.items()
         if position in found and (compared := found[position].against(reference)) is not None
     }
-    producers = {name: operation for operation in program.operations for name, _ in operation.outputs}
+    makers = Graph(program).makers
     output, worst = _worst_output(program, call, precision)
-    if worst.reaches(gate_db) or output not in producers:
+    if worst.reaches(gate_db) or output not in makers:
         return None
-    current = producers[output]
+    current = makers[output]
     status, origin = worst, f"the reference's output '{output}'"
     while True:
-        before = list(_nearest(current, producers, statuses))
+        before = list(_nearest(current, makers, statuses))
         bad = [operation for operation in before if not statuses[operation.position].good]
         if not bad:
             break
@@ -143,21 +144,21 @@ def _walk_back(
 
 
 def _nearest(
-    operation: Operation, producers: Mapping[str, Operation], statuses: Mapping[int, _Status]
+    operation: Operation, makers: Mapping[str, Operation], statuses: Mapping[int, _Status]
 ) -> Iterator[Operation]:
     """The operations with a reference that `operation` is computed from, through those without one."""
     seen: set[int] = set()
     waiting = [operation]
     while waiting:
-        for name in (item for items in waiting.pop().inputs.values() for item in items if isinstance(item, str)):
-            producer = producers.get(name)
-            if producer is None or producer.position in seen:
+        for name in waiting.pop().reads():
+            maker = makers.get(name)
+            if maker is None or maker.position in seen:
                 continue
-            seen.add(producer.position)
-            if producer.position in statuses:
-                yield producer
+            seen.add(maker.position)
+            if maker.position in statuses:
+                yield maker
             else:
-                waiting.append(producer)
+                waiting.append(maker)
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ from typing import Any
 from sfmobile.files import write_json
 from sfmobile.inspect.lint.linter import Finding, FindingGroup, groups
 from sfmobile.inspect.lint.rule import Rule, RuleBook, rule_book
+from sfmobile.mlpackage.package import COREML_FOLDER, DATA_FOLDER, MODEL_FILE
 from sfmobile.version import __version__
 
 SCHEMA_URI = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/os/schemas/sarif-schema-2.1.0.json"
 VERSION = "2.1.0"
-MODEL_PATH = "Data/com.apple.CoreML/model.mlmodel"
+MODEL_PATH = f"{DATA_FOLDER}/{COREML_FOLDER}/{MODEL_FILE}"
 FINGERPRINT = "sfmobileFinding/v1"
 MOST_BLOCKS = 5
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sfmobile.bundle.digest import LISTING_FILE
 from sfmobile.errors import ArtifactError, UnavailableError
 from sfmobile.files import StrictModel
 
@@ -54,7 +55,7 @@ def inspect_package(path: Path, function: str | None = None) -> PackageInspectio
         return _inspect_onnx(path)
     if not path.exists():
         raise ArtifactError(f"'{path}' doesn't exist; expected a bundle, an .mlpackage or an .onnx file.")
-    if not (path / "Manifest.json").is_file():
+    if not (path / LISTING_FILE).is_file():
         raise ArtifactError(f"'{path}' is neither a bundle nor an .mlpackage nor an .onnx file.")
     from sfmobile.mlpackage.program import load_program
 
