@@ -2,10 +2,11 @@
 # make test   everything a change must pass: lint, types, tests, Swift tests where there is a toolchain
 # make ios-test DEVICE="iPhone 14 Pro" BUNDLE=...   measure a bundle on a connected iPhone (on a Mac with Xcode)
 # make house  draw docs/house.svg, which room imports which, from the code
+# make newest-coremltools   what sfmobile uses of coremltools, held against the newest release of the package index
 # make clean  remove what all of these made
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types pytest swift house ios-test environment clean
+.PHONY: help demo test lint types pytest swift house ios-test newest-coremltools environment clean
 
 # The newest supported Python found; choose another with `make PYTHON=...`.
 PYTHON ?= $(shell for python in python3.12 python3.13 python3.11 python3.10 python3; do \
@@ -57,6 +58,15 @@ types: environment
 # One thread a worker: the workers share the cores already.
 pytest: environment
 	OMP_NUM_THREADS=1 $(RUN)/python -m pytest $(PYTEST_FLAGS)
+
+# Pre-releases too. Only coremltools is new; in front of the environment's packages, which stay as they are.
+newest-coremltools: environment
+	@rm -rf $(OUT)/newest-coremltools
+	$(RUN)/python -m pip install --quiet --pre --upgrade --no-deps --target $(OUT)/newest-coremltools coremltools
+	@export PYTHONPATH="$(abspath $(OUT)/newest-coremltools)" OMP_NUM_THREADS=1; \
+	$(RUN)/python -c 'from importlib.metadata import version; print("coremltools", version("coremltools"))' && \
+	$(RUN)/python -m pytest $(PYTEST_FLAGS) tests/export/test_coremltools_names.py tests/export/test_lowering.py \
+		tests/export/test_lookup_tables.py tests/export/test_package.py
 
 # The Swift libraries, then the command-line tool beside sfmobile on the same bundles. Warnings are errors where CI says so.
 STRICT_SWIFT := $(if $(CI),-Xswiftc -warnings-as-errors)

@@ -168,14 +168,6 @@ class ExportOptions:
         }
 
 
-def parse_target(name: str) -> Target:
-    """The target called `name`. Raises `UsageError` for an unknown one."""
-    for target in TARGETS:
-        if target == name:
-            return target
-    raise UsageError(f"Unknown target '{name}'; expected one of {', '.join(TARGETS)}.")
-
-
 def _check_choice(what: str, value: object, choices: tuple[object, ...]) -> None:
     if value not in choices:
         raise UsageError(f"Unknown {what} '{value}'; expected one of {', '.join(map(str, choices))}.")
