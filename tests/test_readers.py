@@ -24,7 +24,7 @@ from sfmobile.compress.recipe import Recipe
 from sfmobile.errors import SfmobileError
 from sfmobile.export import footprint
 from sfmobile.inspect.estimate import cost, devices
-from sfmobile.inspect.estimate.measured import Calibration
+from sfmobile.inspect.estimate.measured import DeviceFactors
 from sfmobile.inspect.lint import rule
 from sfmobile.inspect.lookup.table import read_table
 from sfmobile.inspect.lookup.timers import RecordedTimer
@@ -82,7 +82,7 @@ READERS: dict[str, Reader] = {
     "device table": Reader(shipped(devices, "DEVICES_FILE", devices.device_table)),
     "rules": Reader(shipped(rule, "RULES_FILE", rule.rule_book)),
     "exceptions": Reader(rule.read_exceptions),
-    "calibration": Reader(lambda path: Calibration.read(path, PHONE)),
+    "device factors": Reader(lambda path: DeviceFactors.read(path, PHONE)),
     "lookup table": Reader(read_table),
     "block timings": Reader(RecordedTimer),
     "compute plan": Reader(read_plan),

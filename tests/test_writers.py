@@ -16,9 +16,9 @@ import pytest
 from sfmobile.bench.report import ProducerRecord, write_report
 from sfmobile.compress.recipe import Recipe
 from sfmobile.errors import UsageError
-from sfmobile.inspect.estimate.measured import Calibration
+from sfmobile.inspect.estimate.measured import DeviceFactors
 from sfmobile.inspect.estimate.plot import plot_times
-from sfmobile.inspect.estimate.times import BlockTime, ComponentTime, TimeReport
+from sfmobile.inspect.estimate.times import BlockTime, ComponentTime, DeviceTime
 from sfmobile.inspect.lint.sarif import write_sarif
 from sfmobile.inspect.lookup.block_keys import BlockOptions
 from sfmobile.inspect.lookup.table import LookupTable
@@ -31,8 +31,8 @@ from tests.bench.sample import bench
 NOW = datetime.now(timezone.utc)
 
 
-def calibration(path: Path) -> None:
-    Calibration(created_at=NOW, device="a phone", factors={"unet": 2.0}, sources=("a",)).write(path)
+def factors(path: Path) -> None:
+    DeviceFactors(created_at=NOW, device="a phone", factors={"unet": 2.0}, sources=("a",)).write(path)
 
 
 def table(path: Path) -> None:
@@ -66,7 +66,7 @@ def times(path: Path) -> None:
         blocks=(block,),
         off_engine={},
     )
-    report = TimeReport(
+    report = DeviceTime(
         device="phone",
         device_name="a phone",
         chip="A",
@@ -95,7 +95,7 @@ def write_page(path: Path) -> None:
 WRITERS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "recipe": ("a.json", lambda path: Recipe.uniform(6).write(path)),
     "report": ("a.json", lambda path: write_report(bench(), path)),
-    "calibration": ("a.json", calibration),
+    "device factors": ("a.json", factors),
     "lookup table": ("a.json", table),
     "compute plan": ("a.json", plan),
     "findings": ("a.sarif", lambda path: write_sarif([], {}, path)),

@@ -103,12 +103,8 @@ class Bundle:
 
     @property
     def reports_dir(self) -> Path:
-        """Where `verify` and `bench` leave their reports; may not exist yet.
-
-        Raises `BundleError` if it is a link that leaves the bundle: what is written there would land elsewhere.
-        """
-        check_inside(self.root, REPORTS_FOLDER, "remove the link, or name another place for the report")
-        return self.root / REPORTS_FOLDER
+        """Where `verify` and `bench` leave their reports; raises as `reports_folder` does."""
+        return reports_folder(self.root)
 
     def golden(self, name: str) -> np.ndarray:
         """Golden vector `name` (without .npy). Raises `ArtifactError` if the bundle has none of that name."""
@@ -118,6 +114,15 @@ class Bundle:
             raise ArtifactError(f"Bundle '{self.root}' has no golden vector '{name}'; {MEND}.")
         array: np.ndarray = np.load(self.root / relative, allow_pickle=False)
         return array
+
+
+def reports_folder(root: Path) -> Path:
+    """Where reports of the bundle at `root` are left; may not exist yet.
+
+    Raises `BundleError` if it is a link that leaves the bundle: what is written there would land elsewhere.
+    """
+    check_inside(root, REPORTS_FOLDER, "remove the link, or name another place for the report")
+    return root / REPORTS_FOLDER
 
 
 def read_manifest(root: Path) -> Manifest:
@@ -155,9 +160,8 @@ def validate_manifest(content: object, path: Path) -> Manifest:
 
 def check_inside(root: Path, relative: str, mend: str = MEND) -> None:
     """Raise `BundleError` if a link on the way to `root`/`relative` leads out of `root`."""
-    base = root.resolve()
     try:
-        target = (root / relative).resolve()
+        base, target = root.resolve(), (root / relative).resolve()
     except (OSError, RuntimeError) as error:
         raise BundleError("link_outside", f"'{root / relative}' can't be resolved ({error}); {mend}.") from error
     if target != base and base not in target.parents:

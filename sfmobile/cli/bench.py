@@ -40,8 +40,9 @@ def bench(
     """
     import sfmobile
     from sfmobile.bench.report import write_report
-    from sfmobile.bundle.directory import REPORTS_FOLDER
+    from sfmobile.bundle.directory import reports_folder
 
+    written = output if output is not None else reports_folder(bundle) / REPORT_FILE
     with console.watching() as observer:
         report = sfmobile.bench(
             bundle,
@@ -57,7 +58,6 @@ def bench(
             loop=loop,
             observer=observer,
         )
-    written = output if output is not None else bundle / REPORTS_FOLDER / REPORT_FILE
     if json_output:
         console.print_json(report)
     else:

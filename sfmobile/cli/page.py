@@ -50,6 +50,7 @@ def page(
 
     with console.watching() as observer:
         opened = open_bundle(bundle, observer=observer)
+        target = output if output is not None else opened.reports_dir / PAGE_FILE
         others = [open_bundle(path, observer=observer) for path in beside or []]
         observer.start("Drawing and comparing", work(opened, others))
         content = gather(
@@ -61,6 +62,5 @@ def page(
             run=draw,
             advance=observer.advance,
         )
-    target = output if output is not None else opened.reports_dir / PAGE_FILE
     write_page(content, target)
     console.print_text(str(target))

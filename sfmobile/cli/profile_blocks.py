@@ -143,8 +143,7 @@ def build(
 
 def export_packages(layouts: list[UNetLayout], wanted: BlockOptions, cache: Path, output: Path) -> None:
     """Export all packages and list them by hash."""
-    import json
-
+    from sfmobile.files import write_json
     from sfmobile.inspect.lookup.block_keys import layout_blocks
     from sfmobile.inspect.lookup.block_packages import block_package
     from sfmobile.inspect.lookup.table import EMPTY
@@ -156,9 +155,7 @@ def export_packages(layouts: list[UNetLayout], wanted: BlockOptions, cache: Path
         for key in keys:
             packages[block_package(key, cache).stem] = str(key)
             observer.advance()
-    output.write_text(
-        json.dumps({"kind": "block_packages", "folder": str(cache), "packages": packages}, indent=1) + "\n"
-    )
+    write_json(output, {"kind": "block_packages", "folder": str(cache), "packages": packages}, indent=1)
     console.note(f"Wrote {len(packages)} packages to {cache}, listed in {output}")
 
 

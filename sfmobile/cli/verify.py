@@ -52,8 +52,9 @@ def verify(
     """
     import sfmobile
     from sfmobile.bench.report import write_report
-    from sfmobile.bundle.directory import REPORTS_FOLDER
+    from sfmobile.bundle.directory import reports_folder
 
+    written = output if output is not None else reports_folder(bundle) / REPORT_FILE
     with console.watching() as observer:
         report = sfmobile.verify(
             bundle,
@@ -70,7 +71,6 @@ def verify(
             compute_unit=compute_unit,
             observer=observer,
         )
-    written = output if output is not None else bundle / REPORTS_FOLDER / REPORT_FILE
     if json_output:
         console.print_json(report)
     else:

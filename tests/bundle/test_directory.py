@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sfmobile.bundle.directory import Bundle, BundleError
+from sfmobile.bundle.directory import Bundle, BundleError, reports_folder
 from sfmobile.bundle.manifest import COMPONENTS
 from sfmobile.errors import ArtifactError
 from tests.bundle.mutate import mutate
@@ -98,7 +98,7 @@ def test_links_in_a_circle_are_an_error_not_a_crash(bundle_root: Path) -> None:
 
 def test_a_reports_folder_that_leads_elsewhere_is_refused(bundle_root: Path, tmp_path: Path) -> None:
     bundle = Bundle.open(bundle_root)
-    assert bundle.reports_dir == bundle_root / "reports"
+    assert bundle.reports_dir == reports_folder(bundle_root) == bundle_root / "reports"
     (bundle_root / "reports").symlink_to(tmp_path / "elsewhere")
     # What it holds is none of the manifest's files, so that the bundle itself may be used.
     Bundle.open(bundle_root)

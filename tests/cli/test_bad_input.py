@@ -169,6 +169,21 @@ def test_a_damaged_bundle_is_refused_before_it_runs(
     assert not (root / "reports").exists() and not (tmp_path / "picture.png").exists()
 
 
+@pytest.mark.parametrize("command", ["verify", "bench", "report"])
+def test_a_reports_folder_that_leads_out_of_the_bundle_is_refused_before_it_runs(
+    command: str, tiny_bundle: Bundle, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    root = Path(shutil.copytree(tiny_bundle.root, tmp_path / "bundle"))
+    (tmp_path / "elsewhere").mkdir()
+    (root / "reports").symlink_to(tmp_path / "elsewhere")
+    for name in ("verify", "bench"):
+        monkeypatch.setattr(f"sfmobile.{name}", lambda *_, **__: pytest.fail("it ran"), raising=False)
+    monkeypatch.setattr("sfmobile.page.content.gather", lambda *_, **__: pytest.fail("it ran"))
+    outcome = run(capsys, command, root)
+    assert outcome.code == 4 and "leaves the bundle" in outcome.sentence and "remove the link" in outcome.sentence
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
 def test_a_bundle_without_a_component_draws_nothing(tiny_bundle: Bundle, tmp_path: Path, capsys) -> None:
     root = Path(shutil.copytree(tiny_bundle.root, tmp_path / "bundle"))
     manifest = json.loads((root / "manifest.json").read_text())
