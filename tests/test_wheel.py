@@ -86,9 +86,14 @@ MODULES, DISTRIBUTIONS = {modules!r}, {distributions!r}
 
 
 class Hiding:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in MODULES:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+        return None if name.split(".")[0] in MODULES else self.finder.find_spec(name, path, target)
 
 
 def from_name(name, found=metadata.Distribution.from_name):
@@ -97,7 +102,7 @@ def from_name(name, found=metadata.Distribution.from_name):
     return found(name)
 
 
-sys.meta_path.insert(0, Hiding())
+sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
 metadata.Distribution.from_name = staticmethod(from_name)
 """
 
