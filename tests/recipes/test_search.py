@@ -12,7 +12,7 @@ from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.compress.recipe import LayerRecipe, Recipe, architecture_digest
 from sfmobile.observer import Observer, Unit
 from sfmobile.recipes.plot import plot_sizes
-from sfmobile.recipes.search import Goal, SearchOptions, SearchResult, search_component
+from sfmobile.recipes.search import PHASES, Goal, Phase, SearchOptions, SearchResult, search_component
 from sfmobile.recipes.signal import LatentSignal, Runs
 
 RUNS = Runs(("a red apple", "two fish"), "", seed=0, steps=3, guidance_scale=2.0, latent_size=(8, 8))
@@ -100,10 +100,11 @@ def test_uniform_bits_are_compared_over_all_that_the_target_stores(same_signal: 
 
 
 def test_what_is_reported_adds_up(same_signal: SearchResult, log: Log) -> None:
-    assert list(log.totals) == ["reference", "palettizing", "sensitivities", "uniform bits", "recipe", "curve"]
-    for phase, total in log.totals.items():
-        assert total is None or log.done[phase] == total, phase
-    assert set(same_signal.seconds) == set(log.totals)
+    phases: list[Phase] = ["reference", "palettizing", "sensitivities", "uniform bits", "recipe", "curve"]
+    assert list(log.totals) == [f"unet: {PHASES[phase]}" for phase in phases]
+    for what, total in log.totals.items():
+        assert total is None or log.done[what] == total, what
+    assert list(same_signal.seconds) == phases
 
 
 def test_the_recipe_names_every_layer_and_the_architecture_and_survives_its_file(
