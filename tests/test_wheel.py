@@ -204,7 +204,7 @@ def test_its_commands_take_the_built_in_model_and_its_recipes_by_name(installed:
     assert str(installed.root / "sfmobile" / "_models" / "glyph") in said.stderr.replace("\n", "")
     assert set(json.loads(said.stdout)["components"]) == {"text_encoder", "unet", "decoder"}
     refused = installed.python("-m", "sfmobile", "train", "stage", "glyph-128", "nowhere", "--run", "run")
-    assert refused.returncode == 2 and "Recipe 'glyph-128' has no stage 'nowhere'; it has" in refused.stderr
+    assert refused.returncode == 2 and "'glyph-128' has no stage 'nowhere'; it has" in refused.stderr
 
 
 # --- without the extras ---
