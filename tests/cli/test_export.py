@@ -63,7 +63,7 @@ def test_dry_run_says_sizes_and_makes_nothing(
         (["--metadata", "colour"], 2, "--metadata colour is no pair"),
         (["--format", "onnx", "--bits", "6"], 2, "ONNX files are not palettized"),
         (["--precision", "float32"], 2, "float32 is for --format onnx"),
-        (["--recipe", "absent.json"], 4, "'absent.json' can't be read"),
+        (["--recipe", "absent.json"], 4, "'absent.json' doesn't exist: expected a recipe"),
     ],
 )
 def test_bad_options_are_one_sentence_before_any_work(

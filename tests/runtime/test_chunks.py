@@ -67,7 +67,7 @@ def chunked(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def functions(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The tiny checkpoint at two sizes and both guidance batches, in one package a component."""
-    options = ExportOptions(target="ios18", multifunction=True, more_latent_sizes=SIZES[1:])
+    options = ExportOptions(target="ios18", multifunction=True, multifunction_decoder=True, more_latent_sizes=SIZES[1:])
     return export_bundle(tiny_checkpoint, tmp_path_factory.mktemp("bundles") / "functions", options)
 
 

@@ -65,7 +65,7 @@ def test_the_coreml_timer_predicts_on_its_compute_unit(package: Path) -> None:
 
 def test_core_ml_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "system", lambda: "Linux")
-    with pytest.raises(UnavailableError, match="--runtime mil or estimate"):
+    with pytest.raises(UnavailableError, match="--timer mil or estimate"):
         CoreMLTimer("CPU_AND_NE", 2, MACHINE)
 
 
