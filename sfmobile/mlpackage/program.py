@@ -27,6 +27,7 @@ class Constant:
     position: of the operation that holds it, in the package's block. file_bytes: what that operation keeps in a weight
     file, metadata included. compressed: decoded by a constexpr op. stored: the arrays that a compressed constant is
     decoded from, by the argument of the last constexpr op. sources: the constants among them that have a name.
+    encoded: that op's kind and its arguments' values, for who decodes it elsewhere.
     """
 
     type: TensorType
@@ -36,6 +37,7 @@ class Constant:
     compressed: bool = False
     stored: dict[str, TensorType] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
+    encoded: Callable[[], tuple[str, dict[str, np.ndarray | str]]] | None = None
 
 
 # What an operation reads: a value by its name, or a constant written into the operation.
@@ -215,11 +217,12 @@ class _Reader:
                     file_bytes += item.file_bytes
         for index, (name, type_) in enumerate(operation.outputs):
             load = partial(self._decompress, operation, index)
+            encoded = partial(self._encoded, operation)
             self.program.constants[name] = Constant(
-                type_, load, operation.position, file_bytes, True, stored, tuple(sources)
+                type_, load, operation.position, file_bytes, True, stored, tuple(sources), encoded
             )
 
-    def _decompress(self, operation: Operation, index: int) -> np.ndarray:
+    def _encoded(self, operation: Operation) -> tuple[str, dict[str, np.ndarray | str]]:
         arguments: dict[str, np.ndarray | str] = {}
         for argument, items in operation.inputs.items():
             (item,) = items
@@ -229,6 +232,10 @@ class _Reader:
                     f"{self.program.package.name}: {operation} takes '{item}', which is no constant; export it again."
                 )
             arguments[argument] = constant.load()
+        return operation.kind, arguments
+
+    def _decompress(self, operation: Operation, index: int) -> np.ndarray:
+        _, arguments = self._encoded(operation)
         declared = [type_.data_type for _, type_ in operation.outputs]
         try:
             value = constexpr.decode(operation.kind, arguments, declared)[index]

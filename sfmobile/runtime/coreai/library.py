@@ -1,0 +1,130 @@
+"""Apple's Core AI packages: the version they were read in, and every name of theirs that isn't public.
+
+coreai-core 1.0.0b3 (PyPI, BSD-3). A beta: a new version is taken by running the tests of this room against it.
+Its wheels are for Python from 3.11 on x86-64 Linux and on macOS 27.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+
+from sfmobile.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from coreai.authoring import TensorType, Value
+
+VERSION = "1.0.0b3"
+DISTRIBUTION = "coreai-core"
+MEND = "install the extra, pip install 'sfmobile[coreai]', or use the mil runtime"
+
+
+@cache
+def require() -> None:
+    """Raise `UnavailableError` in one sentence unless Apple's package is here in the version that was read."""
+    if importlib.util.find_spec("coreai") is None:
+        where = f"Python {sys.version_info.major}.{sys.version_info.minor} on {sys.platform}"
+        raise UnavailableError(
+            f"The coreai runtime needs Apple's {DISTRIBUTION} {VERSION}, which isn't installed (it exists for Python "
+            f"3.11 and later on x86-64 Linux and macOS 27; this is {where}); {MEND}."
+        )
+    try:
+        found = version(DISTRIBUTION)
+    except PackageNotFoundError:
+        found = "of another origin"
+    if found != VERSION:
+        raise UnavailableError(f"The coreai runtime was written for {DISTRIBUTION} {VERSION}, found {found}; {MEND}.")
+
+
+def declared(
+    name: str, function: Callable[..., Any], inputs: Mapping[str, TensorType], outputs: Mapping[str, TensorType]
+) -> Callable[..., Any]:
+    """`function` with the signature that `coreai.authoring.graph` makes a function of the program from."""
+    from coreai.authoring import Value
+
+    annotated = {key: Annotated[Value, type_.with_name(key)] for key, type_ in (*inputs.items(), *outputs.items())}
+
+    def graph_function(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    parameters = [inspect.Parameter(key, inspect.Parameter.POSITIONAL_OR_KEYWORD) for key in inputs]
+    graph_function.__name__ = name
+    graph_function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    returned = tuple[tuple(annotated[key] for key in outputs)]  # type: ignore[misc]
+    graph_function.__annotations__ = {**{key: annotated[key] for key in inputs}, "return": returned}
+    return graph_function
+
+
+def constant(value: np.ndarray) -> Value:
+    """A constant of the graph under construction, in the array's own type.
+
+    `coreai.authoring.constant` is documented, but not among the names that `coreai.authoring` offers.
+    """
+    from coreai.authoring.constant import constant as make
+
+    return make(np.asarray(value, order="C"))
+
+
+def packed_constant(packed: np.ndarray, shape: tuple[int, ...], bits: int) -> Value:
+    """A constant of unsigned integers of 2, 4, 6 or 8 `bits`, stored packed.
+
+    The public constructor knows no 6-bit type and takes unpacked arrays only, so the attribute is built as the
+    constructor itself builds those of 2 and 4 bits.
+    """
+    from coreai._compiler._mlir_libs._coreaiIR._bindings.mlir.dialects.coreai import create_elements_attr
+    from coreai._compiler.dialects._coreai_ops_gen import ConstantOp
+    from coreai._compiler.ir import IntegerType, Location, RankedTensorType
+    from coreai.authoring import Value
+
+    type_ = RankedTensorType.get(list(shape), IntegerType.get_unsigned(bits))
+    attribute = create_elements_attr(Location.unknown(), type_, np.ascontiguousarray(packed))
+    return Value._from_mlir(ConstantOp(value=attribute).result)
+
+
+def composite_call(
+    name: str,
+    body: Callable[..., Value],
+    operands: Sequence[Value],
+    attributes: Mapping[str, float | int | Sequence[int]],
+) -> Value:
+    """One result of a private graph that Apple's compiler takes for the operation `name`; `body` says what it computes.
+
+    body: takes the operands as (input, gamma, beta) and uses no value from outside. The declaration's attribute has no
+    constructor in Python; what is parsed here is its textual form.
+    """
+    from coreai._compiler.ir import Attribute
+    from coreai.authoring import graph
+
+    def text(value: float | int | str | Sequence[int] | Sequence[str]) -> str:
+        if isinstance(value, str):
+            return json.dumps(value)
+        if isinstance(value, float):
+            return f"{value:.9e} : f32"
+        if isinstance(value, int):
+            return f"{value} : si64"
+        return f"[{', '.join(text(item) for item in value)}]"
+
+    options = ", ".join(f"{key} = {text(value)}" for key, value in sorted({**attributes, "version": 1}.items()))
+    names = 'input_names = ["input", "gamma", "beta"]'
+    declaration = f'"{name}" = {{{names}, op_attrs = {{{options}}}, output_names = ["output"]}}'
+
+    def named(input: Any, gamma: Any, beta: Any) -> Any:
+        return body(input, gamma, beta)
+
+    named.__name__ = name
+    built = graph(
+        named,
+        private=True,
+        no_inline=True,
+        composite_decl=Attribute.parse(f"#coreai.composite_declaration<{declaration}>"),
+    )
+    (result,) = built(*operands)
+    return result
