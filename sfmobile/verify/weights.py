@@ -1,0 +1,201 @@
+"""Every weight that a package stores, against the checkpoint's: by value, layout and order, without running anything.
+
+Each parameter of a network is one constant of its program, under the parameter's name. A weight that isn't compressed
+must be the source's rounded to float16, bit for bit. A palettized one may be off by what the best table of that many
+entries is off (`compress.kmeans` finds it), and no more: an exchanged entry, a swapped channel, a scaled bias is more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from sfmobile.compress.palettize import palettize_weight
+from sfmobile.compress.recipe import FULL_BITS, LayerRecipe
+from sfmobile.export.lowering import constant_name
+from sfmobile.verify.decompression import LOOKUP, decode
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sfmobile.mlpackage.program import Constant, Program
+
+# How a wrong weight looks beside its source.
+Look = Literal["missing", "unexpected", "shape", "not finite", "recipe", "order", "sign", "scale", "offset", "values"]
+# The best table isn't unique where values tie; its squared error is, up to the order of summation in float64.
+SLACK = 1e-5
+PALETTIZED_SUFFIX = "_palettized"
+
+
+@dataclass(frozen=True)
+class WeightFault:
+    """A parameter that isn't stored as it should be.
+
+    look: what kind of fault it looks like. error: root of the mean squared difference to the source, relative to the
+    source's root mean square; allowed: what the recipe accounts for. detail: figures of that look, for people.
+    """
+
+    parameter: str
+    look: Look
+    error: float | None
+    allowed: float
+    detail: str
+
+    def __str__(self) -> str:
+        return f"weight '{self.parameter}': {self.detail}"
+
+
+@dataclass(frozen=True)
+class StoredWeights:
+    """All weights of a component as they are stored, and what is wrong with them.
+
+    values: by parameter, float16 as a device reads them. compressed: how many of `parameters` are palettized.
+    worst: the parameter with the largest relative error, and that error; None if all are the source's to the bit.
+    """
+
+    values: dict[str, np.ndarray]
+    compressed: int
+    worst: tuple[str, float] | None
+    faults: tuple[WeightFault, ...]
+
+
+def compare_weights(
+    program: Program,
+    source: Mapping[str, Tensor],
+    recipe: Callable[[str], LayerRecipe | None],
+    advance: Callable[[int], None] = lambda weights: None,
+) -> StoredWeights:
+    """Compare what `program` stores with the parameters of its network.
+
+    source: by parameter name, in any float type. recipe: how a parameter is to be stored, or None where that isn't
+    known (then any number of bits is taken, and its error held to that number). `advance` is told weights compared.
+    """
+    constants = dict(stored_constants(program))
+    values: dict[str, np.ndarray] = {}
+    faults: list[WeightFault] = []
+    errors: dict[str, float] = {}
+    compressed = 0
+    for parameter, tensor in source.items():
+        constant = constants.pop(constant_name(parameter), None)
+        expected = _half(tensor)
+        if constant is None:
+            faults.append(WeightFault(parameter, "missing", None, 0.0, "the package has no such constant"))
+            continue
+        found = decode(constant).astype(np.float16)
+        compressed += constant.compressed
+        fault, errors[parameter] = _compare(parameter, constant, found, expected, recipe(parameter))
+        if fault is not None:
+            faults.append(fault)
+        if found.size == expected.size:
+            values[parameter] = found.reshape(expected.shape)
+        advance(expected.size)
+    worst = max(errors.items(), key=lambda item: item[1], default=None)
+    return StoredWeights(values, compressed, worst if worst and worst[1] > 0 else None, tuple(faults))
+
+
+def stored_constants(program: Program) -> Iterator[tuple[str, Constant]]:
+    """The constants that operations read, by the name of the parameter's constant (without what compressing adds)."""
+    read = {
+        item
+        for operation in program.operations
+        for items in operation.inputs.values()
+        for item in items
+        if isinstance(item, str) and item in program.constants
+    }
+    for name in read:
+        yield name.removesuffix(PALETTIZED_SUFFIX), program.constants[name]
+
+
+def _half(tensor: Tensor) -> np.ndarray:
+    return tensor.half().numpy()
+
+
+def _compare(
+    parameter: str, constant: Constant, found: np.ndarray, expected: np.ndarray, recipe: LayerRecipe | None
+) -> tuple[WeightFault | None, float]:
+    """The fault of one weight, if it has one, and its relative error."""
+
+    def fault(look: Look, detail: str, error: float | None = None, allowed: float = 0.0) -> WeightFault:
+        return WeightFault(parameter, look, error, allowed, detail)
+
+    if found.size != expected.size or _layout(found.shape) != _layout(expected.shape):
+        return fault("shape", f"stored as {found.shape}, expected {expected.shape}"), math.inf
+    found = found.reshape(expected.shape)
+    if not np.isfinite(found).all():
+        return fault("not finite", "holds infinite values or NaN"), math.inf
+    stored = storage_of(constant)
+    if recipe is not None and stored != _storable(recipe, expected.shape):
+        wanted = _storable(recipe, expected.shape)
+        return fault("recipe", f"stored as {_words(stored)}, expected {_words(wanted)}"), 0.0
+    if np.array_equal(found.view(np.uint16), expected.view(np.uint16)):
+        return None, 0.0
+    squared = _squared_error(found, expected)
+    size = math.sqrt(float(np.square(expected, dtype=np.float64).sum())) or 1.0
+    error = math.sqrt(squared) / size
+    best = 0.0 if stored.bits == FULL_BITS else palettize_weight(expected, stored).error
+    if stored.bits != FULL_BITS and squared <= best * (1 + SLACK) + 1e-12:
+        return None, error
+    allowed = math.sqrt(best) / size
+    look, detail = _look(found, expected, best)
+    return fault(look, f"{detail} (relative error {error:.3g}, expected {allowed:.3g})", error, allowed), error
+
+
+def storage_of(constant: Constant) -> LayerRecipe:
+    """How a constant is stored: bits of its tables, and channels per table where it has several."""
+    if constant.encoded is None:
+        return LayerRecipe(bits=FULL_BITS)
+    kind, arguments = constant.encoded()
+    if kind != LOOKUP:
+        return LayerRecipe(bits=FULL_BITS)
+    lut = np.asarray(arguments["lut"])
+    entries = lut.shape[0] if lut.ndim == 1 else lut.shape[-2]
+    tables = 1 if lut.ndim == 1 else lut.shape[0]
+    channels = constant.type.shape[0] or 1
+    return LayerRecipe(bits=int(entries).bit_length() - 1, group_size=None if tables == 1 else channels // tables)
+
+
+def _storable(recipe: LayerRecipe, shape: tuple[int, ...]) -> LayerRecipe:
+    """The recipe as the palettizer carries it out: one table where groups don't divide the channels, or make one."""
+    group = recipe.group_size
+    if group is not None and (shape[0] % group or group == shape[0]):
+        return LayerRecipe(bits=recipe.bits)
+    return recipe
+
+
+def _words(recipe: LayerRecipe) -> str:
+    if recipe.bits == FULL_BITS:
+        return "float16"
+    return f"{recipe.bits} bits" + ("" if recipe.group_size is None else f" per {recipe.group_size} channels")
+
+
+def _layout(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without its ones: (C,) and (1, C, 1, 1) hold values in the same order."""
+    return tuple(size for size in shape if size != 1)
+
+
+def _squared_error(found: np.ndarray, expected: np.ndarray) -> float:
+    difference = found.astype(np.float64) - expected.astype(np.float64)
+    return float(np.square(difference).sum())
+
+
+def _look(found: np.ndarray, expected: np.ndarray, best: float) -> tuple[Look, str]:
+    """What turns the source into what is stored, as far as one cause explains nearly all of the difference."""
+    x, y = expected.reshape(-1).astype(np.float64), found.reshape(-1).astype(np.float64)
+    # A cause explains a fault if what it leaves is about what compression leaves anyway.
+    enough = 2 * best + 1e-6 * float(np.square(y).sum())
+    if float(np.square(np.sort(x) - np.sort(y)).sum()) <= enough:
+        return "order", "holds the source's values in another order"
+    if float(np.square(x + y).sum()) <= enough:
+        return "sign", "holds the source's values with their signs turned"
+    factor = float(x @ y) / float(x @ x or 1.0)
+    if float(np.square(factor * x - y).sum()) <= enough:
+        return "scale", f"holds the source's values times {factor:.4g}"
+    shift = float((y - x).mean())
+    if float(np.square(x + shift - y).sum()) <= enough:
+        return "offset", f"holds the source's values plus {shift:.4g}"
+    changed = np.abs(y - x) > 1e-3 * (np.abs(x).max() or 1.0)
+    return "values", f"{int(changed.sum())} of {x.size} values differ from the source's"
