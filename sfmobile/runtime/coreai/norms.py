@@ -109,7 +109,5 @@ def batch_norm(operands: Operands) -> Value:
     beta = np.asarray(operands.array("beta"), np.float64) if "beta" in operands else np.zeros(channels)
     scale = gamma / np.sqrt(variance + operands.constant("epsilon", 1e-5))
     along = (1, channels, *[1] * (len(shape) - 2))
-    scaled, shift = (
-        library.constant(value.astype(np.float32)) for value in (scale, beta - mean * scale)
-    )
+    scaled, shift = (library.constant(value.astype(np.float32)) for value in (scale, beta - mean * scale))
     return _affine(operands, core.cast(operands["x"], np.float32), along, scaled, shift)

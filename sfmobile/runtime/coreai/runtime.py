@@ -51,7 +51,9 @@ class CoreAIComponent(Component):
         self._opened = AIModelAsset.load(asset).executable()
         model = loop.run(self._opened.__aenter__())
         self._function: InferenceFunction | None = model.load_function(record.function or FUNCTION)
-        self._numbers = {name: self._function.desc.input_descriptor(name).dtype for name in self._function.desc.input_names}
+        self._numbers = {
+            name: self._function.desc.input_descriptor(name).dtype for name in self._function.desc.input_names
+        }
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Call the function."""
@@ -77,9 +79,7 @@ class CoreAIComponent(Component):
 class CoreAIRuntime:
     """Executes a bundle's ML Programs by Apple's Core AI runtime; on Linux by its reference CPU kernels, slowly."""
 
-    def __init__(
-        self, bundle: Bundle, precision: Literal["fp32", "fp16"] = "fp32", *, widened: bool = False
-    ) -> None:
+    def __init__(self, bundle: Bundle, precision: Literal["fp32", "fp16"] = "fp32", *, widened: bool = False) -> None:
         """`widened`: fp16 with matrix products and gelu computed wide and rounded once, as `mil` does.
 
         Raises `UnavailableError` where Apple's package isn't.

@@ -1,0 +1,188 @@
+"""The source checkpoint through diffusers' own pipeline: the reference that shares nothing with our reading of it.
+
+Our networks, tokenizer and sampler read a checkpoint once, for both sides of a comparison with ourselves: a misread
+config, an unknown key, a token split in another way make the same mistake on both. diffusers and transformers read the
+files themselves. What is compared with theirs is our reading in full: the bundle's manifest, tokenizer and sampler,
+our networks in torch fp32 with the source's weights, at every step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sfmobile.checkpoint.config import read_json
+from sfmobile.sampling.guidance import is_guided
+from sfmobile.sampling.noise import initial_latents
+from sfmobile.sampling.picture import to_pixels
+from sfmobile.verify.signal import agreement
+
+if TYPE_CHECKING:
+    from sfmobile.bench.report import Agreement
+    from sfmobile.checkpoint.directory import Checkpoint
+    from sfmobile.sampling.pipeline import Request, TextToImage
+
+# Two readings of one checkpoint in torch fp32 differ by the order of sums; families agree at 92 dB and more.
+READING_GATE_DB = 80.0
+NETWORK_CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
+# Weights in fp32, and as much again for activations and for both networks' copies in turn.
+MEMORY_FACTOR = 2.5
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One point of a run at which both were compared: its name, and how close ours came to diffusers'."""
+
+    name: str
+    agreement: Agreement
+
+
+def why_not(checkpoint: Checkpoint) -> str | None:
+    """Why diffusers can't run `checkpoint` here, or None if it can: a clause, such as "diffusers isn't installed"."""
+    import importlib.util
+
+    import psutil
+
+    for package in ("diffusers", "transformers"):
+        if importlib.util.find_spec(package) is None:
+            return f"{package} isn't installed"
+    for folder, expected in NETWORK_CLASSES.items():
+        found = read_json(checkpoint.root / folder / "config.json").get("_class_name", expected)
+        if found != expected:
+            return f"its {folder} is of the class {found}, which diffusers doesn't have"
+    needed = MEMORY_FACTOR * 4 * sum(checkpoint.parameters(part) for part in checkpoint.parts)
+    available = psutil.virtual_memory().available
+    if needed > available:
+        return f"it needs about {needed / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB are free"
+    return None
+
+
+def compare_reading(
+    checkpoint: Checkpoint, ours: TextToImage, request: Request, advance: Callable[[int], None] = lambda steps: None
+) -> list[Stage]:
+    """Run `request` in diffusers and on `ours` (the bundle's pipeline over torch networks of `checkpoint`).
+
+    `advance` is told of each step of either. Stages: tokens and embedding of the prompt (and, where guidance asks for
+    it, of the negative prompt), the latents behind every step, the picture.
+    """
+    manifest = ours.manifest
+    steps = manifest.scheduler.default_steps if request.steps is None else request.steps
+    scale = manifest.guidance.default_scale if request.guidance_scale is None else request.guidance_scale
+    noise = initial_latents(request.seed, ours.latent_shape())
+    texts = {"prompt": request.prompt}
+    if is_guided(scale):
+        texts["negative prompt"] = request.negative_prompt
+    with _quiet():
+        theirs = _Theirs(checkpoint)
+        found = theirs.run(texts, noise, steps, scale, manifest.latents.pixels_per_latent, advance)
+        del theirs
+    stages: list[Stage] = []
+    for name, text in texts.items():
+        stages.append(Stage(f"{name}: tokens", agreement(found[f"{name}: tokens"], ours.tokenizer.encode(text))))
+        stages.append(Stage(f"{name}: embedding", agreement(found[f"{name}: embedding"], ours.encode(text))))
+    latents = noise
+    for step in ours.steps(request, noise):
+        latents = step.latents
+        name = f"step {step.index + 1} of {step.count}"
+        expected = found.get(name)
+        if expected is None:
+            raise AssertionError(f"diffusers made fewer than {step.count} steps")
+        stages.append(Stage(name, agreement(expected, latents)))
+        advance(1)
+    pixels = to_pixels(ours.decode(latents))
+    stages.append(Stage("picture", agreement(to_pixels(found["picture"]), pixels, peak=255)))
+    return stages
+
+
+class _Theirs:
+    """diffusers' pipeline of a checkpoint, its sampler replaced by their DDIM of the same constants where it is another."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        import diffusers
+        import torch
+
+        index = read_json(checkpoint.root / "model_index.json")
+        kind = getattr(diffusers, str(index.get("_class_name")), diffusers.StableDiffusionPipeline)
+        options: dict[str, Any] = {}
+        if "safety_checker" in inspect.signature(kind.__init__).parameters:
+            options = {"safety_checker": None, "requires_safety_checker": False}
+        self.pipeline = kind.from_pretrained(
+            checkpoint.root, local_files_only=True, use_safetensors=True, **options
+        ).to(torch.float32)
+        self.pipeline.set_progress_bar_config(disable=True)
+        scheduler = self.pipeline.scheduler
+        if not isinstance(scheduler, diffusers.DDIMScheduler):
+            # Other samplers' files have no `clip_sample`, and DDIM's default is that of pixels, not of latents.
+            clip = bool(scheduler.config.get("clip_sample", False))
+            self.pipeline.scheduler = diffusers.DDIMScheduler.from_config(scheduler.config, clip_sample=clip)
+
+    def run(
+        self,
+        texts: dict[str, str],
+        noise: np.ndarray,
+        steps: int,
+        scale: float,
+        pixels_per_latent: int,
+        advance: Callable[[int], None],
+    ) -> dict[str, np.ndarray]:
+        """Tokens (1, S), embeddings (1, C, 1, S), latents behind each step and the image (1, 3, H, W), by stage."""
+        import torch
+
+        pipeline = self.pipeline
+        found: dict[str, np.ndarray] = {}
+        with torch.inference_mode():
+            for name, text in texts.items():
+                ids = pipeline.tokenizer(
+                    text, padding="max_length", max_length=pipeline.tokenizer.model_max_length, truncation=True
+                ).input_ids
+                found[f"{name}: tokens"] = np.asarray([ids], np.int32)
+                embedding, _ = pipeline.encode_prompt(text, "cpu", 1, False)
+                found[f"{name}: embedding"] = embedding.permute(0, 2, 1)[:, :, None].numpy()
+
+            def keep(_: Any, index: int, __: Any, values: dict[str, Any]) -> dict[str, Any]:
+                found[f"step {index + 1} of {steps}"] = values["latents"].numpy().copy()
+                advance(1)
+                return {}
+
+            image = pipeline(
+                texts["prompt"],
+                negative_prompt=texts.get("negative prompt"),
+                num_inference_steps=steps,
+                guidance_scale=scale,
+                latents=torch.from_numpy(noise.copy()),
+                height=noise.shape[2] * pixels_per_latent,
+                width=noise.shape[3] * pixels_per_latent,
+                output_type="latent",
+                callback_on_step_end=keep,
+            ).images
+            decoded = pipeline.vae.decode(image / pipeline.vae.config.scaling_factor).sample
+            found["picture"] = decoded.numpy()
+        return found
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """diffusers' and transformers' advice is for their users; their errors stay. As it was afterwards."""
+    import diffusers
+    import transformers
+
+    libraries = (diffusers.utils.logging, transformers.utils.logging)
+    before = [logging.get_verbosity() for logging in libraries]
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    try:
+        for logging in libraries:
+            logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+        diffusers.utils.logging.disable_progress_bar()
+        yield
+    finally:
+        for logging, level in zip(libraries, before, strict=True):
+            logging.set_verbosity(level)
+        if bars:
+            transformers.utils.logging.enable_progress_bar()
+        diffusers.utils.logging.enable_progress_bar()
