@@ -100,7 +100,7 @@ def compare_reading(
 
 
 class _Theirs:
-    """diffusers' pipeline of a checkpoint, its sampler replaced by their DDIM of the same constants where it is another."""
+    """diffusers' pipeline of a checkpoint; another sampler than DDIM is replaced by their DDIM of its constants."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         import diffusers

@@ -114,9 +114,9 @@ def einsum(operands: Operands) -> Value:
 
 @bridges("upsample_nearest_neighbor")
 def upsample_nearest(operands: Operands) -> Value:
-    """By whole factors, as repetition of rows and columns, which stays on the Neural Engine where `interpolate` doesn't.
+    """By whole factors, as repetition of rows and columns.
 
-    (reported by others for Core AI's converter, which does the same)
+    That stays on the Neural Engine where `interpolate` goes to the CPU, as users of Core AI report.
     """
     from coreai import authoring as core
 

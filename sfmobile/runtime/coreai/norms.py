@@ -48,7 +48,9 @@ def _affine(operands: Operands, normal: Value, along: Sequence[int], gamma: Valu
 
 
 def _optional(operands: Operands, name: str) -> Value | None:
-    return operands[name] if name in operands else None
+    if name not in operands:
+        return None
+    return operands[name]
 
 
 @bridges("instance_norm")
