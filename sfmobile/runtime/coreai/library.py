@@ -58,7 +58,7 @@ def declared(
     parameters = [inspect.Parameter(key, inspect.Parameter.POSITIONAL_OR_KEYWORD) for key in inputs]
     graph_function.__name__ = name
     graph_function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    returned = tuple[tuple(annotated[key] for key in outputs)]  # type: ignore[misc]
+    returned: Any = tuple.__class_getitem__(tuple(annotated[key] for key in outputs))
     graph_function.__annotations__ = {**{key: annotated[key] for key in inputs}, "return": returned}
     return graph_function
 

@@ -45,7 +45,7 @@ def native(constant: Constant, number: type[np.float16] | type[np.float32]) -> V
     spare = (1 << width) - entries
     lut = np.pad(lut, [*[(0, 0)] * (lut.ndim - 2), (0, spare), (0, 0)])
     packed = library.packed_constant(pack(indices.reshape(-1), width), indices.shape, width)
-    return lut_to_dense(packed, library.constant(lut.astype(number)), library.constant(np.int16(axis or 0)))
+    return lut_to_dense(packed, library.constant(lut.astype(number)), library.constant(np.array(axis or 0, np.int16)))
 
 
 def pack(indices: np.ndarray, bits: int) -> np.ndarray:

@@ -6,16 +6,18 @@ import asyncio
 import shutil
 import tempfile
 import threading
-from collections.abc import Coroutine
-from functools import cached_property
+from collections.abc import Coroutine, Mapping
+from functools import cache
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
+from typing_extensions import Self
 
 from sfmobile.bundle.directory import Bundle
 from sfmobile.bundle.manifest import ComponentName, ComponentRecord
-from sfmobile.errors import UsageError
+from sfmobile.errors import ArtifactError, UsageError
 from sfmobile.runtime.chunks import ChunkedComponent
 from sfmobile.runtime.component import Component
 from sfmobile.runtime.coreai import library
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from coreai.runtime import InferenceFunction
 
 Result = TypeVar("Result")
-FUNCTION = "main"
 
 
 class EventLoop:
@@ -39,41 +40,77 @@ class EventLoop:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
 
-class CoreAIComponent(Component):
-    """A component as an .aimodel, loaded by Apple's runtime."""
+@cache
+def event_loop() -> EventLoop:
+    """The process's loop for Apple's runtime, started when it is first needed."""
+    return EventLoop()
 
-    def __init__(self, name: ComponentName, record: ComponentRecord, asset: Path, loop: EventLoop) -> None:
+
+class Asset:
+    """A written program, loaded by Apple's runtime. A context manager; `close` releases it."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises `ArtifactError` if `path` holds no .aimodel that this version reads."""
         from coreai.authoring import AIModelAsset
 
+        try:
+            # Only the asset's own executable runs on Linux: `AIModel.load` wants what is compiled for a device.
+            self._opened = AIModelAsset.load(path).executable()
+            self._model = event_loop().run(self._opened.__aenter__())
+        except RuntimeError as error:
+            raise ArtifactError(
+                f"'{path}' can't be loaded by {library.DISTRIBUTION} {library.VERSION} ({error}); export it again with "
+                "this version."
+            ) from error
+        self._functions: dict[str, InferenceFunction] = {}
+
+    def call(self, function: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs of a function by name, floats as float32; inputs are cast to the declared types."""
+        from coreai.runtime import NDArray
+
+        if function not in self._functions:
+            self._functions[function] = self._model.load_function(function)
+        loaded = self._functions[function]
+
+        async def run() -> dict[str, np.ndarray]:
+            given = {
+                name: NDArray(value.astype(loaded.desc.input_descriptor(name).dtype)) for name, value in inputs.items()
+            }
+            return {name: np.array(value.numpy()) for name, value in (await loaded(given)).items()}
+
+        found = event_loop().run(run())
+        return {name: value.astype(np.float32) if value.dtype.kind == "f" else value for name, value in found.items()}
+
+    def close(self) -> None:
+        """Let Apple's runtime release the program."""
+        self._functions.clear()
+        event_loop().run(self._opened.__aexit__(None, None, None))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class CoreAIComponent(Component):
+    """A component as a Core AI program."""
+
+    def __init__(self, name: ComponentName, record: ComponentRecord, asset: Asset) -> None:
         super().__init__(name, record)
-        self._loop = loop
-        # Only the asset's own executable runs on Linux: `AIModel.load` wants what is compiled for a device.
-        self._opened = AIModelAsset.load(asset).executable()
-        model = loop.run(self._opened.__aenter__())
-        self._function: InferenceFunction | None = model.load_function(record.function or FUNCTION)
-        self._numbers = {
-            name: self._function.desc.input_descriptor(name).dtype for name in self._function.desc.input_names
-        }
+        self._asset = asset
+        self._called = record.function
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Call the function."""
-        from coreai.runtime import NDArray
-
-        function = self._function
-        assert function is not None
-
-        async def call() -> dict[str, np.ndarray]:
-            given = {key: NDArray(value.astype(self._numbers[key])) for key, value in inputs.items()}
-            found = await function(given)
-            return {tensor.name: np.array(found[tensor.name].numpy()) for tensor in self.outputs}
-
-        return self._loop.run(call())
+        found = self._asset.call(self._called, inputs)
+        return {tensor.name: found[tensor.name] for tensor in self.outputs}
 
     def free(self) -> None:
-        """Let Apple's runtime release the model."""
-        if self._function is not None:
-            self._function = None
-            self._loop.run(self._opened.__aexit__(None, None, None))
+        """Release the program."""
+        self._asset.close()
 
 
 class CoreAIRuntime:
@@ -88,10 +125,6 @@ class CoreAIRuntime:
         self.bundle = bundle
         self.precision = precision
         self.widened = widened
-
-    @cached_property
-    def _loop(self) -> EventLoop:
-        return EventLoop()
 
     def describe(self) -> str:
         """E.g. "coreai fp32 (coreai-core 1.0.0b3 CPU)"."""
@@ -119,9 +152,8 @@ class CoreAIRuntime:
         folder = Path(tempfile.mkdtemp(prefix="sfmobile-coreai-"))
         try:
             asset = folder / "program.aimodel"
-            functions = {record.function or FUNCTION: program}
-            write_asset(bridge(functions, self.precision, widened=self.widened), asset)
-            return CoreAIComponent(name, record, asset, self._loop)
+            write_asset(bridge({record.function: program}, self.precision, widened=self.widened), asset)
+            return CoreAIComponent(name, record, Asset(asset))
         finally:
             # It is in memory once loaded.
             shutil.rmtree(folder, ignore_errors=True)
