@@ -65,7 +65,7 @@ CASES: dict[str, tuple[Body, tuple[np.ndarray, ...]]] = {
     "linear": (lambda x: mb.linear(x=mb.reshape(x=x, shape=(8, 6, 5)), weight=MATRIX, bias=normal(3)), (X,)),
     "matmul": (lambda x, y: mb.matmul(x=x, y=y, transpose_y=True), (X, Y)),
     "matmul transposed": (lambda x, y: mb.matmul(x=x, y=y, transpose_x=True), (X, Y)),
-    "einsum scores": (lambda x, y: mb.einsum(values=(x, y), equation="nchw,nchu->nhwu"), (X, normal(2, 4, 6, 7))),
+    "einsum of rank 3": (lambda x, y: mb.einsum(values=(x, y), equation="chw,whu->chu"), (X[0], normal(5, 6, 7))),
     "einsum values": (lambda x, y: mb.einsum(values=(x, y), equation="nchw,nwhu->nchu"), (X, normal(2, 5, 6, 7))),
     "instance_norm": (lambda x: mb.instance_norm(x=x, epsilon=np.float16(1e-3)), (X,)),
     "instance_norm affine": (lambda x: mb.instance_norm(x=x, gamma=GAMMA, beta=BETA), (X,)),

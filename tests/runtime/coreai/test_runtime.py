@@ -20,8 +20,8 @@ from sfmobile.runtime.coreai.runtime import CoreAIRuntime
 @pytest.mark.parametrize("name", ["tiny_bundle", "tiny_palettized_bundle"])
 def test_components_agree_with_mil(name: str, request: pytest.FixtureRequest) -> None:
     bundle: Bundle = request.getfixturevalue(name)
-    for component, record in bundle.manifest.components.items():
-        inputs = inputs_of(record)
+    for component in bundle.manifest.components:
+        inputs = inputs_of(bundle, component)
         with MilRuntime(bundle).load(component) as mil, CoreAIRuntime(bundle).load(component) as apple:
             expected, found = mil.predict(inputs), apple.predict(inputs)
         for key, value in expected.items():
