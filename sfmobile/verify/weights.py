@@ -16,7 +16,7 @@ import numpy as np
 
 from sfmobile.compress.palettize import palettize_weight
 from sfmobile.compress.recipe import FULL_BITS, LayerRecipe
-from sfmobile.export.lowering import constant_name
+from sfmobile.mlpackage.names import PALETTIZED, constant_name
 from sfmobile.verify.decompression import LOOKUP, decode
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 Look = Literal["missing", "unexpected", "shape", "not finite", "recipe", "order", "sign", "scale", "offset", "values"]
 # The best table isn't unique where values tie; its squared error is, up to the order of summation in float64.
 SLACK = 1e-5
-PALETTIZED_SUFFIX = "_palettized"
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ def stored_constants(program: Program) -> Iterator[tuple[str, Constant]]:
         if isinstance(item, str) and item in program.constants
     }
     for name in read:
-        yield name.removesuffix(PALETTIZED_SUFFIX), program.constants[name]
+        yield name.removesuffix(PALETTIZED), program.constants[name]
 
 
 def _half(tensor: Tensor) -> np.ndarray:

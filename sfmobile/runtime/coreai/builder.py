@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from sfmobile.mlpackage.program import Constant, Operation, Program
-from sfmobile.mlpackage.value import FLOAT_TYPES, TensorType
+from sfmobile.mlpackage.types import FLOAT_TYPES, TensorType
 from sfmobile.runtime.coreai import library, palette
 
 if TYPE_CHECKING:
