@@ -415,6 +415,106 @@ class EvaluationAgreement(StrictModel):
         return "not compared" if self.picture is None else str(self.picture)
 
 
+class StoredWeightsRecord(StrictModel):
+    """A component's weights as its packages store them, against the checkpoint's.
+
+    worst_error: relative error (root mean square) of the parameter furthest off; null if all are the source's to the
+    bit. faults: weights that aren't stored as they should be, in words.
+    """
+
+    parameters: int = Field(ge=0)
+    compressed: int = Field(ge=0)
+    worst_parameter: str | None
+    worst_error: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+    faults: tuple[str, ...] = ()
+
+
+class ExactAgreement(StrictModel):
+    """A component in fp32 against its network with the very weights it stores: no loss stands between the two.
+
+    worst: null if the network couldn't be built from what is stored.
+    """
+
+    weights: StoredWeightsRecord
+    worst: Agreement | None
+    gate_db: Decibels
+    samples: tuple[SampleAgreement, ...]
+    first_divergence: OperationDivergence | None = None
+    passed: bool
+
+
+class Exactness(StrictModel):
+    """Whether the bundle is what it claims to be: its programs, its weights, its constants.
+
+    constants: constants of the manifest that aren't the checkpoint's, in words.
+    """
+
+    components: dict[ComponentName, ExactAgreement]
+    constants: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.constants and all(component.passed for component in self.components.values())
+
+    def failures(self) -> Iterator[str]:
+        """What is wrong, in words."""
+        yield from self.constants
+        for name, component in self.components.items():
+            yield from (f"{name} {fault}" for fault in component.weights.faults)
+            if component.worst is not None and not component.worst.reaches(component.gate_db):
+                fault = component.first_divergence
+                where = "" if fault is None else f", first at {fault.place}"
+                yield f"{name} is not its network: {component.worst} of {component.gate_db:g} dB{where}"
+
+    def rows(self) -> Iterator[tuple[str, ...]]:
+        """Rows of the report's table."""
+        for name, component in self.components.items():
+            stored = f"{component.weights.parameters} weights, {len(component.samples)} inputs"
+            worst = "not comparable" if component.worst is None else str(component.worst)
+            yield "exact", name, stored, worst, f"{component.gate_db:g} dB", "ok" if component.passed else "FAILED"
+
+
+class ReadingAgreement(StrictModel):
+    """Our reading of the checkpoint, in torch fp32, against diffusers' own pipeline.
+
+    stages: the tokens, embeddings, steps and picture compared. skipped: why nothing was compared, in words; null
+    otherwise.
+    """
+
+    stages: tuple[SampleAgreement, ...] = ()
+    gate_db: Decibels
+    skipped: str | None = None
+
+    @property
+    def worst(self) -> SampleAgreement | None:
+        """The stage furthest off."""
+        return min(self.stages, key=lambda stage: stage.agreement.closeness, default=None)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every stage reaches the gate."""
+        return all(stage.agreement.reaches(self.gate_db) for stage in self.stages)
+
+    def failures(self) -> Iterator[str]:
+        """The first stage that is off, in words."""
+        for stage in self.stages:
+            if not stage.agreement.reaches(self.gate_db):
+                yield (
+                    f"the checkpoint is read otherwise than diffusers reads it: {stage.agreement} of {self.gate_db:g} "
+                    f"dB at '{stage.input}'"
+                )
+                return
+
+    def rows(self) -> Iterator[tuple[str, ...]]:
+        """Rows of the report's table."""
+        worst = self.worst
+        if worst is not None:
+            verdict = "ok" if self.passed else "FAILED"
+            stages = f"{len(self.stages)} stages"
+            yield "diffusers", "torch networks", stages, str(worst.agreement), f"{self.gate_db:g} dB", verdict
+
+
 class VerifyReport(StrictModel):
     """`verify.json`: the exported components against the networks they were exported from."""
 
@@ -431,15 +531,23 @@ class VerifyReport(StrictModel):
     steps: int
     guidance_scale: float
     evaluations: tuple[EvaluationAgreement, ...]
+    exactness: Exactness | None = None
+    reading: ReadingAgreement | None = None
     passed: bool
 
     def failures(self) -> list[str]:
-        """What is under its gate in any evaluation, in words."""
-        return [failure for evaluation in self.evaluations for failure in evaluation.failures()]
+        """What is wrong, and what is under its gate in any evaluation, in words."""
+        proofs = [proof for proof in (self.exactness, self.reading) if proof is not None]
+        return [failure for part in (*proofs, *self.evaluations) for failure in part.failures()]
 
     def faults(self) -> list[str]:
         """Where the errors of failed components appear, a sentence each."""
+        exact = {} if self.exactness is None else self.exactness.components
         return [
+            f"exact {name}: {component.first_divergence}"
+            for name, component in exact.items()
+            if component.first_divergence is not None
+        ] + [
             f"{evaluation.runtime.label} {name}: {component.first_divergence}"
             for evaluation in self.evaluations
             for name, component in evaluation.components.items()
@@ -451,7 +559,11 @@ class VerifyReport(StrictModel):
         return Table(
             f"{self.bundle.name} against {self.reference.description}",
             ("evaluation", "component", "compared", "worst PSNR", "gate", ""),
-            tuple(row for evaluation in self.evaluations for row in evaluation.rows(self.steps)),
+            (
+                *(() if self.exactness is None else self.exactness.rows()),
+                *(() if self.reading is None else self.reading.rows()),
+                *(row for evaluation in self.evaluations for row in evaluation.rows(self.steps)),
+            ),
             text_columns=(0, 1, 2, 5),
             caption=f"{len(self.prompts)} prompts, seed {self.seed}, guidance {self.guidance_scale:g}; "
             f"{self.machine.processor}, {self.machine.os}",

@@ -25,6 +25,13 @@ class TorchComponent(Component):
         super().__init__(name, record)
         self._net: nn.Module | None = net
 
+    @property
+    def network(self) -> nn.Module:
+        """The network behind the component. Raises `UsageError` once closed."""
+        if self._net is None:
+            raise UsageError(f"Component '{self.name}' is closed; load it again.")
+        return self._net
+
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Call the network; its forward takes the inputs by their names."""
         import torch

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sfmobile.checkpoint.config import read_json
+from sfmobile.checkpoint.config import read_config
 from sfmobile.sampling.guidance import is_guided
 from sfmobile.sampling.noise import initial_latents
 from sfmobile.sampling.picture import to_pixels
@@ -52,7 +52,7 @@ def why_not(checkpoint: Checkpoint) -> str | None:
         if importlib.util.find_spec(package) is None:
             return f"{package} isn't installed"
     for folder, expected in NETWORK_CLASSES.items():
-        found = read_json(checkpoint.root / folder / "config.json").get("_class_name", expected)
+        found = read_config(checkpoint.root / folder / "config.json").get("_class_name", expected)
         if found != expected:
             return f"its {folder} is of the class {found}, which diffusers doesn't have"
     needed = MEMORY_FACTOR * 4 * sum(checkpoint.parameters(part) for part in checkpoint.parts)
@@ -106,7 +106,7 @@ class _Theirs:
         import diffusers
         import torch
 
-        index = read_json(checkpoint.root / "model_index.json")
+        index = read_config(checkpoint.root / "model_index.json")
         kind = getattr(diffusers, str(index.get("_class_name")), diffusers.StableDiffusionPipeline)
         options: dict[str, Any] = {}
         if "safety_checker" in inspect.signature(kind.__init__).parameters:

@@ -9,11 +9,23 @@ from typing import TYPE_CHECKING
 
 from sfmobile.bench.header import bundle_reference, producer, runtime_record
 from sfmobile.bench.machine import describe_machine
-from sfmobile.bench.report import EvaluationAgreement, OperationDivergence, RuntimeRecord, VerifyReport, now
+from sfmobile.bench.report import (
+    EvaluationAgreement,
+    OperationDivergence,
+    ReadingAgreement,
+    RuntimeRecord,
+    SampleAgreement,
+    VerifyReport,
+    now,
+)
+from sfmobile.bundle.choices import COMPONENTS
 from sfmobile.errors import UsageError
 from sfmobile.observer import Observer
 from sfmobile.runtime.opening import RuntimeRequest, choose_runtime, has_source, open_bundle, open_source
-from sfmobile.sampling.pipeline import Request
+from sfmobile.runtime.torch import TorchRuntime
+from sfmobile.sampling.pipeline import Request, TextToImage
+from sfmobile.verify.diffusers_reference import READING_GATE_DB, compare_reading, why_not
+from sfmobile.verify.exactness import prove_exact
 from sfmobile.verify.verification import (
     Gates,
     Reference,
@@ -50,10 +62,12 @@ def verify(
     compute_unit: ComputeUnit | None = None,
     observer: Observer | None = None,
 ) -> VerifyReport:
-    """Compare every component of `bundle` with its PyTorch network, on the pipeline's own inputs.
+    """Prove what `bundle` is, and measure what it lost: its result says `passed`, `failures()` and what is at fault.
 
-    Each component is fed what the reference was fed: text through the tokenizer, latents of the real trajectory. A
-    component under its gate doesn't raise: the result says `passed`, `failures()` and the first faulty operation.
+    Exact: every stored weight, the programs in fp32 with the very weights they store, and the manifest's constants,
+    against the checkpoint. Read: the checkpoint as we read it against diffusers' own pipeline, where that can run it.
+    Lost: every component against its PyTorch network with the source's weights, fed what the reference was fed.
+    Nothing under its gate raises.
 
     source: the checkpoint the bundle was exported from, if it isn't where it was; where there is none, the vectors
     recorded at export are the reference. gate: PSNR in dB of every component, by default 35 if palettized, else 60;
@@ -104,6 +118,11 @@ def compare(
 ) -> VerifyReport:
     """Run the reference on `drawings` (or take the golden vectors without a checkpoint), then every evaluation."""
     reference, reference_record = make_reference(bundle, checkpoint, drawings, observer)
+    exactness = reading = None
+    if checkpoint is not None and all(record.format == "mlprogram" for record in bundle.manifest.components.values()):
+        exactness = prove_exact(bundle, checkpoint, reference, observer)
+    if checkpoint is not None and set(bundle.manifest.components) == set(COMPONENTS):
+        reading = prove_reading(bundle, checkpoint, drawings[0], observer)
     evaluations: list[EvaluationAgreement] = []
     for request in requests:
         runtime = request.open_on(bundle)
@@ -126,8 +145,24 @@ def compare(
         steps=manifest.scheduler.default_steps if first.steps is None else first.steps,
         guidance_scale=manifest.guidance.default_scale if first.guidance_scale is None else first.guidance_scale,
         evaluations=tuple(evaluations),
-        passed=all(evaluation.passed for evaluation in evaluations),
+        exactness=exactness,
+        reading=reading,
+        passed=all(part.passed for part in (*evaluations, exactness, reading) if part is not None),
     )
+
+
+def prove_reading(bundle: Bundle, checkpoint: Checkpoint, drawing: Request, observer: Observer) -> ReadingAgreement:
+    """Our reading of the checkpoint against diffusers' own, where diffusers can run it here."""
+    reason = why_not(checkpoint)
+    if reason is not None:
+        observer.note(f"Not compared with diffusers: {reason}.")
+        return ReadingAgreement(gate_db=READING_GATE_DB, skipped=reason)
+    steps = bundle.manifest.scheduler.default_steps if drawing.steps is None else drawing.steps
+    observer.start("Reading (diffusers, torch fp32)", 2 * steps)
+    with TextToImage.of_bundle(bundle, TorchRuntime(bundle, checkpoint)) as pipeline:
+        stages = compare_reading(checkpoint, pipeline, drawing, observer.advance)
+    compared = tuple(SampleAgreement(input=stage.name, agreement=stage.agreement) for stage in stages)
+    return ReadingAgreement(stages=compared, gate_db=READING_GATE_DB)
 
 
 def make_reference(

@@ -52,11 +52,13 @@ class WeightFault:
 class StoredWeights:
     """All weights of a component as they are stored, and what is wrong with them.
 
-    values: by parameter, float16 as a device reads them. compressed: how many of `parameters` are palettized.
+    values: by parameter, float16 as a device reads them. compared: how many parameters there are. compressed: how many
+    of them are palettized.
     worst: the parameter with the largest relative error, and that error; None if all are the source's to the bit.
     """
 
     values: dict[str, np.ndarray]
+    compared: int
     compressed: int
     worst: tuple[str, float] | None
     faults: tuple[WeightFault, ...]
@@ -86,14 +88,16 @@ def compare_weights(
             continue
         found = decode(constant).astype(np.float16)
         compressed += constant.compressed
-        fault, errors[parameter] = _compare(parameter, constant, found, expected, recipe(parameter))
+        fault, error = _compare(parameter, constant, found, expected, recipe(parameter))
+        if math.isfinite(error):
+            errors[parameter] = error
         if fault is not None:
             faults.append(fault)
         if found.size == expected.size:
             values[parameter] = found.reshape(expected.shape)
         advance(expected.size)
     worst = max(errors.items(), key=lambda item: item[1], default=None)
-    return StoredWeights(values, compressed, worst if worst and worst[1] > 0 else None, tuple(faults))
+    return StoredWeights(values, len(source), compressed, worst if worst and worst[1] > 0 else None, tuple(faults))
 
 
 def stored_constants(program: Program) -> Iterator[tuple[str, Constant]]:
