@@ -113,6 +113,7 @@ def measure_loop(request: RuntimeRequest, drawing: Request, advance: Advance) ->
 def warm_up(kind: RuntimeKind) -> None:
     """Import what a runtime imports on its first load: a cost of the process, not of any component."""
     modules: dict[RuntimeKind, tuple[str, ...]] = {
+        "coreai": ("sfmobile.runtime.coreai.bridge", "coreai.runtime"),
         "mil": ("sfmobile.runtime.mil.evaluate", "sfmobile.mlpackage.program"),
         "torch": ("sfmobile.nets.unet", "sfmobile.nets.text_encoder", "sfmobile.nets.autoencoder"),
         "onnx": ("onnxruntime",),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-RuntimeKind = Literal["coreml", "mil", "torch", "onnx"]
+RuntimeKind = Literal["coreml", "mil", "torch", "onnx", "coreai"]
 # "auto" is decided by what a bundle holds and what this machine has.
-RuntimeChoice = Literal["auto", "coreml", "mil", "torch", "onnx"]
+RuntimeChoice = Literal["auto", "coreml", "mil", "torch", "onnx", "coreai"]
 RUNTIME_CHOICES: tuple[RuntimeChoice, ...] = get_args(RuntimeChoice)
 
-# Evaluation: fp32, or with every operation's result rounded to half precision (mil only).
+# Runtimes with a choice of evaluation.
+EVALUATING: tuple[RuntimeKind, ...] = ("mil", "coreai")
+# Evaluation: fp32, or with every operation's result rounded to half precision.
 Precision = Literal["fp32", "fp16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 

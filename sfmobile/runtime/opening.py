@@ -11,7 +11,15 @@ from sfmobile.bundle.directory import Bundle
 from sfmobile.errors import ArtifactError, UsageError
 from sfmobile.models import find_checkpoint
 from sfmobile.observer import Observer
-from sfmobile.runtime.choices import PRECISIONS, RUNTIME_CHOICES, ComputeUnit, Precision, RuntimeChoice, RuntimeKind
+from sfmobile.runtime.choices import (
+    EVALUATING,
+    PRECISIONS,
+    RUNTIME_CHOICES,
+    ComputeUnit,
+    Precision,
+    RuntimeChoice,
+    RuntimeKind,
+)
 from sfmobile.runtime.protocol import Runtime
 
 if TYPE_CHECKING:
@@ -86,8 +94,9 @@ def check_options(kind: RuntimeKind, precision: Precision, compute_unit: Compute
     """Raise `UsageError` for an option of another runtime."""
     if precision not in PRECISIONS:
         raise UsageError(f"Precision '{precision}' is unknown; expected one of {', '.join(PRECISIONS)}.")
-    if precision == "fp16" and kind != "mil":
-        raise UsageError(f"--precision fp16 is an evaluation of the mil runtime, not of {kind}; leave it out.")
+    if precision == "fp16" and kind not in EVALUATING:
+        runtimes = " and ".join(EVALUATING)
+        raise UsageError(f"--precision fp16 is an evaluation of the runtimes {runtimes}, not of {kind}; leave it out.")
     if compute_unit is not None and kind != "coreml":
         raise UsageError(f"--compute-unit is for the coreml runtime, not for {kind}; leave it out.")
 
@@ -102,7 +111,7 @@ def open_runtime(
 ) -> Runtime:
     """Open a runtime on `bundle`; nothing is loaded yet.
 
-    precision: the evaluation of the mil runtime; the others have one of their own and take only "fp32".
+    precision: the evaluation of the mil and coreai runtimes; the others have one of their own and take only "fp32".
     compute_unit: of the coreml runtime, all units by default. source: the torch runtime's checkpoint, if it isn't
     where the manifest says.
 
@@ -124,6 +133,10 @@ def open_runtime(
         from sfmobile.runtime.onnx.runtime import OnnxRuntime
 
         return OnnxRuntime(bundle)
+    if kind == "coreai":
+        from sfmobile.runtime.coreai.runtime import CoreAIRuntime
+
+        return CoreAIRuntime(bundle, precision)
     from sfmobile.runtime.mil.runtime import MilRuntime
 
     return MilRuntime(bundle, precision)

@@ -57,7 +57,11 @@ def test_runtimes_name_themselves_with_their_precision(runtime_bundle: Bundle) -
     [
         ("tflite", {}, "Runtime 'tflite' is unknown; expected one of auto, coreml, mil, torch, onnx"),
         ("mil", {"precision": "bf16"}, "Precision 'bf16' is unknown"),
-        ("torch", {"precision": "fp16"}, "--precision fp16 is an evaluation of the mil runtime, not of torch"),
+        (
+            "torch",
+            {"precision": "fp16"},
+            "--precision fp16 is an evaluation of the runtimes mil and coreai, not of torch",
+        ),
         ("mil", {"compute_unit": "ALL"}, "--compute-unit is for the coreml runtime, not for mil"),
     ],
 )

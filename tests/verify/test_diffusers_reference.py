@@ -1,0 +1,58 @@
+"""Our reading of a checkpoint against diffusers' own pipeline, stage by stage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from diffusers import StableDiffusionPipeline
+
+from sfmobile.bundle.directory import Bundle
+from sfmobile.checkpoint.directory import Checkpoint
+from sfmobile.export.exporter import export_bundle
+from sfmobile.export.options import ExportOptions
+from sfmobile.runtime.torch import TorchRuntime
+from sfmobile.sampling.pipeline import Request, TextToImage
+from sfmobile.verify.diffusers_reference import READING_GATE_DB, Stage, compare_reading, why_not
+from tests.checkpoint.diffusers_files import stable_diffusion_1, stable_diffusion_2
+
+REQUEST = Request("a red apple", "blurry", seed=3, steps=3)
+
+
+def read(checkpoint: Checkpoint, bundle: Bundle, request: Request = REQUEST) -> dict[str, Stage]:
+    with TextToImage.of_bundle(bundle, TorchRuntime(bundle, checkpoint)) as pipeline:
+        return {stage.name: stage for stage in compare_reading(checkpoint, pipeline, request)}
+
+
+@pytest.mark.parametrize("make", [stable_diffusion_1, stable_diffusion_2])
+def test_every_stage_of_a_run_agrees(make: Callable[[], StableDiffusionPipeline], tmp_path: Path) -> None:
+    make().save_pretrained(tmp_path / "source")
+    checkpoint = Checkpoint.open(tmp_path / "source")
+    assert why_not(checkpoint) is None
+    bundle = export_bundle(checkpoint, tmp_path / "bundle", ExportOptions(bits=6))
+    stages = read(checkpoint, bundle)
+    assert list(stages) == [
+        *(f"{text}: {what}" for text in ("prompt", "negative prompt") for what in ("tokens", "embedding")),
+        *(f"step {number} of 3" for number in (1, 2, 3)),
+        "picture",
+    ]
+    assert all(stage.agreement.reaches(READING_GATE_DB) for stage in stages.values())
+    assert stages["prompt: tokens"].agreement.identical and stages["picture"].agreement.identical
+
+
+def test_a_misread_checkpoint_is_caught_at_the_stage_where_it_starts(tmp_path: Path) -> None:
+    """What both sides of our own comparison would share: here a beta that only diffusers reads."""
+    stable_diffusion_1().save_pretrained(tmp_path / "source")
+    bundle = export_bundle(Checkpoint.open(tmp_path / "source"), tmp_path / "bundle", ExportOptions(bits=6))
+    path = tmp_path / "source" / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "beta_end": 0.02}))
+    stages = read(Checkpoint.open(tmp_path / "source"), bundle)
+    off = [name for name, stage in stages.items() if not stage.agreement.reaches(READING_GATE_DB)]
+    assert off[0] == "step 1 of 3"
+
+
+def test_what_diffusers_has_no_class_for_is_said(tiny_snapfusion_checkpoint: Checkpoint) -> None:
+    reason = why_not(tiny_snapfusion_checkpoint)
+    assert reason is not None and "which diffusers doesn't have" in reason
