@@ -113,10 +113,15 @@ def manifest_mutants(bundle: Bundle) -> Iterator[Mutant]:
     }
     for key, value in changes.items():
         yield Mutant(None, "manifest", f"{key} is {value}", _constant_changed(key, value))
-    for first, second in (("red</w>", "blue</w>"), ("a</w>", "cat</w>")):
-        yield Mutant(
-            None, "tokenizer", f"ids of {first} and {second} exchanged", _tokens_exchanged(tokens.vocab, first, second)
-        )
+    ids: dict[str, int] = json.loads((bundle.root / tokens.vocab).read_text(encoding="utf-8"))
+    words = [pair for pair in (("red</w>", "blue</w>"), ("a</w>", "cat</w>")) if set(pair) <= set(ids)]
+    rest = sorted(ids)
+    for first, second in words or [(rest[1], rest[2])]:
+        detail = f"ids of {first} and {second} exchanged"
+        yield Mutant(None, "tokenizer", detail, _tokens_exchanged(tokens.vocab, first, second))
+    if len((bundle.root / tokens.merges).read_text(encoding="utf-8").splitlines()) < 4:
+        # A tokenizer of bytes merges nothing.
+        return
     yield Mutant(None, "tokenizer", "merges in reverse", _merges_changed(tokens.merges, lambda lines: lines[::-1]))
     yield Mutant(None, "tokenizer", "every other merge lost", _merges_changed(tokens.merges, lambda lines: lines[::2]))
 
@@ -295,9 +300,19 @@ def _value_of(operation: Any, operations: list[Any], argument: str) -> Any:
 
 
 def _swap_rows(array: np.ndarray, generator: Generator) -> np.ndarray:
+    axis = next(axis for axis, size in enumerate(array.shape) if size > 1)
+    if axis:
+        return np.swapaxes(_swap_rows(np.swapaxes(array, 0, axis), generator), 0, axis)
     first, second = generator.choice(len(array), 2, replace=False)
     turned = array.copy()
     turned[[first, second]] = turned[[second, first]]
+    return turned
+
+
+def _shift_every_other(array: np.ndarray, _: Generator) -> np.ndarray:
+    # Not all: an attention mask that is shifted as a whole masks the same.
+    turned = array.copy()
+    turned.reshape(-1)[::2] += np.float16(0.05)
     return turned
 
 
@@ -439,7 +454,7 @@ _MAKERS = (
     _Maker(
         "values shifted",
         lambda operations: _float_constants(operations, 8),
-        _weights_changed("values plus 0.05", lambda array, _: array + np.float16(0.05)),
+        _weights_changed("every other value plus 0.05", _shift_every_other),
     ),
     _Maker(
         "signs turned",

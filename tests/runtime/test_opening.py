@@ -60,7 +60,7 @@ def test_runtimes_name_themselves_with_their_precision(runtime_bundle: Bundle) -
         (
             "torch",
             {"precision": "fp16"},
-            "--precision fp16 is an evaluation of the runtimes mil and coreai, not of torch",
+            "fp16 is an evaluation of the runtimes mil and coreai, not of torch",
         ),
         ("mil", {"compute_unit": "ALL"}, "--compute-unit is for the coreml runtime, not for mil"),
     ],
