@@ -58,19 +58,20 @@ class ExactCall:
 def prove_exact(bundle: Bundle, checkpoint: Checkpoint, reference: Reference, observer: Observer) -> Exactness:
     """Every component of ML Programs against its network with the weights it stores, and the manifest's constants."""
     components: dict[ComponentName, ExactAgreement] = {}
-    for name, record in bundle.manifest.components.items():
-        components[name] = _prove(bundle, checkpoint, name, record, reference.of(name), observer)
+    for name in bundle.manifest.components:
+        components[name] = prove_component(bundle, checkpoint, name, reference.of(name), observer)
     return Exactness(components=components, constants=tuple(constant_faults(bundle, checkpoint)))
 
 
-def _prove(
+def prove_component(
     bundle: Bundle,
     checkpoint: Checkpoint,
     name: ComponentName,
-    record: ComponentRecord,
     calls: Sequence[Call],
     observer: Observer,
 ) -> ExactAgreement:
+    """One component: its stored weights, then its programs on the first of the trajectory's `calls` and on more."""
+    record = bundle.manifest.components[name]
     program = component_program(bundle, name)
     source = checkpoint.state_dict(name)
     observer.start(f"Stored weights: {name}", sum(tensor.numel() for tensor in source.values()))
