@@ -200,6 +200,8 @@ def test_other_dtypes_and_bits_are_refused() -> None:
             palettize(np.ones(3, np.float16), bits)
 
 
+# The first call compiles or loads the kernels.
+@settings(deadline=None)
 @given(st.integers(1, 8), st.binary(min_size=1, max_size=70))
 def test_packed_bits_read_back_as_coremltools_reads_them(bits: int, content: bytes) -> None:
     from coremltools.optimize import _utils as coreml
