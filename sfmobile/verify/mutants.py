@@ -379,8 +379,8 @@ def _typed(operation: Any) -> tuple[str, tuple[int | None, ...]] | None:
     return type_.data_type, type_.shape
 
 
-def _dropped(operations: list[Any], place: int, _: Generator) -> Change | None:
-    """A shortcut dropped: a sum that adds its own first operand instead of the second, halved by nothing."""
+def _subtracted(operations: list[Any], place: int, _: Generator) -> Change | None:
+    """A sum turned into a difference."""
     operation = operations[place]
     x, y = (operation.inputs[name].arguments[0] for name in ("x", "y"))
     if "name" not in (x.WhichOneof("binding"), y.WhichOneof("binding")) or x.name == y.name:
@@ -473,7 +473,7 @@ _MAKERS = (
     _Maker("indices rolled", _palettes, _palette_changed("indices rolled", _roll_indices)),
     _Maker("one index wrong", _palettes, _palette_changed("an index off", _one_index)),
     _Maker("another operand", _of_kinds("add", "mul", "einsum", "matmul", "concat", "conv"), _rewired),
-    _Maker("sum turned to difference", _of_kinds("add"), _dropped),
+    _Maker("sum turned to difference", _of_kinds("add"), _subtracted),
     _Maker("joined in another order", _of_kinds("concat"), _swapped_operands),
     _Maker("parts exchanged", _of_kinds("split"), _swapped_results),
     _Maker("another activation", _of_kinds("silu", "gelu", "sigmoid"), _another_activation),

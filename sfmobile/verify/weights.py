@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sfmobile.mlpackage.program import Constant, Program
 
 # How a wrong weight looks beside its source.
-Look = Literal["missing", "unexpected", "shape", "not finite", "recipe", "order", "sign", "scale", "offset", "values"]
+Look = Literal["missing", "shape", "not finite", "recipe", "order", "sign", "scale", "offset", "values"]
 # The best table isn't unique where values tie; its squared error is, up to the order of summation in float64.
 SLACK = 1e-5
 

@@ -81,24 +81,6 @@ def layer_norm(operands: Operands) -> Value:
     )
 
 
-@bridges("fused.group_norm")
-def group_norm(operands: Operands) -> Value:
-    """Statistics per group, then scale and shift per channel."""
-    from coreai import authoring as core
-
-    shape = operands.shape("x")
-    groups, epsilon = operands.constant("groups"), operands.constant("epsilon")
-    grouped = (shape[0], groups, shape[1] // groups, *shape[2:])
-
-    def body(x: Value, gamma: Value, beta: Value) -> Value:
-        cut = core.reshape(x, np.asarray(grouped, np.uint32))
-        normal = core.reshape(_normal(cut, grouped, range(2, len(grouped)), epsilon), np.asarray(shape, np.uint32))
-        return _affine(operands, normal, (1, shape[1], *[1] * (len(shape) - 2)), gamma, beta)
-
-    operand_values = (operands["x"], operands["gamma"], operands["beta"])
-    return library.composite_call("group_norm", body, operand_values, {"eps": epsilon, "num_groups": groups})
-
-
 @bridges("batch_norm")
 def batch_norm(operands: Operands) -> Value:
     """By constant statistics, which become one scale and one shift per channel, in float64 before they are rounded."""
