@@ -97,7 +97,7 @@ def main() -> int:
 
 def compare(checkpoint: Checkpoint, targets: list[str]) -> list[Row]:
     """Uniform bits and recipes of every size, and the two recipes that are compared with the baseline."""
-    steps, size = checkpoint.scheduler.default_steps, checkpoint.latent_size
+    steps, size = checkpoint.default_steps, checkpoint.latent_size
     runs = Runs(DEFAULT_PROMPTS, "", 0, steps, checkpoint.guidance_scale, size)
     held_out = LatentSignal(checkpoint, Runs(HELD_OUT, "", HELD_OUT_SEED, steps, checkpoint.guidance_scale, size))
     rows = []

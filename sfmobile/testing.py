@@ -9,8 +9,8 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sfmobile.bundle.manifest import SchedulerRecord
-from sfmobile.checkpoint.directory import DEFAULT_GUIDANCE_SCALE
+from sfmobile.bundle.samplers import DDIMRecord
+from sfmobile.checkpoint.directory import DEFAULT_GUIDANCE_SCALE, DEFAULT_STEPS
 from sfmobile.checkpoint.weights import PartName
 from sfmobile.checkpoint.writer import Weights, write_parts
 from sfmobile.errors import UsageError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SHARD_BYTES = 512 << 20
 
 # Stable Diffusion 1.5's constants.
-SD15_SCHEDULER = SchedulerRecord(
+SD15_SCHEDULER = DDIMRecord(
     num_train_timesteps=1000,
     beta_start=0.00085,
     beta_end=0.012,
@@ -46,9 +46,10 @@ def write_synthetic_checkpoint(
     seed: int = 0,
     dtype: torch.dtype | None = None,
     tokenizer_dir: Path | None = None,
-    scheduler: SchedulerRecord = SD15_SCHEDULER,
+    scheduler: DDIMRecord = SD15_SCHEDULER,
     latent_size: tuple[int, int] = (64, 64),
     guidance_scale: float = DEFAULT_GUIDANCE_SCALE,
+    default_steps: int = DEFAULT_STEPS,
     encoder: bool = True,
     max_shard_bytes: int = SHARD_BYTES,
 ) -> None:
@@ -86,6 +87,7 @@ def write_synthetic_checkpoint(
             tokenizer_dir=tokenizer_dir,
             latent_size=latent_size,
             guidance_scale=guidance_scale,
+            default_steps=default_steps,
             dtype=dtype,
             max_shard_bytes=max_shard_bytes,
         )

@@ -39,7 +39,7 @@ final class DrawingSession {
         start("Loading") { session in
             let pipeline = try await session.pipeline()
             let manifest = pipeline.bundle.manifest
-            session.steps = manifest.scheduler.defaultSteps
+            session.steps = manifest.pipeline.defaultSteps
             session.guidance = manifest.guidance.defaultScale
             if !session.lowMemory { try await pipeline.prewarm() }
         }

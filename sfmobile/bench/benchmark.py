@@ -11,7 +11,6 @@ from sfmobile.bench.isolation import run_isolated
 from sfmobile.bench.latency import measure_component, measure_loop
 from sfmobile.bench.machine import describe_machine
 from sfmobile.bench.report import BenchReport, ConditionsRecord, now
-from sfmobile.bundle.choices import COMPONENTS
 from sfmobile.errors import UsageError
 from sfmobile.observer import Observer
 from sfmobile.runtime.opening import RuntimeRequest, open_bundle
@@ -60,8 +59,8 @@ def bench(
     observer = observer or Observer()
     opened = open_bundle(bundle, latent_size, guidance_batch, observer)
     request = RuntimeRequest.of(opened, runtime, precision, compute_unit, source, observer)
-    count = opened.manifest.scheduler.default_steps if steps is None else steps
-    DDIM(opened.manifest.scheduler).timesteps(count)
+    count = opened.manifest.pipeline.default_steps if steps is None else steps
+    DDIM(opened.manifest.sampler).timesteps(count)
     if guidance is not None:
         check_scale(guidance)
     prompt = DEFAULT_PROMPT if opened.manifest.golden is None else opened.manifest.golden.prompt
@@ -87,8 +86,8 @@ def measure(
             advance=observer.advance,
             what=f"Measuring the {name}",
         )
-    if drawing is not None and set(bundle.manifest.components) == set(COMPONENTS):
-        observer.start("Measuring the whole loop", len(COMPONENTS) + (drawing.steps or 0) + 1)
+    if drawing is not None and bundle.manifest.is_whole:
+        observer.start("Measuring the whole loop", len(bundle.manifest.components) + (drawing.steps or 0) + 1)
         measured_loop = run_isolated(
             measure_loop, request, drawing, advance=observer.advance, what="Measuring the whole loop"
         )

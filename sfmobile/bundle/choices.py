@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, TypeAlias, get_args
 
-ComponentName = Literal["text_encoder", "unet", "decoder"]
-COMPONENTS: tuple[ComponentName, ...] = get_args(ComponentName)
+# What a component is called: "text_encoder", "unet", "decoder" and whatever else a pipeline has.
+ComponentName: TypeAlias = str
+COMPONENTS: tuple[ComponentName, ...] = ("text_encoder", "unet", "decoder")
+
+# When a component is called.
+Runs = Literal["per_prompt", "per_step", "per_picture"]
+
+# Checkpoints that are read and sampled alike.
+Family = Literal["stable-diffusion", "latent-consistency"]
+
+Task = Literal["text-to-image"]
 
 # The earliest system that a package runs on.
 Target = Literal["ios16", "ios17", "ios18"]

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from sfmobile.bundle.digest import digest_file, is_listing, listing_records
 from sfmobile.bundle.manifest import SCHEMA_VERSION, ComponentName, FileRecord, Manifest
+from sfmobile.bundle.upgrade import upgraded
 from sfmobile.errors import ArtifactError
 from sfmobile.files import check_version, first_fault, parse_json
 
@@ -80,7 +81,8 @@ class Bundle:
         files: dict[str, FileRecord] = {}
         for component in manifest.components.values():
             files.update(component.files)
-        files.update(manifest.tokenizer.files)
+        for tokenizer in manifest.tokenizers.values():
+            files.update(tokenizer.files)
         if manifest.golden is not None:
             files.update(manifest.golden.files)
         return files
@@ -149,7 +151,7 @@ def validate_manifest(content: object, path: Path) -> Manifest:
         raise BundleError("invalid_manifest", f"'{path}': expected a JSON object, found {type(content).__name__}.")
     check_version(content, "schema_version", SCHEMA_VERSION, f"'{path}'", error=partial(BundleError, "future_schema"))
     try:
-        return Manifest.model_validate(content)
+        return Manifest.model_validate(upgraded(content))
     except ValidationError as error:
         place, found = first_fault(error)
         reason: Reason = "path_outside" if _is_path_error(error) else "invalid_manifest"

@@ -15,12 +15,14 @@ from pydantic import (
 from typing_extensions import Self
 
 from sfmobile.bundle.choices import COMPONENTS as COMPONENTS
-from sfmobile.bundle.choices import AttentionForm, FloatType, Format, Target
+from sfmobile.bundle.choices import AttentionForm, FloatType, Format, Runs, Target
 from sfmobile.bundle.choices import ComponentName as ComponentName
+from sfmobile.bundle.pipeline import ComponentKey, PipelineRecord, TextCondition
+from sfmobile.bundle.samplers import SamplerRecord
 from sfmobile.errors import UsageError
 from sfmobile.files import StrictModel
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 
 def check_relative_path(path: str) -> str:
@@ -94,10 +96,11 @@ class FunctionRecord(StrictModel):
 class ComponentRecord(StrictModel):
     """One exported component.
 
-    package: an .mlpackage or .onnx file; for a component in chunks, the directory that holds their packages.
-    function, inputs, outputs: those of the function to run. functions: the others in the same package.
+    runs: when it is called. package: an .mlpackage or .onnx file; for a component in chunks, the directory that holds
+    their packages. function, inputs, outputs: those of the function to run. functions: the others in the same package.
     """
 
+    runs: Runs
     format: Format
     package: BundlePath
     function: str = "main"
@@ -171,24 +174,6 @@ class ComponentRecord(StrictModel):
         return (FunctionRecord(function=self.function, inputs=self.inputs, outputs=self.outputs), *self.functions)
 
 
-class SchedulerRecord(StrictModel):
-    """Constants of the DDIM scheduler (arXiv 2010.02502), named as in diffusers' config."""
-
-    kind: Literal["ddim"] = "ddim"
-    num_train_timesteps: int
-    beta_start: float
-    beta_end: float
-    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
-    prediction_type: Literal["epsilon", "v_prediction"]
-    timestep_spacing: Literal["leading", "trailing", "linspace"]
-    steps_offset: int
-    set_alpha_to_one: bool
-    clip_sample: bool
-    clip_sample_range: float = 1.0
-    rescale_betas_zero_snr: bool
-    default_steps: int = 8
-
-
 class LatentsRecord(StrictModel):
     """Shape of the latents and their relation to pixels and to the decoder's input."""
 
@@ -217,7 +202,10 @@ class TimeEmbeddingRecord(StrictModel):
 
 
 class TokenizerRecord(StrictModel):
-    """CLIP byte-pair tokenizer: files and the ids both sides must agree on."""
+    """CLIP byte-pair tokenizer: files and the ids both sides must agree on.
+
+    added_tokens: ids of tokens that stand beside the vocabulary and are never split, such as learned embeddings.
+    """
 
     vocab: BundlePath
     merges: BundlePath
@@ -225,6 +213,7 @@ class TokenizerRecord(StrictModel):
     bos_token_id: int
     eos_token_id: int
     pad_token_id: int
+    added_tokens: dict[str, Annotated[int, Field(strict=True, ge=0)]] = Field(default_factory=dict)
     files: Files
 
     @model_validator(mode="after")
@@ -257,19 +246,40 @@ class SourceRecord(StrictModel):
 class Manifest(StrictModel):
     """`manifest.json`."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     name: str
     source: SourceRecord
     target: Target
     options: dict[str, Any]
     tools: dict[str, str]
-    components: dict[ComponentName, ComponentRecord]
-    scheduler: SchedulerRecord
+    pipeline: PipelineRecord
+    components: dict[ComponentKey, ComponentRecord]
+    sampler: SamplerRecord
     latents: LatentsRecord
     guidance: GuidanceRecord
     time_embedding: TimeEmbeddingRecord
-    tokenizer: TokenizerRecord
+    tokenizers: dict[ComponentKey, TokenizerRecord]
     golden: GoldenRecord | None = None
+
+    @model_validator(mode="after")
+    def _components_are_of_the_pipeline(self) -> Self:
+        strangers = sorted(set(self.components) - set(self.pipeline.components))
+        if strangers:
+            raise ValueError(f"the pipeline has no component '{strangers[0]}'")
+        for condition in self.pipeline.conditions:
+            if isinstance(condition, TextCondition) and condition.tokenizer not in self.tokenizers:
+                raise ValueError(f"no tokenizer is recorded as '{condition.tokenizer}'")
+        return self
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the bundle holds every component that its task takes."""
+        return set(self.components) == set(self.pipeline.components)
+
+    @property
+    def tokenizer(self) -> TokenizerRecord:
+        """The tokenizer of the (first) text condition."""
+        return self.tokenizers[self.pipeline.text.tokenizer]
 
     def shapes(self) -> tuple[tuple[int, int, int], ...]:
         """Latent height, latent width and guidance batch of every function of the UNet, the one to run first."""

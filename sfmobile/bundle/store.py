@@ -313,6 +313,8 @@ def owned_entries(manifest: Manifest) -> set[str]:
     owned = {MANIFEST_FILE, TOKENIZER_FOLDER, GOLDEN_FOLDER}
     for component in manifest.components.values():
         owned.update(relative.split("/")[0] for relative in component.files)
+    for tokenizer in manifest.tokenizers.values():
+        owned.update(relative.split("/")[0] for relative in tokenizer.files)
     return owned
 
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from sfmobile.bundle.manifest import SchedulerRecord, TimeEmbeddingRecord
+from sfmobile.bundle.manifest import TimeEmbeddingRecord
+from sfmobile.bundle.pipeline import TEXT_TO_IMAGE, PipelineRecord, TextCondition
+from sfmobile.bundle.samplers import SamplerRecord
 from sfmobile.checkpoint.config import (
     ForeignConfig,
     Json,
@@ -37,12 +39,18 @@ if TYPE_CHECKING:
 
 MODEL_INDEX = "model_index.json"
 DEFAULT_GUIDANCE_SCALE = 7.5
+DEFAULT_STEPS = 8
 # Keys that diffusers skips (it drops names with an underscore in front) and that sfmobile writes.
 GUIDANCE_KEY = "_default_guidance_scale"
+STEPS_KEY = "_default_steps"
 
 
 class _ModelIndex(ForeignConfig):
     guidance_scale: float = Field(default=DEFAULT_GUIDANCE_SCALE, validation_alias=GUIDANCE_KEY)
+
+
+class _Steps(ForeignConfig):
+    steps: int | None = Field(default=None, gt=0, validation_alias=STEPS_KEY)
 
 
 @dataclass(frozen=True)
@@ -54,10 +62,11 @@ class Checkpoint:
     text_encoder_layout: TextEncoderLayout
     unet_layout: UNetLayout
     autoencoder_layout: AutoencoderLayout
-    scheduler: SchedulerRecord
+    sampler: SamplerRecord
     time_embedding: TimeEmbeddingRecord
     latent_size: tuple[int, int]
     guidance_scale: float
+    default_steps: int
     tokenizer_dir: Path
     tokenizer: TokenizerConstants
     licence: str
@@ -98,15 +107,27 @@ class Checkpoint:
             text_encoder_layout=text_encoder,
             unet_layout=unet,
             autoencoder_layout=autoencoder,
-            scheduler=read_scheduler(root, index),
+            sampler=read_scheduler(root, index),
             time_embedding=time_embedding(configs["unet"], unet, unet_file),
             latent_size=latent_size(configs["unet"], unet_file),
             guidance_scale=parse(_ModelIndex, index, root / MODEL_INDEX).guidance_scale,
+            default_steps=_default_steps(root, index),
             tokenizer_dir=tokenizer_dir,
             tokenizer=replace(tokenizer, max_length=text_encoder.max_length),
             licence=_licence(root),
             parts=tuple(part for part in PARTS if FOLDERS[part] != "vae" or part in halves),
             _files={folder: WeightFiles(root / folder, stem) for folder, stem in STEMS.items()},
+        )
+
+    @property
+    def pipeline(self) -> PipelineRecord:
+        """What the checkpoint's components together are."""
+        return PipelineRecord(
+            family="stable-diffusion",
+            task="text-to-image",
+            components=TEXT_TO_IMAGE,
+            conditions=(TextCondition(),),
+            default_steps=self.default_steps,
         )
 
     def layout(self, part: PartName) -> TextEncoderLayout | UNetLayout | AutoencoderLayout:
@@ -205,6 +226,16 @@ def _read_index(root: Path) -> Json:
             "with tokenizer, text_encoder, unet, vae and scheduler beside it."
         )
     return read_config(root / MODEL_INDEX)
+
+
+def _default_steps(root: Path, index: Json) -> int:
+    """Steps of a picture; sfmobile used to write them into the scheduler's file."""
+    scheduler = root / "scheduler" / "scheduler_config.json"
+    for config, file in ((index, root / MODEL_INDEX), (read_config(scheduler), scheduler)):
+        steps = parse(_Steps, config, file).steps
+        if steps is not None:
+            return steps
+    return DEFAULT_STEPS
 
 
 def _check_fit(root: Path, text: TextEncoderLayout, unet: UNetLayout, autoencoder: AutoencoderLayout) -> None:

@@ -1,4 +1,4 @@
-"""The scheduler's constants: `scheduler/scheduler_config.json` to a `SchedulerRecord` and back."""
+"""The scheduler's constants: `scheduler/scheduler_config.json` to a `DDIMRecord` and back."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from sfmobile.bundle.manifest import SchedulerRecord
+from sfmobile.bundle.samplers import DDIMRecord
 from sfmobile.checkpoint.config import ForeignConfig, Json, parse, read_config
 from sfmobile.errors import ArtifactError
 
@@ -45,10 +45,9 @@ class _SchedulerConfig(ForeignConfig):
     clip_sample_range: float = 1.0
     rescale_betas_zero_snr: bool = False
     thresholding: Literal[False] = False
-    default_steps: int = Field(default=8, gt=0, alias="_default_steps")
 
 
-def read_scheduler(root: Path, index: Json) -> SchedulerRecord:
+def read_scheduler(root: Path, index: Json) -> DDIMRecord:
     """Constants of the checkpoint at `root`, whose `model_index.json` is `index`.
 
     diffusers' StableDiffusionPipeline samples without clipping and with `steps_offset` 1 whatever the file says (the
@@ -65,10 +64,10 @@ def read_scheduler(root: Path, index: Json) -> SchedulerRecord:
     values = parse(_SchedulerConfig, config, file).model_dump(exclude={"trained_betas", "thresholding"})
     if index.get("_class_name") == "StableDiffusionPipeline":
         values.update(clip_sample=False, steps_offset=1)
-    return SchedulerRecord(**values)
+    return DDIMRecord(**values)
 
 
-def scheduler_config(record: SchedulerRecord) -> Json:
+def scheduler_config(record: DDIMRecord) -> Json:
     """`scheduler/scheduler_config.json` as diffusers' DDIMScheduler reads it."""
-    values = record.model_dump(mode="json", exclude={"kind", "default_steps"})
-    return {"_class_name": "DDIMScheduler", "_default_steps": record.default_steps, **values, "thresholding": False}
+    values = record.model_dump(mode="json", exclude={"kind"})
+    return {"_class_name": "DDIMScheduler", **values, "thresholding": False}

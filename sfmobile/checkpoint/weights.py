@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from sfmobile.checkpoint.config import read_config
 from sfmobile.errors import ArtifactError
@@ -20,7 +20,8 @@ from sfmobile.errors import ArtifactError
 if TYPE_CHECKING:
     from torch import Tensor
 
-PartName = Literal["text_encoder", "unet", "decoder", "encoder"]
+# A component of a checkpoint, and the halves of its autoencoder.
+PartName: TypeAlias = str
 PARTS: tuple[PartName, ...] = ("text_encoder", "unet", "decoder", "encoder")
 
 FOLDERS: dict[PartName, str] = {"text_encoder": "text_encoder", "unet": "unet", "decoder": "vae", "encoder": "vae"}

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfmobile.bundle.manifest import SchedulerRecord
+from sfmobile.bundle.samplers import DDIMRecord
 from sfmobile.checkpoint.config import (
     AUTOENCODER_CLASS,
     UNET_CLASS,
@@ -18,7 +18,13 @@ from sfmobile.checkpoint.config import (
     text_encoder_config,
     unet_config,
 )
-from sfmobile.checkpoint.directory import DEFAULT_GUIDANCE_SCALE, GUIDANCE_KEY, MODEL_INDEX
+from sfmobile.checkpoint.directory import (
+    DEFAULT_GUIDANCE_SCALE,
+    DEFAULT_STEPS,
+    GUIDANCE_KEY,
+    MODEL_INDEX,
+    STEPS_KEY,
+)
 from sfmobile.checkpoint.scheduler import scheduler_config
 from sfmobile.checkpoint.tokenizer import copy_tokenizer
 from sfmobile.checkpoint.weights import FOLDERS, STEMS, PartName, stored_names, stored_shape
@@ -52,10 +58,11 @@ def write_checkpoint(
     unet: UNet,
     decoder: Decoder,
     encoder: Encoder | None,
-    scheduler: SchedulerRecord,
+    scheduler: DDIMRecord,
     tokenizer_dir: Path,
     latent_size: tuple[int, int] = (64, 64),
     guidance_scale: float = DEFAULT_GUIDANCE_SCALE,
+    default_steps: int = DEFAULT_STEPS,
     dtype: torch.dtype | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
@@ -87,6 +94,7 @@ def write_checkpoint(
         tokenizer_dir=tokenizer_dir,
         latent_size=latent_size,
         guidance_scale=guidance_scale,
+        default_steps=default_steps,
         dtype=dtype,
         max_shard_bytes=max_shard_bytes,
     )
@@ -99,10 +107,11 @@ def write_parts(
     text_encoder_layout: TextEncoderLayout,
     unet_layout: UNetLayout,
     autoencoder_layout: AutoencoderLayout,
-    scheduler: SchedulerRecord,
+    scheduler: DDIMRecord,
     tokenizer_dir: Path,
     latent_size: tuple[int, int],
     guidance_scale: float,
+    default_steps: int,
     dtype: torch.dtype | None,
     max_shard_bytes: int,
 ) -> None:
@@ -132,7 +141,7 @@ def write_parts(
             (draft / "scheduler").mkdir()
             _write(draft / "scheduler" / "scheduler_config.json", scheduler_config(scheduler))
             copy_tokenizer(tokenizer_dir, draft / "tokenizer")
-            _write(draft / MODEL_INDEX, _model_index(configs, guidance_scale))
+            _write(draft / MODEL_INDEX, _model_index(configs, guidance_scale, default_steps))
             _move_into_place(draft, root)
     # safetensors turns the system's errors into its own.
     except (OSError, SafetensorError) as error:
@@ -142,13 +151,14 @@ def write_parts(
         ) from error
 
 
-def _model_index(configs: Mapping[str, Json], guidance_scale: float) -> Json:
+def _model_index(configs: Mapping[str, Json], guidance_scale: float, default_steps: int) -> Json:
     ours = configs["unet"]["_class_name"] == UNET_CLASS or configs["vae"]["_class_name"] == AUTOENCODER_CLASS
     unet, vae = configs["unet"]["_class_name"], configs["vae"]["_class_name"]
     return {
         "_class_name": "SfmobilePipeline" if ours else "StableDiffusionPipeline",
         "_sfmobile_version": version("sfmobile"),
         GUIDANCE_KEY: guidance_scale,
+        STEPS_KEY: default_steps,
         "feature_extractor": [None, None],
         "requires_safety_checker": False,
         "safety_checker": [None, None],

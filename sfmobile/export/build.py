@@ -110,6 +110,7 @@ class ComponentBuild:
         self.observer.phase(self.name, "checksum")
         files = digest_package(writer.staging, package)
         return ComponentRecord(
+            runs=self.spec.runs,
             format=self.options.format,
             package=package,
             inputs=self._inputs(self.setting),

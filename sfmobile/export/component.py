@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sfmobile.bundle.choices import Runs
 from sfmobile.bundle.manifest import ComponentName, TensorRecord
 from sfmobile.errors import UsageError
 from sfmobile.nets.layout import AutoencoderLayout
@@ -33,11 +34,12 @@ class Setting:
 class ComponentSpec:
     """All that exporting one component needs. The network's forward takes the inputs in order.
 
-    package: file name without suffix. description: what the package says of itself.
+    runs: when it is called. package: file name without suffix. description: what the package says of itself.
     inputs, outputs: names, shapes, dtypes as stored (float16, int32) and descriptions.
     """
 
     name: ComponentName
+    runs: Runs
     package: str
     description: str
     inputs: Callable[[Setting], tuple[TensorRecord, ...]]
@@ -91,7 +93,7 @@ def _unet_inputs(setting: Setting) -> tuple[TensorRecord, ...]:
 
 
 def _unet_outputs(setting: Setting) -> tuple[TensorRecord, ...]:
-    kind = {"epsilon": "noise", "v_prediction": "v"}[setting.checkpoint.scheduler.prediction_type]
+    kind = {"epsilon": "noise", "v_prediction": "v"}[setting.checkpoint.sampler.prediction_type]
     shape = (setting.guidance_batch, setting.checkpoint.unet_layout.out_channels, *setting.latent_size)
     return (_float16("model_output", shape, f"Predicted {kind} (batch, channels, height, width)."),)
 
@@ -106,6 +108,7 @@ def _decoder_outputs(setting: Setting) -> tuple[TensorRecord, ...]:
 SPECS: dict[ComponentName, ComponentSpec] = {
     "text_encoder": ComponentSpec(
         name="text_encoder",
+        runs="per_prompt",
         package="TextEncoder",
         description="CLIP text encoder: token ids to text embedding.",
         inputs=_text_encoder_inputs,
@@ -113,6 +116,7 @@ SPECS: dict[ComponentName, ComponentSpec] = {
     ),
     "unet": ComponentSpec(
         name="unet",
+        runs="per_step",
         package="UNet",
         description="Denoising UNet: noisy latents, time and text to the model's prediction.",
         inputs=_unet_inputs,
@@ -120,6 +124,7 @@ SPECS: dict[ComponentName, ComponentSpec] = {
     ),
     "decoder": ComponentSpec(
         name="decoder",
+        runs="per_picture",
         package="Decoder",
         description="Image decoder of the autoencoder: latents to pixels.",
         inputs=lambda setting: (

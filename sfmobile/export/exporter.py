@@ -104,7 +104,7 @@ def _latents(setting: Setting) -> LatentsRecord:
     height, width = setting.latent_size
     layout = setting.checkpoint.autoencoder_layout
     return LatentsRecord(
-        channels=setting.checkpoint.unet_layout.in_channels,
+        channels=layout.latent_channels,
         height=height,
         width=width,
         pixels_per_latent=layout.downsampling,
@@ -137,18 +137,21 @@ def _manifest(
         target=options.target,
         options=options.record(setting.latent_size),
         tools={"sfmobile": __version__, **{name: version(name) for name in ("coremltools", "torch", "numpy")}},
+        pipeline=checkpoint.pipeline,
         components=dict(components),
-        scheduler=checkpoint.scheduler,
+        sampler=checkpoint.sampler,
         latents=_latents(setting),
         guidance=GuidanceRecord(batch=batch, default_scale=checkpoint.guidance_scale),
         time_embedding=checkpoint.time_embedding,
-        tokenizer=TokenizerRecord(
-            vocab=f"{TOKENIZER_FOLDER}/{VOCAB_FILE}",
-            merges=f"{TOKENIZER_FOLDER}/{MERGES_FILE}",
-            max_length=constants.max_length,
-            bos_token_id=constants.bos_token_id,
-            eos_token_id=constants.eos_token_id,
-            pad_token_id=constants.pad_token_id,
-            files=tokenizer_files,
-        ),
+        tokenizers={
+            TOKENIZER_FOLDER: TokenizerRecord(
+                vocab=f"{TOKENIZER_FOLDER}/{VOCAB_FILE}",
+                merges=f"{TOKENIZER_FOLDER}/{MERGES_FILE}",
+                max_length=constants.max_length,
+                bos_token_id=constants.bos_token_id,
+                eos_token_id=constants.eos_token_id,
+                pad_token_id=constants.pad_token_id,
+                files=tokenizer_files,
+            )
+        },
     )

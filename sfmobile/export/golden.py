@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from sfmobile.bundle.choices import COMPONENTS
 from sfmobile.bundle.directory import GOLDEN_FOLDER, Bundle
 from sfmobile.bundle.manifest import GoldenRecord, Manifest
 from sfmobile.bundle.store import BundleWriter
@@ -31,7 +30,7 @@ def golden_record(
         golden = old.golden
         if writer.adopt_files(golden.files):
             return golden
-    if recorder is None or set(manifest.components) != set(COMPONENTS):
+    if recorder is None or not manifest.is_whole:
         return None
     observer.phase(None, "golden")
     run = recorder(writer.preview(manifest))
@@ -53,5 +52,5 @@ def golden_record(
 def _reference(manifest: Manifest) -> object:
     """All that golden vectors depend on: they are the reference's, so how a component is stored is no part of it."""
     sources = {name: component.source_sha256 for name, component in manifest.components.items()}
-    fields = {"latents", "guidance", "scheduler", "time_embedding", "tokenizer"}
+    fields = {"latents", "guidance", "pipeline", "sampler", "time_embedding", "tokenizers"}
     return sources, manifest.model_dump(include=fields)

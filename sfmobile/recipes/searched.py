@@ -145,8 +145,8 @@ def make_runs(
     latent_size: tuple[int, int] | None,
 ) -> Runs:
     """The runs to compare. Raises `UsageError` for what can't be run."""
-    count = checkpoint.scheduler.default_steps if steps is None else steps
-    DDIM(checkpoint.scheduler).timesteps(count)
+    count = checkpoint.default_steps if steps is None else steps
+    DDIM(checkpoint.sampler).timesteps(count)
     scale = checkpoint.guidance_scale if guidance is None else guidance
     check_scale(scale)
     size = latent_size or checkpoint.latent_size

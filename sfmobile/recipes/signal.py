@@ -155,7 +155,7 @@ class LatentSignal:
         self.network = StoredNetwork(checkpoint, "unet")
         self._checkpoint = checkpoint
         self._advance = advance or (lambda _: None)
-        self._ddim = DDIM(checkpoint.scheduler)
+        self._ddim = DDIM(checkpoint.sampler)
         self.timesteps = [int(timestep) for timestep in self._ddim.timesteps(runs.steps)]
         texts = [*runs.prompts, runs.negative_prompt]
         self.token_ids, states = encode_prompts(checkpoint, texts)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sfmobile.bundle.manifest import SchedulerRecord
+from sfmobile.bundle.samplers import DDIMRecord
 from sfmobile.errors import UsageError
 
 
@@ -32,7 +32,7 @@ class Prediction:
 class DDIM:
     """The sampler for one set of constants; holds no state between steps."""
 
-    def __init__(self, record: SchedulerRecord) -> None:
+    def __init__(self, record: DDIMRecord) -> None:
         self.record = record
         self.alphas_cumprod = alphas_cumprod(record)
         self.final_alpha_cumprod = np.float32(1.0) if record.set_alpha_to_one else self.alphas_cumprod[0]
@@ -87,7 +87,7 @@ class DDIM:
         return Prediction(np.sqrt(a_s) * denoised + np.sqrt(np.float32(1.0) - a_s) * epsilon, denoised)
 
 
-def alphas_cumprod(record: SchedulerRecord) -> np.ndarray:
+def alphas_cumprod(record: DDIMRecord) -> np.ndarray:
     """Cumulative signal power of each training timestep, float32 (num_train_timesteps,)."""
     noise = betas(record)
     return cumulative(zero_snr_betas(noise) if record.rescale_betas_zero_snr else noise)
@@ -98,7 +98,7 @@ def cumulative(noise: np.ndarray) -> np.ndarray:
     return np.cumprod(np.subtract(1.0, noise, dtype=np.float32), dtype=np.float64).astype(np.float32)
 
 
-def betas(record: SchedulerRecord) -> np.ndarray:
+def betas(record: DDIMRecord) -> np.ndarray:
     """Noise variance added at each training timestep, float32 (num_train_timesteps,)."""
     count = record.num_train_timesteps
     if record.beta_schedule == "linear":

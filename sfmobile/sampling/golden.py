@@ -52,7 +52,7 @@ def golden_run(bundle: Bundle, source: Checkpoint, request: Request = GOLDEN_REQ
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
         seed=request.seed,
-        steps=manifest.scheduler.default_steps if request.steps is None else request.steps,
+        steps=manifest.pipeline.default_steps if request.steps is None else request.steps,
         guidance_scale=manifest.guidance.default_scale if request.guidance_scale is None else request.guidance_scale,
         vectors=vectors,
     )

@@ -79,7 +79,7 @@ class TextToImage:
         self.runtime = runtime
         self.manifest = manifest
         self.tokenizer = tokenizer
-        self.ddim = DDIM(manifest.scheduler)
+        self.ddim = DDIM(manifest.sampler)
         self._keep_loaded = keep_loaded
         self._loaded: dict[ComponentName, LoadedComponent] = {}
 
@@ -126,7 +126,7 @@ class TextToImage:
         The request is checked before anything is loaded. Raises `UsageError` for steps, a scale, a seed or a prompt
         out of range, `GateError` for NaN or infinity in an output.
         """
-        count = self.manifest.scheduler.default_steps if request.steps is None else request.steps
+        count = self.manifest.pipeline.default_steps if request.steps is None else request.steps
         scale = self.manifest.guidance.default_scale if request.guidance_scale is None else request.guidance_scale
         timesteps = self.ddim.timesteps(count)
         check_scale(scale)
@@ -198,7 +198,7 @@ class TextToImage:
             "seed": request.seed,
             "steps": steps,
             "guidance_scale": scale,
-            "scheduler": manifest.scheduler.kind,
+            "sampler": manifest.sampler.kind,
             "model": manifest.name,
             "source_sha256": manifest.source.sha256,
             "runtime": self.runtime.describe(),
@@ -271,7 +271,7 @@ class Pipeline(TextToImage):
         warning = self.tokenizer.tokenize(request.prompt).warning
         if warning:
             observer.note(warning)
-        observer.start(shortened(request.prompt), request.steps or self.manifest.scheduler.default_steps)
+        observer.start(shortened(request.prompt), request.steps or self.manifest.pipeline.default_steps)
         start = time.perf_counter()
         previews: list[Picture] = []
         seconds: list[float] = []

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sfmobile.bundle.manifest import SchedulerRecord, TimeEmbeddingRecord
+from sfmobile.bundle.manifest import TimeEmbeddingRecord
+from sfmobile.bundle.samplers import DDIMRecord
 from sfmobile.sampling.ddim import DDIM
 from sfmobile.sampling.time_embedding import sinusoid
 
@@ -31,7 +32,7 @@ class NoiseSchedule(nn.Module):
     sigmas: Tensor
     sinusoids: Tensor
 
-    def __init__(self, scheduler: SchedulerRecord, time_channels: int) -> None:
+    def __init__(self, scheduler: DDIMRecord, time_channels: int) -> None:
         super().__init__()
         self.scheduler = scheduler
         cumulative = torch.as_tensor(DDIM(scheduler).alphas_cumprod, dtype=torch.float64)
@@ -86,7 +87,7 @@ class StepGrid:
     targets: tuple[int, ...]
 
     @classmethod
-    def of(cls, scheduler: SchedulerRecord, steps: int) -> StepGrid:
+    def of(cls, scheduler: DDIMRecord, steps: int) -> StepGrid:
         """Grid of the scheduler's own spacing."""
         timesteps = tuple(int(t) for t in DDIM(scheduler).timesteps(steps))
         return cls(timesteps, (*timesteps[1:], -1))

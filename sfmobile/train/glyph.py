@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sfmobile.bundle.manifest import SchedulerRecord
+from sfmobile.bundle.samplers import DDIMRecord
 from sfmobile.errors import UsageError
 
-STANDARD_SCHEDULE = SchedulerRecord(
+STANDARD_SCHEDULE = DDIMRecord(
     num_train_timesteps=1000,
     beta_start=0.00085,
     beta_end=0.012,
@@ -23,7 +23,7 @@ ZERO_TERMINAL_SCHEDULE = STANDARD_SCHEDULE.model_copy(update={"rescale_betas_zer
 SCHEDULES = {"standard": STANDARD_SCHEDULE, "zero-terminal": ZERO_TERMINAL_SCHEDULE}
 
 
-def schedule_named(name: str) -> SchedulerRecord:
+def schedule_named(name: str) -> DDIMRecord:
     """The noise schedule that settings call `name`."""
     if name not in SCHEDULES:
         raise UsageError(f"Noise schedule '{name}' is unknown; expected one of {', '.join(SCHEDULES)}.")

@@ -72,7 +72,7 @@ def checkpoint_sampler(
         checkpoint.load("text_encoder").to(where),
         unet,
         checkpoint.load("decoder").to(where),
-        NoiseSchedule(checkpoint.scheduler, checkpoint.unet_layout.down[0].channels).to(where),
+        NoiseSchedule(checkpoint.sampler, checkpoint.unet_layout.down[0].channels).to(where),
         lambda captions: torch.as_tensor(tokenizer.encode_batch(captions)),
         steps=steps,
         guidance_scale=checkpoint.guidance_scale if guidance_scale is None else guidance_scale,

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from pydantic import field_validator
 from torch import Tensor
 
-from sfmobile.bundle.manifest import LatentsRecord, SchedulerRecord
+from sfmobile.bundle.manifest import LatentsRecord
+from sfmobile.bundle.samplers import DDIMRecord
 from sfmobile.errors import ArtifactError
 from sfmobile.files import StrictModel, parse_json, validated
 from sfmobile.nets.layout import AutoencoderLayout, TextEncoderLayout, UNetLayout
@@ -31,9 +33,17 @@ class UNetRecord(StrictModel):
     """
 
     layout: UNetLayout
-    schedule: SchedulerRecord
+    schedule: DDIMRecord
     latents: LatentsRecord
     text_encoder_from: str | None
+
+    @field_validator("schedule", mode="before")
+    @classmethod
+    def _of_older_runs(cls, value: Any) -> Any:
+        # Older runs kept a number of steps here.
+        return (
+            {key: held for key, held in value.items() if key != "default_steps"} if isinstance(value, dict) else value
+        )
 
 
 class StageRecord(StrictModel):

@@ -26,13 +26,14 @@ def constant_faults(bundle: Bundle, checkpoint: Checkpoint) -> list[str]:
     manifest = bundle.manifest
     layout = checkpoint.autoencoder_layout
     pairs: tuple[tuple[str, Mapping[str, Any], Mapping[str, Any]], ...] = (
-        ("scheduler", manifest.scheduler.model_dump(), checkpoint.scheduler.model_dump()),
+        ("pipeline", manifest.pipeline.model_dump(), checkpoint.pipeline.model_dump()),
+        ("sampler", manifest.sampler.model_dump(), checkpoint.sampler.model_dump()),
         ("time_embedding", manifest.time_embedding.model_dump(), checkpoint.time_embedding.model_dump()),
         (
             "latents",
             manifest.latents.model_dump(include={"channels", "pixels_per_latent", "scaling_factor"}),
             {
-                "channels": checkpoint.unet_layout.in_channels,
+                "channels": checkpoint.autoencoder_layout.latent_channels,
                 "pixels_per_latent": layout.downsampling,
                 "scaling_factor": layout.scaling_factor,
             },

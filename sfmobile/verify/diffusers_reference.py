@@ -71,7 +71,7 @@ def compare_reading(
     it, of the negative prompt), the latents behind every step, the picture.
     """
     manifest = ours.manifest
-    steps = manifest.scheduler.default_steps if request.steps is None else request.steps
+    steps = manifest.pipeline.default_steps if request.steps is None else request.steps
     scale = manifest.guidance.default_scale if request.guidance_scale is None else request.guidance_scale
     noise = initial_latents(request.seed, ours.latent_shape())
     texts = {"prompt": request.prompt}

@@ -52,7 +52,7 @@ def _input(
         rows = tensor.shape[0]
         shares = [TIMES[(number * rows + row) % len(TIMES)] for row in range(rows)]
         return sinusoid(
-            [int(share * manifest.scheduler.num_train_timesteps) for share in shares], manifest.time_embedding
+            [int(share * manifest.sampler.num_train_timesteps) for share in shares], manifest.time_embedding
         )
     size = max(sizes.get(tensor.name, 1.0), 1e-3)
     return (size * generator.standard_normal(tensor.shape)).astype(np.float32)

@@ -87,29 +87,29 @@ def package_mutants(bundle: Bundle, component: ComponentName, count: int, seed: 
 def manifest_mutants(bundle: Bundle) -> Iterator[Mutant]:
     """Every fault of a fixed list in the manifest's constants and in the tokenizer's files."""
     manifest = bundle.manifest
-    scheduler, tokens = manifest.scheduler, manifest.tokenizer
+    sampler, tokens = manifest.sampler, manifest.tokenizer
     spacings = ("leading", "trailing", "linspace")
     schedules = ("linear", "scaled_linear", "squaredcos_cap_v2")
     changes: dict[str, Any] = {
-        "scheduler.beta_start": scheduler.beta_start * 2,
-        "scheduler.beta_end": scheduler.beta_end * 1.25,
-        "scheduler.beta_schedule": schedules[(schedules.index(scheduler.beta_schedule) + 1) % 3],
-        "scheduler.timestep_spacing": spacings[(spacings.index(scheduler.timestep_spacing) + 1) % 3],
-        "scheduler.steps_offset": scheduler.steps_offset + 1,
-        "scheduler.set_alpha_to_one": not scheduler.set_alpha_to_one,
-        "scheduler.clip_sample": not scheduler.clip_sample,
-        "scheduler.prediction_type": "epsilon" if scheduler.prediction_type == "v_prediction" else "v_prediction",
-        "scheduler.rescale_betas_zero_snr": not scheduler.rescale_betas_zero_snr,
-        "scheduler.num_train_timesteps": scheduler.num_train_timesteps - 100,
-        "scheduler.default_steps": scheduler.default_steps + 2,
+        "sampler.beta_start": sampler.beta_start * 2,
+        "sampler.beta_end": sampler.beta_end * 1.25,
+        "sampler.beta_schedule": schedules[(schedules.index(sampler.beta_schedule) + 1) % 3],
+        "sampler.timestep_spacing": spacings[(spacings.index(sampler.timestep_spacing) + 1) % 3],
+        "sampler.steps_offset": sampler.steps_offset + 1,
+        "sampler.set_alpha_to_one": not sampler.set_alpha_to_one,
+        "sampler.clip_sample": not sampler.clip_sample,
+        "sampler.prediction_type": "epsilon" if sampler.prediction_type == "v_prediction" else "v_prediction",
+        "sampler.rescale_betas_zero_snr": not sampler.rescale_betas_zero_snr,
+        "sampler.num_train_timesteps": sampler.num_train_timesteps - 100,
+        "pipeline.default_steps": manifest.pipeline.default_steps + 2,
         "latents.scaling_factor": manifest.latents.scaling_factor * 1.05,
         "guidance.default_scale": manifest.guidance.default_scale + 1.5,
         "time_embedding.flip_sin_to_cos": not manifest.time_embedding.flip_sin_to_cos,
         "time_embedding.frequency_shift": manifest.time_embedding.frequency_shift + 1.0,
         "time_embedding.max_period": manifest.time_embedding.max_period / 2,
-        "tokenizer.pad_token_id": 0 if tokens.pad_token_id else tokens.eos_token_id,
-        "tokenizer.eos_token_id": tokens.eos_token_id - 1,
-        "tokenizer.bos_token_id": tokens.bos_token_id - 1,
+        "tokenizers.tokenizer.pad_token_id": 0 if tokens.pad_token_id else tokens.eos_token_id,
+        "tokenizers.tokenizer.eos_token_id": tokens.eos_token_id - 1,
+        "tokenizers.tokenizer.bos_token_id": tokens.bos_token_id - 1,
     }
     for key, value in changes.items():
         yield Mutant(None, "manifest", f"{key} is {value}", _constant_changed(key, value))

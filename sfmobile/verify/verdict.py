@@ -18,7 +18,6 @@ from sfmobile.bench.report import (
     VerifyReport,
     now,
 )
-from sfmobile.bundle.choices import COMPONENTS
 from sfmobile.errors import UsageError
 from sfmobile.observer import Observer
 from sfmobile.runtime.opening import RuntimeRequest, choose_runtime, has_source, open_bundle, open_source
@@ -121,7 +120,7 @@ def compare(
     exactness = reading = None
     if checkpoint is not None and all(record.format == "mlprogram" for record in bundle.manifest.components.values()):
         exactness = prove_exact(bundle, checkpoint, reference, observer)
-    if checkpoint is not None and set(bundle.manifest.components) == set(COMPONENTS):
+    if checkpoint is not None and bundle.manifest.is_whole:
         reading = prove_reading(bundle, checkpoint, drawings[0], observer)
     evaluations: list[EvaluationAgreement] = []
     for request in requests:
@@ -142,7 +141,7 @@ def compare(
         prompts=tuple(request.prompt for request in reference.requests),
         negative_prompt=first.negative_prompt,
         seed=first.seed,
-        steps=manifest.scheduler.default_steps if first.steps is None else first.steps,
+        steps=manifest.pipeline.default_steps if first.steps is None else first.steps,
         guidance_scale=manifest.guidance.default_scale if first.guidance_scale is None else first.guidance_scale,
         evaluations=tuple(evaluations),
         exactness=exactness,
@@ -157,7 +156,7 @@ def prove_reading(bundle: Bundle, checkpoint: Checkpoint, drawing: Request, obse
     if reason is not None:
         observer.note(f"Not compared with diffusers: {reason}.")
         return ReadingAgreement(gate_db=READING_GATE_DB, skipped=reason)
-    steps = bundle.manifest.scheduler.default_steps if drawing.steps is None else drawing.steps
+    steps = bundle.manifest.pipeline.default_steps if drawing.steps is None else drawing.steps
     observer.start("Reading (diffusers, torch fp32)", 2 * steps)
     with TextToImage.of_bundle(bundle, TorchRuntime(bundle, checkpoint)) as pipeline:
         stages = compare_reading(checkpoint, pipeline, drawing, observer.advance)

@@ -21,7 +21,6 @@ from sfmobile.bench.report import (
     RuntimeRecord,
     SampleAgreement,
 )
-from sfmobile.bundle.manifest import COMPONENTS
 from sfmobile.errors import GateError
 from sfmobile.sampling.picture import to_pixels
 from sfmobile.sampling.pipeline import Request, TextToImage
@@ -175,7 +174,7 @@ def compare_pictures(bundle: Bundle, runtime: Runtime, reference: Reference, adv
 
     A loop that breaks off on NaN or infinity has no picture: all of its values count as such.
     """
-    if set(bundle.manifest.components) != set(COMPONENTS):
+    if not bundle.manifest.is_whole:
         return None
     found: list[Agreement] = []
     with TextToImage.of_bundle(bundle, runtime) as pipeline:
@@ -196,7 +195,7 @@ def worst_of(found: Iterable[Agreement]) -> Agreement:
 
 def reference_work(bundle: Bundle, requests: Sequence[Request]) -> int:
     """How often `record_reference` advances."""
-    default = bundle.manifest.scheduler.default_steps
+    default = bundle.manifest.pipeline.default_steps
     return sum((default if request.steps is None else request.steps) + 1 for request in requests)
 
 

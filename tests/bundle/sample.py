@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sfmobile.bundle.choices import Runs
 from sfmobile.bundle.digest import digest_tree
 from sfmobile.bundle.directory import Bundle
 from sfmobile.bundle.manifest import (
@@ -22,12 +23,13 @@ from sfmobile.bundle.manifest import (
     GuidanceRecord,
     LatentsRecord,
     Manifest,
-    SchedulerRecord,
     SourceRecord,
     TensorRecord,
     TimeEmbeddingRecord,
     TokenizerRecord,
 )
+from sfmobile.bundle.pipeline import TEXT_TO_IMAGE, PipelineRecord, TextCondition
+from sfmobile.bundle.samplers import DDIMRecord
 from sfmobile.bundle.store import BundleWriter
 
 SAMPLE = Path(__file__).with_name("sample")
@@ -36,6 +38,11 @@ PACKAGES: dict[ComponentName, str] = {
     "text_encoder": "TextEncoder.mlpackage",
     "unet": "UNet.mlpackage",
     "decoder": "Decoder.mlpackage",
+}
+RUNS: dict[str, Runs] = {
+    "TextEncoder.mlpackage": "per_prompt",
+    "UNet.mlpackage": "per_step",
+    "Decoder.mlpackage": "per_picture",
 }
 SOURCE_SHA = "5" * 64
 OPTIONS_SHA = "0" * 64
@@ -53,6 +60,7 @@ def write_package(path: Path, content: bytes = b"weights") -> None:
 def component_record(root: Path, package: str, source: str = SOURCE_SHA, options: str = OPTIONS_SHA) -> ComponentRecord:
     files = digest_tree(root, package)
     return ComponentRecord(
+        runs=RUNS[package],
         format="mlprogram",
         package=package,
         inputs=(TensorRecord(name="latents", shape=(1, 4, 8, 8), dtype="float16", description="scaled latents"),),
@@ -95,8 +103,15 @@ def finish_bundle(writer: BundleWriter, components: dict[ComponentName, Componen
             target="ios17",
             options={"attention": "original"},
             tools={"sfmobile": "0"},
+            pipeline=PipelineRecord(
+                family="stable-diffusion",
+                task="text-to-image",
+                components=TEXT_TO_IMAGE,
+                conditions=(TextCondition(),),
+                default_steps=8,
+            ),
             components=components,
-            scheduler=SchedulerRecord(
+            sampler=DDIMRecord(
                 num_train_timesteps=1000,
                 beta_start=0.00085,
                 beta_end=0.012,
@@ -111,15 +126,17 @@ def finish_bundle(writer: BundleWriter, components: dict[ComponentName, Componen
             latents=LatentsRecord(channels=4, height=8, width=8, pixels_per_latent=8, scaling_factor=0.18215),
             guidance=GuidanceRecord(batch=2, default_scale=7.5),
             time_embedding=TimeEmbeddingRecord(dimension=32),
-            tokenizer=TokenizerRecord(
-                vocab="tokenizer/vocab.json",
-                merges="tokenizer/merges.txt",
-                max_length=77,
-                bos_token_id=49406,
-                eos_token_id=49407,
-                pad_token_id=49407,
-                files=tokenizer,
-            ),
+            tokenizers={
+                "tokenizer": TokenizerRecord(
+                    vocab="tokenizer/vocab.json",
+                    merges="tokenizer/merges.txt",
+                    max_length=77,
+                    bos_token_id=49406,
+                    eos_token_id=49407,
+                    pad_token_id=49407,
+                    files=tokenizer,
+                )
+            },
             golden=GoldenRecord(prompt="a", negative_prompt="", seed=0, steps=1, guidance_scale=7.5, files=golden),
         )
     )

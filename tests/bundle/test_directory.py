@@ -72,7 +72,7 @@ def test_comparing_sizes_finds_all_but_changed_bytes(bundle_root: Path, case: di
 
 def test_future_manifest_says_which_version_is_read(bundle_root: Path) -> None:
     mutate(bundle_root, {"op": "set", "pointer": "/schema_version", "value": 7})
-    with pytest.raises(ArtifactError, match=r"schema_version 7 but this sfmobile reads 1; upgrade"):
+    with pytest.raises(ArtifactError, match=r"schema_version 7 but this sfmobile reads 2; upgrade"):
         Bundle.open(bundle_root)
 
 

@@ -199,10 +199,10 @@ def test_directory_that_is_no_bundle_is_never_replaced(tmp_path: Path) -> None:
 def test_bundle_of_a_later_version_is_never_replaced(tmp_path: Path) -> None:
     target = tmp_path / "bundle"
     target.mkdir()
-    (target / "manifest.json").write_text('{"schema_version": 2}')
+    (target / "manifest.json").write_text('{"schema_version": 3}')
     with pytest.raises(SfmobileError, match="upgrade"):
         write_sample(target)
-    assert (target / "manifest.json").read_text() == '{"schema_version": 2}'
+    assert (target / "manifest.json").read_text() == '{"schema_version": 3}'
 
 
 def test_file_and_link_as_target_are_refused(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_constants_are_read_from_the_configs(sd1: Path) -> None:
     assert checkpoint.latent_size == (8, 8)
     assert checkpoint.time_embedding.dimension == 32
     assert checkpoint.tokenizer.bos_token_id == 49406
-    assert (checkpoint.scheduler.beta_schedule, checkpoint.scheduler.steps_offset) == ("scaled_linear", 1)
+    assert (checkpoint.sampler.beta_schedule, checkpoint.sampler.steps_offset) == ("scaled_linear", 1)
     assert checkpoint.guidance_scale == 7.5
     assert checkpoint.name == sd1.name
 

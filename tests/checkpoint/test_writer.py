@@ -66,7 +66,7 @@ def test_what_is_written_is_read_back(dtype: torch.dtype, shard_bytes: int, tmp_
         assert all(torch.equal(state[key], value.to(dtype)) for key, value in made[part].state_dict().items())
     assert (checkpoint.unet_layout, checkpoint.autoencoder_layout) == (TINY_UNET, TINY_AUTOENCODER)
     assert checkpoint.text_encoder_layout == TEXT_ENCODER
-    assert checkpoint.scheduler == SD15_SCHEDULER
+    assert checkpoint.sampler == SD15_SCHEDULER
     assert (checkpoint.latent_size, checkpoint.guidance_scale) == ((8, 16), 3.0)
     shards = list((tmp_path / "c" / "unet").glob("*.safetensors"))
     header = 1 << 16

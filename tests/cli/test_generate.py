@@ -41,7 +41,7 @@ def test_steps_and_guidance_come_from_the_manifest_unless_given(tiny_bundle: Bun
     run(capsys, "generate", tiny_bundle.root, "a", "-o", tmp_path / "default.png")
     run(capsys, "generate", tiny_bundle.root, "a", "--steps", 3, "--guidance", 2.5, "-o", tmp_path / "given.png")
     default, given = read_settings(tmp_path / "default.png"), read_settings(tmp_path / "given.png")
-    assert default["steps"] == tiny_bundle.manifest.scheduler.default_steps
+    assert default["steps"] == tiny_bundle.manifest.pipeline.default_steps
     assert default["guidance_scale"] == tiny_bundle.manifest.guidance.default_scale
     assert given["steps"] == 3 and given["guidance_scale"] == 2.5
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sfmobile.bundle.manifest import SchedulerRecord
+from sfmobile.bundle.samplers import DDIMRecord
 from sfmobile.errors import ArtifactError, UsageError
 from sfmobile.evaluate.evaluation import Evaluation, EvaluationConfig
 from sfmobile.evaluate.plan import RECORD, EvaluationPlan, measure_throughput, run_plan
@@ -218,7 +218,7 @@ def test_a_stage_is_sampled_on_its_own_schedule_at_the_scale_of_its_own_latents(
         write_stage(run.root, name, unet=unet, text_encoder=text_encoder, schedule=schedule, latents=latents)
     samplers = RunSamplers(run, words, SIDE)
 
-    def drawn(stage: str, record: SchedulerRecord, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def drawn(stage: str, record: DDIMRecord, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
         """The stage's picture, and that of the same networks put together by hand."""
         by_hand = network_sampler(
             text_encoder.eval(),

@@ -106,7 +106,7 @@ def test_every_target_and_attention_form_computes_what_the_networks_compute(
 
 def test_manifest_holds_the_checkpoints_constants(tiny_checkpoint: Checkpoint, exported: Path) -> None:
     manifest = Bundle.open(exported).manifest
-    assert manifest.scheduler == tiny_checkpoint.scheduler
+    assert manifest.sampler == tiny_checkpoint.sampler
     assert manifest.time_embedding == tiny_checkpoint.time_embedding
     assert (manifest.latents.height, manifest.latents.width) == tiny_checkpoint.latent_size
     assert manifest.latents.scaling_factor == tiny_checkpoint.autoencoder_layout.scaling_factor

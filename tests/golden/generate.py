@@ -36,7 +36,6 @@ STABLE_DIFFUSION = {
     "clip_sample": False,
     "clip_sample_range": 1.0,
     "rescale_betas_zero_snr": False,
-    "default_steps": 8,
 }
 SCHEDULES: dict[str, tuple[int, dict[str, Any]]] = {
     "sd15-8": (8, {}),
@@ -102,7 +101,7 @@ def write_noise() -> None:
 def diffusers_scheduler(record: dict[str, Any]) -> Any:
     from diffusers import DDIMScheduler
 
-    names = {key: value for key, value in record.items() if key not in ("kind", "default_steps")}
+    names = {key: value for key, value in record.items() if key != "kind"}
     return DDIMScheduler(**names)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sfmobile.bundle.manifest import SchedulerRecord, TimeEmbeddingRecord
+from sfmobile.bundle.manifest import TimeEmbeddingRecord
+from sfmobile.bundle.samplers import DDIMRecord
 from sfmobile.sampling.ddim import DDIM
 from sfmobile.sampling.noise import initial_latents
 from sfmobile.sampling.picture import to_pixels
@@ -59,7 +60,7 @@ def test_noise_equals_torch() -> None:
 
 @pytest.mark.parametrize("case", read("ddim.json"), ids=lambda case: str(case["name"]))
 def test_ddim_latents_equal_diffusers_at_every_step(case: dict[str, Any]) -> None:
-    ddim = DDIM(SchedulerRecord.model_validate(case["scheduler"]))
+    ddim = DDIM(DDIMRecord.model_validate(case["scheduler"]))
     outputs, latents = load(f"ddim/{case['name']}.outputs.npy"), load(f"ddim/{case['name']}.latents.npy")
     assert ddim.timesteps(case["steps"]).tolist() == case["timesteps"]
     current = latents[0]

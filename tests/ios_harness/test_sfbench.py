@@ -110,7 +110,7 @@ def test_the_worker_matches_the_golden_vectors(bundle: Bundle) -> None:
     assert result["tokens_identical"] is True
     assert result["noise_identical"] is True
     assert min(result["components_psnr_db"].values()) > 90
-    assert len(result["latents_max_difference"]) == bundle.manifest.scheduler.default_steps
+    assert len(result["latents_max_difference"]) == bundle.manifest.pipeline.default_steps
     assert max(result["latents_max_difference"]) < 1e-2
 
 

@@ -50,7 +50,7 @@ def test_samples_are_the_runs_themselves(tiny_checkpoint: Checkpoint, scale: flo
 def test_step_factors_say_what_a_step_makes_of_its_inputs(
     tiny_checkpoint: Checkpoint, prediction: str, clip: bool
 ) -> None:
-    record = tiny_checkpoint.scheduler.model_copy(
+    record = tiny_checkpoint.sampler.model_copy(
         update={"prediction_type": prediction, "rescale_betas_zero_snr": False, "clip_sample": False}
     )
     output, latents = np.random.default_rng(0).standard_normal((2, 64), dtype=np.float32)

@@ -39,8 +39,10 @@ def manifest_of(
         target="ios17",
         options={},
         tools={},
+        pipeline=checkpoint.pipeline,
         components={
             name: ComponentRecord(
+                runs=SPECS[name].runs,
                 format="mlprogram",
                 package=f"{SPECS[name].package}.mlpackage",
                 inputs=SPECS[name].inputs(setting),
@@ -56,9 +58,9 @@ def manifest_of(
             )
             for name in COMPONENTS
         },
-        scheduler=checkpoint.scheduler,
+        sampler=checkpoint.sampler,
         latents=LatentsRecord(
-            channels=checkpoint.unet_layout.in_channels,
+            channels=autoencoder.latent_channels,
             height=height,
             width=width,
             pixels_per_latent=autoencoder.downsampling,
@@ -66,15 +68,17 @@ def manifest_of(
         ),
         guidance=GuidanceRecord(batch=batch, default_scale=checkpoint.guidance_scale),
         time_embedding=checkpoint.time_embedding,
-        tokenizer=TokenizerRecord(
-            vocab="tokenizer/vocab.json",
-            merges="tokenizer/merges.txt",
-            max_length=checkpoint.tokenizer.max_length,
-            bos_token_id=checkpoint.tokenizer.bos_token_id,
-            eos_token_id=checkpoint.tokenizer.eos_token_id,
-            pad_token_id=checkpoint.tokenizer.pad_token_id,
-            files={"tokenizer/vocab.json": NO_FILE, "tokenizer/merges.txt": NO_FILE},
-        ),
+        tokenizers={
+            "tokenizer": TokenizerRecord(
+                vocab="tokenizer/vocab.json",
+                merges="tokenizer/merges.txt",
+                max_length=checkpoint.tokenizer.max_length,
+                bos_token_id=checkpoint.tokenizer.bos_token_id,
+                eos_token_id=checkpoint.tokenizer.eos_token_id,
+                pad_token_id=checkpoint.tokenizer.pad_token_id,
+                files={"tokenizer/vocab.json": NO_FILE, "tokenizer/merges.txt": NO_FILE},
+            )
+        },
     )
 
 

@@ -9,22 +9,22 @@ from diffusers import DDIMScheduler
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sfmobile.bundle.manifest import SchedulerRecord
+from sfmobile.bundle.samplers import DDIMRecord
 from sfmobile.errors import UsageError
 from sfmobile.sampling.ddim import DDIM
 from sfmobile.testing import SD15_SCHEDULER
 
 
-def record(**changes: Any) -> SchedulerRecord:
-    return SchedulerRecord(**{**SD15_SCHEDULER.model_dump(), **changes})
+def record(**changes: Any) -> DDIMRecord:
+    return DDIMRecord(**{**SD15_SCHEDULER.model_dump(), **changes})
 
 
-def oracle(constants: SchedulerRecord) -> DDIMScheduler:
+def oracle(constants: DDIMRecord) -> DDIMScheduler:
     return DDIMScheduler(**constants.model_dump(exclude={"kind", "default_steps"}))
 
 
 @st.composite
-def schedules(draw: st.DrawFn) -> tuple[SchedulerRecord, int]:
+def schedules(draw: st.DrawFn) -> tuple[DDIMRecord, int]:
     """Any constants that DDIM can run with, and a number of steps."""
     schedule = draw(st.sampled_from(["linear", "scaled_linear", "squaredcos_cap_v2"]))
     # The cosine schedule ends at almost no signal already; see the test of its rescaling below.
@@ -52,7 +52,7 @@ def schedules(draw: st.DrawFn) -> tuple[SchedulerRecord, int]:
 @example((record(prediction_type="v_prediction", timestep_spacing="trailing", rescale_betas_zero_snr=True), 8), 0)
 @example((record(beta_start=1e-4, beta_end=0.00173, beta_schedule="linear", rescale_betas_zero_snr=True), 1), 1)
 @settings(deadline=None, max_examples=150)
-def test_matches_diffusers_at_every_step(schedule: tuple[SchedulerRecord, int], seed: int) -> None:
+def test_matches_diffusers_at_every_step(schedule: tuple[DDIMRecord, int], seed: int) -> None:
     constants, steps = schedule
     ddim, theirs = DDIM(constants), oracle(constants)
     if constants.rescale_betas_zero_snr:

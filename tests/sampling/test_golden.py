@@ -21,7 +21,7 @@ def test_a_run_can_be_followed_from_its_vectors_alone(batch: Literal[1, 2], tiny
     bundle = reference_bundle(tiny_checkpoint, batch)
     run = golden_run(bundle, tiny_checkpoint, REQUEST)
     assert (run.prompt, run.negative_prompt, run.seed, run.steps, run.guidance_scale) == ("a cat", "a dog", 3, 4, 2.0)
-    vectors, ddim = run.vectors, DDIM(bundle.manifest.scheduler)
+    vectors, ddim = run.vectors, DDIM(bundle.manifest.sampler)
     np.testing.assert_array_equal(vectors["run.latents"][:1], initial_latents(3, (1, 4, 8, 8)))
     for index, timestep in enumerate(vectors["run.timesteps"].tolist()):
         output, latents = vectors["run.model_output"][index], vectors["run.latents"][index]

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from torch import nn
 
-from sfmobile.bundle.manifest import LatentsRecord, SchedulerRecord
+from sfmobile.bundle.manifest import LatentsRecord
+from sfmobile.bundle.samplers import DDIMRecord
 from sfmobile.nets.autoencoder import Decoder, Encoder
 from sfmobile.nets.text_encoder import TextEncoder
 from sfmobile.nets.unet import UNet
@@ -26,7 +27,7 @@ def write_stage(
     encoder: Encoder | None = None,
     decoder: Decoder | None = None,
     text_encoder_from: str | None = None,
-    schedule: SchedulerRecord = ZERO_TERMINAL_SCHEDULE,
+    schedule: DDIMRecord = ZERO_TERMINAL_SCHEDULE,
     latents: LatentsRecord = LATENTS,
 ) -> None:
     """RUN/<name>/weights.safetensors of these networks."""

@@ -92,6 +92,10 @@
             answers[name] = nil
         }
 
+        public func unloadAll() {
+            for name in loaded.keys { unload(name) }
+        }
+
         public nonisolated func memory() -> MemorySample? { MemorySample.ofThisProcess() }
 
         public func buffers(of name: ComponentName) -> BufferRecord? { answers[name] }

@@ -47,7 +47,7 @@ public struct BenchReport: Sendable, Equatable {
             .init(
                 "components",
                 .object(
-                    ComponentName.allCases.compactMap { name in
+                    components.keys.sorted().compactMap { name in
                         components[name].map { .init(name.rawValue, $0.json) }
                     })),
             .init("loop", loop?.json ?? .null),

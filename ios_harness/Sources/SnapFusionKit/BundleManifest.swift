@@ -1,18 +1,21 @@
 /// What a bundle says of itself: `manifest.json`. Constants live here and nowhere else.
 public struct BundleManifest: Sendable, Equatable {
-    /// The version this reader understands.
-    public static let schemaVersion = 1
+    /// The version this reader understands; older ones are read too.
+    public static let schemaVersion = 2
 
     public let name: String
     public let source: SourceRecord
     public let target: Target
     public let options: OrderedJSON
     public let tools: [String: String]
+    public let pipeline: PipelineRecord
     public internal(set) var components: [ComponentName: ComponentRecord]
-    public let scheduler: SchedulerRecord
+    public let sampler: SamplerRecord
     public internal(set) var latents: LatentsRecord
     public internal(set) var guidance: GuidanceRecord
     public let timeEmbedding: TimeEmbeddingRecord
+    public let tokenizers: [String: TokenizerRecord]
+    /// The tokenizer of the first text condition.
     public let tokenizer: TokenizerRecord
     public let golden: GoldenRecord?
 
@@ -20,21 +23,88 @@ public struct BundleManifest: Sendable, Equatable {
         case ios16, ios17, ios18
     }
 
+    /// The components that the bundle holds, in the order they run.
+    public var componentNames: [ComponentName] { pipeline.components.filter { components[$0] != nil } }
+
+    /// Whether the bundle holds every component that its task takes.
+    public var isWhole: Bool { componentNames.count == pipeline.components.count }
+
     /// Every file that the manifest names, with its record.
     public var files: [String: FileRecord] {
-        var files = tokenizer.files
+        var files: [String: FileRecord] = [:]
+        for tokenizer in tokenizers.values { files.merge(tokenizer.files) { first, _ in first } }
         for component in components.values { files.merge(component.files) { first, _ in first } }
         if let golden { files.merge(golden.files) { first, _ in first } }
         return files
     }
 }
 
-public enum ComponentName: String, Sendable, CaseIterable, CustomStringConvertible {
-    case textEncoder = "text_encoder"
-    case unet
-    case decoder
+/// What a component is called; which ones there are, a pipeline says.
+public struct ComponentName: RawRepresentable, Sendable, Hashable, Codable, CustomStringConvertible {
+    public static let textEncoder = ComponentName(known: "text_encoder")
+    public static let unet = ComponentName(known: "unet")
+    public static let decoder = ComponentName(known: "decoder")
 
+    public let rawValue: String
     public var description: String { rawValue }
+
+    /// Nil unless it is lowercase letters, digits and underscores, a letter first, 64 at most: it also names files.
+    public init?(rawValue: String) {
+        let letters = UInt8(ascii: "a")...UInt8(ascii: "z")
+        let others = UInt8(ascii: "0")...UInt8(ascii: "9")
+        guard let first = rawValue.utf8.first, letters.contains(first), rawValue.utf8.count <= 64,
+            rawValue.utf8.allSatisfy({ letters.contains($0) || others.contains($0) || $0 == UInt8(ascii: "_") })
+        else { return nil }
+        self.rawValue = rawValue
+    }
+
+    private init(known: String) { rawValue = known }
+}
+
+extension ComponentName: Comparable {
+    /// As reports list them: what reads the prompt, what walks the noise down, what makes pixels; then the alphabet.
+    public static func < (one: ComponentName, other: ComponentName) -> Bool {
+        (one.place, one.rawValue) < (other.place, other.rawValue)
+    }
+
+    private var place: Int {
+        if rawValue.hasPrefix("text_encoder") { return 0 }
+        return self == .unet ? 1 : self == .decoder ? 2 : 3
+    }
+}
+
+/// What the components together are: family and task, what runs, and what a call of the UNet takes beside latents and
+/// time.
+public struct PipelineRecord: Sendable, Equatable {
+    public enum Family: String, Sendable, CaseIterable {
+        case stableDiffusion = "stable-diffusion"
+        case latentConsistency = "latent-consistency"
+    }
+    public enum Task: String, Sendable, CaseIterable {
+        case textToImage = "text-to-image"
+    }
+
+    public let family: Family
+    public let task: Task
+    /// All that the task takes, in the order they run; a bundle may hold fewer.
+    public let components: [ComponentName]
+    public let conditions: [ConditionRecord]
+    public let defaultSteps: Int
+}
+
+/// What a call of the UNet takes beside latents and time, under the name of its input.
+public enum ConditionRecord: Sendable, Equatable {
+    /// The prompt's hidden states: tokens of a tokenizer through a text encoder.
+    case text(input: String, component: ComponentName, tokenizer: String)
+    /// The guidance scale as an input of a UNet that was distilled with it (arXiv 2310.04378, section 4.3): the host
+    /// computes a sinusoid of `dimension` values, sines first, of 1000 times (scale - 1).
+    case guidanceEmbedding(input: String, dimension: Int)
+
+    public var input: String {
+        switch self {
+        case .text(let input, _, _), .guidanceEmbedding(let input, _): input
+        }
+    }
 }
 
 /// Size and checksum of one file.
@@ -108,6 +178,14 @@ public struct ComponentRecord: Sendable, Equatable {
         case splitEinsumV2 = "split-einsum-v2"
     }
 
+    /// When a component is called.
+    public enum Runs: String, Sendable, CaseIterable {
+        case perPrompt = "per_prompt"
+        case perStep = "per_step"
+        case perPicture = "per_picture"
+    }
+
+    public let runs: Runs
     public let format: Format
     public let package: String
     public internal(set) var function: String
@@ -137,8 +215,11 @@ public struct ComponentRecord: Sendable, Equatable {
     }
 }
 
-/// Constants of the DDIM scheduler (arXiv 2010.02502), named as in diffusers' configuration.
-public struct SchedulerRecord: Sendable, Equatable {
+/// A sampler's constants, discriminated by kind.
+public typealias SamplerRecord = DDIMRecord
+
+/// Constants of DDIM (arXiv 2010.02502), named as in diffusers' configuration.
+public struct DDIMRecord: Sendable, Equatable {
     public enum BetaSchedule: String, Sendable, CaseIterable {
         case linear
         case scaledLinear = "scaled_linear"
@@ -163,7 +244,8 @@ public struct SchedulerRecord: Sendable, Equatable {
     public var clipSample: Bool
     public var clipSampleRange: Double
     public var rescaleBetasZeroSNR: Bool
-    public var defaultSteps: Int
+
+    public static let kind = "ddim"
 }
 
 /// Shape of the latents and their relation to pixels and to the decoder's input.
@@ -199,7 +281,8 @@ public struct TimeEmbeddingRecord: Sendable, Equatable {
     }
 }
 
-/// CLIP's byte-pair tokenizer: its files and the ids both sides must agree on.
+/// CLIP's byte-pair tokenizer: its files and the ids both sides must agree on. `addedTokens` are ids of tokens that stand
+/// beside the vocabulary and are never split, such as learned embeddings.
 public struct TokenizerRecord: Sendable, Equatable {
     public let vocab: String
     public let merges: String
@@ -207,6 +290,7 @@ public struct TokenizerRecord: Sendable, Equatable {
     public let bosTokenID: Int
     public let eosTokenID: Int
     public let padTokenID: Int
+    public let addedTokens: [String: Int]
     public let files: [String: FileRecord]
 }
 

@@ -67,6 +67,9 @@ public protocol ComponentRunner: Sendable {
     /// Frees a component; no error if it isn't loaded.
     func unload(_ name: ComponentName) async
 
+    /// Frees every component.
+    func unloadAll() async
+
     /// Forgets what was made of a component for this device, so that the next load is a cold one; unloads it.
     func forget(_ name: ComponentName) async throws
 
@@ -91,10 +94,6 @@ extension ComponentRunner {
 
     public func buffers(of name: ComponentName) async -> BufferRecord? { nil }
 
-    /// Frees everything.
-    public func unloadAll() async {
-        for name in ComponentName.allCases { await unload(name) }
-    }
 }
 
 extension ComponentRecord {

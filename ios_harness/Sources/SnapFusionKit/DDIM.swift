@@ -8,13 +8,13 @@ public struct DDIM: Sendable {
         public let predictedOriginal: [Float]
     }
 
-    public let record: SchedulerRecord
+    public let record: DDIMRecord
     /// Cumulative products of 1 - beta, in float32 as torch stores them.
     public let alphasCumprod: [Float]
     private let finalAlphaCumprod: Float
 
     /// Throws `UsageError` if the constants make no schedule.
-    public init(_ record: SchedulerRecord) throws {
+    public init(_ record: DDIMRecord) throws {
         guard record.trainTimesteps > 1 else {
             throw UsageError("the scheduler has \(record.trainTimesteps) training timesteps; expected 2 or more.")
         }
@@ -89,7 +89,7 @@ public struct DDIM: Sendable {
         return Result(latents: result, predictedOriginal: original)
     }
 
-    private static func betas(_ record: SchedulerRecord) -> [Float] {
+    private static func betas(_ record: DDIMRecord) -> [Float] {
         let count = record.trainTimesteps
         switch record.betaSchedule {
         case .linear: return linspace(record.betaStart, record.betaEnd, count).map(Float.init)

@@ -61,7 +61,7 @@ public struct GoldenCheck: Sendable {
         let pipeline = try TextToImage(bundle: bundle, runner: runner)
         result.tokensAreIdentical = try tokensAreIdentical(pipeline.tokenizer)
         result.noiseIsIdentical = try noiseIsIdentical()
-        for name in ComponentName.allCases where bundle.manifest.components[name] != nil {
+        for name in bundle.manifest.componentNames {
             try await runner.load(name)
             result.components[name] = try await compare(name, on: runner)
         }

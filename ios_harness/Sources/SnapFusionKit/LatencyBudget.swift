@@ -63,7 +63,7 @@ public struct LatencyBudget: Sendable, Equatable {
         func bounds(_ given: [String: Double]?) throws -> [ComponentName: Double] {
             var bounds: [ComponentName: Double] = [:]
             for (key, bound) in given ?? [:] {
-                guard let name = ComponentName(rawValue: key) else { throw problem("'\(key)' is no component") }
+                guard let name = ComponentName(rawValue: key) else { throw problem("'\(key)' is no component's name") }
                 guard bound.isFinite, bound > 0 else { throw problem("every bound is a positive number") }
                 bounds[name] = bound
             }
@@ -151,7 +151,8 @@ public struct LatencyBudget: Sendable, Equatable {
             }
         }
 
-        for name in ComponentName.allCases {
+        let bounded = Set(components.keys).union(neuralEngineCost.keys).union(cpuOnlyRatio.keys)
+        for name in bounded.sorted() {
             let one = report.components[name]
             let gone = report.crashed.contains(name.rawValue) ? "it crashed" : "it wasn't measured"
             let heat = LatencyBudget.heat(one?.thermalStateBefore, one?.thermalStateAfter, report.conditions)

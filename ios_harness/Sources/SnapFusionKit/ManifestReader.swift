@@ -12,7 +12,7 @@ extension BundleManifest {
         } catch {
             throw BundleError(.invalidJSON, "'\(file)' is not valid JSON (\(error)); \(mend).")
         }
-        let fields = try Fields(content, at: "", file: file)
+        let fields = try Fields(content.upgradedManifest(), at: "", file: file)
         if case .integer(let version)? = fields.members["schema_version"], version > BundleManifest.schemaVersion {
             throw BundleError(
                 .futureSchema,
@@ -38,18 +38,20 @@ extension BundleManifest {
             throw fields.problem("options", "expected an object, found \(options.kind)")
         }
         tools = try fields.dictionary("tools") { tools, key in try tools.string(key) }
+        let pipeline = try fields.object("pipeline") { try PipelineRecord(fields: $0) }
+        self.pipeline = pipeline
         var components: [ComponentName: ComponentRecord] = [:]
         let records = try fields.dictionary("components") { records, key in
             try records.object(key) { try ComponentRecord(fields: $0) }
         }
         for (key, record) in records {
-            guard let name = ComponentName(rawValue: key) else {
-                throw fields.problem("components.\(key)", "not a component's name")
+            guard let name = ComponentName(rawValue: key), pipeline.components.contains(name) else {
+                throw fields.problem("components.\(key)", "the pipeline has no such component")
             }
             components[name] = record
         }
         self.components = components
-        scheduler = try fields.object("scheduler") { try SchedulerRecord(fields: $0) }
+        sampler = try fields.object("sampler") { try SamplerRecord(fields: $0) }
         latents = try fields.object("latents") {
             LatentsRecord(
                 channels: try $0.integer("channels"), height: try $0.integer("height"), width: try $0.integer("width"),
@@ -67,15 +69,81 @@ extension BundleManifest {
                 frequencyShift: try $0.number("frequency_shift", default: 0),
                 maxPeriod: try $0.number("max_period", default: 10000))
         }
-        tokenizer = try fields.object("tokenizer") { try TokenizerRecord(fields: $0) }
+        let tokenizers = try fields.dictionary("tokenizers") { tokenizers, key in
+            try tokenizers.object(key) { try TokenizerRecord(fields: $0) }
+        }
+        self.tokenizers = tokenizers
+        let texts = try pipeline.conditions.compactMap { condition -> TokenizerRecord? in
+            guard case .text(_, _, let name) = condition else { return nil }
+            guard let record = tokenizers[name] else {
+                throw fields.problem("tokenizers", "no tokenizer is recorded as '\(name)'")
+            }
+            return record
+        }
+        guard let first = texts.first else { throw fields.problem("pipeline.conditions", "no condition is of text") }
+        tokenizer = first
         golden = try fields.optional("golden") { try $0.object("golden") { try GoldenRecord(fields: $0) } }
     }
 }
 
 private let mend = "export it again or copy the bundle anew"
 
+extension PipelineRecord {
+    fileprivate init(fields: Fields) throws {
+        family = try fields.choice("family")
+        task = try fields.choice("task")
+        components = try fields.strings("components").map {
+            guard let name = ComponentName(rawValue: $0) else {
+                throw fields.problem("components", "'\($0)' is no component's name")
+            }
+            return name
+        }
+        conditions = try fields.list("conditions") { try ConditionRecord(fields: $0) }
+        defaultSteps = try fields.integer("default_steps")
+        guard defaultSteps > 0 else {
+            throw fields.problem("default_steps", "expected more than 0, found \(defaultSteps)")
+        }
+        guard Set(components).count == components.count else {
+            throw fields.problem("components", "a component stands twice")
+        }
+        let inputs = conditions.map(\.input)
+        guard Set(inputs).count == inputs.count else {
+            throw fields.problem("conditions", "conditions of one input: \(inputs.joined(separator: ", "))")
+        }
+        for case .text(_, let component, _) in conditions {
+            guard components.contains(component) else {
+                throw fields.problem(
+                    "conditions", "a condition is of '\(component)', which is no component of the pipeline")
+            }
+        }
+    }
+}
+
+extension ConditionRecord {
+    fileprivate init(fields: Fields) throws {
+        switch try fields.string("kind", default: "text") {
+        case "text":
+            let name = try fields.string("component", default: "text_encoder")
+            guard let component = ComponentName(rawValue: name) else {
+                throw fields.problem("component", "'\(name)' is no component's name")
+            }
+            self = .text(
+                input: try fields.string("input", default: "encoder_hidden_states"), component: component,
+                tokenizer: try fields.string("tokenizer", default: "tokenizer"))
+        case "guidance_embedding":
+            let dimension = try fields.integer("dimension")
+            guard dimension > 0 else { throw fields.problem("dimension", "expected more than 0, found \(dimension)") }
+            self = .guidanceEmbedding(
+                input: try fields.string("input", default: "guidance_embedding"), dimension: dimension)
+        case let other:
+            throw fields.problem("kind", "expected one of text, guidance_embedding, found '\(other)'")
+        }
+    }
+}
+
 extension ComponentRecord {
     fileprivate init(fields: Fields) throws {
+        runs = try fields.choice("runs")
         format = try fields.choice("format")
         package = try fields.path("package")
         function = try fields.string("function", default: "main")
@@ -166,9 +234,9 @@ extension TensorRecord {
     fileprivate func isLike(_ other: TensorRecord?) -> Bool { shape == other?.shape && dtype == other?.dtype }
 }
 
-extension SchedulerRecord {
+extension DDIMRecord {
     fileprivate init(fields: Fields) throws {
-        try fields.constant("kind", "ddim")
+        try fields.constant("kind", DDIMRecord.kind)
         trainTimesteps = try fields.integer("num_train_timesteps")
         betaStart = try fields.number("beta_start")
         betaEnd = try fields.number("beta_end")
@@ -180,12 +248,11 @@ extension SchedulerRecord {
         clipSample = try fields.bool("clip_sample")
         clipSampleRange = try fields.number("clip_sample_range", default: 1)
         rescaleBetasZeroSNR = try fields.bool("rescale_betas_zero_snr")
-        defaultSteps = try fields.integer("default_steps", default: 8)
     }
 
-    /// Reads a scheduler's constants alone, with the manifest's names. Throws `BundleError` as the manifest would.
+    /// Reads a sampler's constants alone, with the manifest's names. Throws `BundleError` as the manifest would.
     public init(parsing content: OrderedJSON, file: String) throws {
-        self = try Fields(content, at: "scheduler", file: file).read { try SchedulerRecord(fields: $0) }
+        self = try Fields(content, at: "sampler", file: file).read { try DDIMRecord(fields: $0) }
     }
 }
 
@@ -197,6 +264,7 @@ extension TokenizerRecord {
         bosTokenID = try fields.integer("bos_token_id")
         eosTokenID = try fields.integer("eos_token_id")
         padTokenID = try fields.integer("pad_token_id")
+        addedTokens = try fields.dictionary("added_tokens", default: [:]) { tokens, key in try tokens.count(key) }
         files = try fields.files("files")
         for path in [vocab, merges] where files[path] == nil {
             throw fields.problem("files", "tokenizer file '\(path)' has no checksum")
@@ -360,6 +428,12 @@ private final class Fields {
         }
     }
 
+    func dictionary<Value>(
+        _ key: String, default fallback: [String: Value], _ body: (Fields, String) throws -> Value
+    ) throws -> [String: Value] {
+        try or(key, fallback) { try dictionary($0, body) }
+    }
+
     func files(_ key: String) throws -> [String: FileRecord] {
         try dictionary(key) { files, path in
             try files.check(path: path, at: path)
@@ -379,6 +453,15 @@ private final class Fields {
 
     func list<Value>(_ key: String, default fallback: [Value], _ body: (Fields) throws -> Value) throws -> [Value] {
         try or(key, fallback) { try list($0, body) }
+    }
+
+    func strings(_ key: String) throws -> [String] {
+        let value = try value(key)
+        guard case .array(let elements) = value else { throw mismatch(key, "a list", value) }
+        return try elements.map {
+            guard case .string(let string) = $0 else { throw mismatch(key, "strings", $0) }
+            return string
+        }
     }
 
     func integers(_ key: String) throws -> [Int] {

@@ -93,6 +93,10 @@
             _ = try? await request(.unload, body, seconds: timeouts.predict, during: "unload of \(name)")
         }
 
+        public func unloadAll() async {
+            for name in loaded { await unload(name) }
+        }
+
         public func memory() async -> MemorySample? { worker.flatMap { MemorySample(process: $0.identifier) } }
 
         /// Ends the worker: closes its stdin, and after a grace period kills it.

@@ -9,7 +9,7 @@ extension BenchReport {
                 "NE memory", "NE cost",
             ]
         ]
-        for name in ComponentName.allCases {
+        for name in components.keys.sorted() {
             guard let one = components[name] else { continue }
             let share = one.placement?.neuralEngineCostShare ?? one.placement?.neuralEngineShare
             rows.append([
@@ -29,7 +29,7 @@ extension BenchReport {
                 loop.steps, loop.guidanceScale, loop.unetCalls, milliseconds(loop.textEncoder), milliseconds(average),
                 milliseconds(loop.decoder), milliseconds(loop.endToEnd))
         }
-        for name in ComponentName.allCases {
+        for name in components.keys.sorted() {
             guard let one = components[name], let alone = one.cpuOnlyMedian else { continue }
             text += "\(name) on the CPU alone: \(milliseconds(alone)) a prediction\n"
         }

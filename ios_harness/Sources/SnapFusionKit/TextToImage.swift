@@ -6,7 +6,7 @@ public struct TextToImage: Sendable {
     public let bundle: ModelBundle
     public let runner: any ComponentRunner
     public let tokenizer: CLIPTokenizer
-    public let scheduler: DDIM
+    public let sampler: DDIM
     public let timeEmbedding: TimeEmbedding
     public let keepLoaded: Bool
 
@@ -16,7 +16,7 @@ public struct TextToImage: Sendable {
         self.runner = runner
         self.keepLoaded = keepLoaded
         tokenizer = try CLIPTokenizer(bundle: bundle)
-        scheduler = try DDIM(bundle.manifest.scheduler)
+        sampler = try DDIM(bundle.manifest.sampler)
         timeEmbedding = try TimeEmbedding(bundle.manifest.timeEmbedding)
     }
 
@@ -45,7 +45,7 @@ public struct TextToImage: Sendable {
     @discardableResult
     public func prewarm() async throws -> [ComponentName: Double] {
         var seconds: [ComponentName: Double] = [:]
-        for name in ComponentName.allCases where bundle.manifest.components[name] != nil {
+        for name in bundle.manifest.componentNames {
             try Task.checkCancellation()
             let start = ContinuousClock.now
             try await runner.prewarm(name, record: try bundle.component(name))
@@ -67,9 +67,9 @@ public struct TextToImage: Sendable {
 
     private func draw(_ request: Request, report: @Sendable (Event) -> Void) async throws {
         let manifest = bundle.manifest
-        let steps = request.steps ?? manifest.scheduler.defaultSteps
+        let steps = request.steps ?? manifest.pipeline.defaultSteps
         let scale = request.guidanceScale ?? manifest.guidance.defaultScale
-        let timesteps = try scheduler.timesteps(steps: steps)
+        let timesteps = try sampler.timesteps(steps: steps)
         try ClassifierFreeGuidance.check(scale: scale)
         if request.previews == .decoded && !keepLoaded {
             throw UsageError(
@@ -105,7 +105,7 @@ public struct TextToImage: Sendable {
             if let ahead { output = ahead.output } else { output = try await predict(index, latents, in: context) }
             ahead = nil
             let timestep = timesteps[index]
-            let result = try scheduler.step(
+            let result = try sampler.step(
                 modelOutput: output.floats, timestep: timestep, latents: latents.floats, steps: steps)
             latents = try HostTensor(shape: latents.shape, result.latents)
             let denoised = try HostTensor(shape: latents.shape, result.predictedOriginal)
@@ -229,7 +229,7 @@ public struct TextToImage: Sendable {
             .init("negative_prompt", .string(request.negativePrompt)),
             .init("prompt", .string(request.prompt)),
             .init("runtime", .string(engine)),
-            .init("scheduler", .string("ddim")),
+            .init("sampler", .string(DDIMRecord.kind)),
             .init("seed", Int(exactly: request.seed).map(OrderedJSON.integer) ?? .string(String(request.seed))),
             .init("source_sha256", .string(manifest.source.sha256)),
             .init("steps", .integer(steps)),

@@ -39,17 +39,17 @@ struct Bench: AsyncParsableCommand {
     func run() async throws {
         let engine = try Engine(bundle: bundle, options, shapes)
         let manifest = engine.bundle.manifest
-        let steps = steps ?? manifest.scheduler.defaultSteps
-        _ = try DDIM(manifest.scheduler).timesteps(steps: steps)
+        let steps = steps ?? manifest.pipeline.defaultSteps
+        _ = try DDIM(manifest.sampler).timesteps(steps: steps)
         if let guidance { try ClassifierFreeGuidance.check(scale: guidance) }
-        let components = ComponentName.allCases.filter { manifest.components[$0] != nil }
+        let components = manifest.componentNames
         let request = TextToImage.Request(
             prompt: manifest.golden?.prompt ?? "a red apple", steps: steps, guidanceScale: guidance)
         let recorder = try LatencyRecorder(
             bundle: engine.bundle,
             options: LatencyRecorder.Options(
                 predictions: predictions, components: components, request: request,
-                loop: loop && components.count == ComponentName.allCases.count,
+                loop: loop && manifest.isWhole,
                 control: engine.makeControl == nil || manifest.components[.unet] == nil ? [] : [.unet]),
             progress: { note("\($0)/\($1) \($2)") }, makeRunner: { try engine.makeRunner() })
         let budget = try budget.map { try LatencyBudget(contentsOf: URL(fileURLWithPath: $0)) }

@@ -27,7 +27,7 @@ struct Verify: AsyncParsableCommand {
                     .init(
                         "components_psnr_db",
                         .object(
-                            ComponentName.allCases.compactMap { name in
+                            result.components.keys.sorted().compactMap { name in
                                 result.components[name].map { .init(name.rawValue, .number($0)) }
                             })),
                     .init("tokens_identical", .bool(result.tokensAreIdentical)),
@@ -37,7 +37,7 @@ struct Verify: AsyncParsableCommand {
                     .init("passed", .bool(failures.isEmpty)),
                 ]).serialized(), terminator: "")
         } else {
-            for name in ComponentName.allCases {
+            for name in result.components.keys.sorted() {
                 guard let found = result.components[name] else { continue }
                 let gate = try check.gate(name, on: engine.kind)
                 print(String(format: "%@: %.1f dB, %.0f expected", name.rawValue, found, gate))

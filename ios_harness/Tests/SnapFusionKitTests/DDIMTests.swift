@@ -9,8 +9,8 @@ final class DDIMTests: XCTestCase {
         let scheduler: OrderedJSON
     }
 
-    private func record(_ golden: Case) throws -> SchedulerRecord {
-        try SchedulerRecord(parsing: golden.scheduler, file: "ddim.json")
+    private func record(_ golden: Case) throws -> DDIMRecord {
+        try DDIMRecord(parsing: golden.scheduler, file: "ddim.json")
     }
 
     private func cases() throws -> [Case] {

@@ -12,6 +12,9 @@ enum GoldenFiles {
     /// `tests/bundle/sample`, a bundle whose packages hold no programs
     static func sampleBundle() throws -> URL { try find("bundle", "sample") }
 
+    /// `tests/bundle/version_1.json`: the sample's manifest as it was in schema version 1
+    static func versionOneManifest() throws -> URL { try find("bundle", "version_1.json") }
+
     /// `tests/bundle/broken.json`
     static func brokenCases() throws -> URL { try find("bundle", "broken.json") }
 

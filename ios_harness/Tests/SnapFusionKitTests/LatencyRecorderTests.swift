@@ -30,7 +30,7 @@ final class LatencyRecorderTests: XCTestCase {
         let recorder = try LatencyRecorder(bundle: bundle, options: options) { RecordingRunner() }
         let report = try await recorder.report(
             machine: machine, device: .init(conditions: { conditions() }))
-        XCTAssertEqual(Set(report.components.keys), Set(ComponentName.allCases))
+        XCTAssertEqual(Set(report.components.keys), Set(TestBundle.components))
         let unet = try XCTUnwrap(report.components[.unet])
         XCTAssertEqual(unet.coldLoad, 500)
         XCTAssertEqual(unet.warmLoad, 500)
@@ -92,7 +92,7 @@ final class LatencyRecorderTests: XCTestCase {
         XCTAssertEqual(excesses, [LatencyBudget.Excess(figure: "unet median", bound: 0.5, found: 1)])
         XCTAssertEqual(excesses.first?.description, "unet median: 1.0 ms, 0.5 allowed (+100 %)")
         for bad in [
-            "[]", #"{"name": "x", "components_ms": {"vae": 1}}"#, #"{"name": "x", "components_ms": {"unet": -1}}"#,
+            "[]", #"{"name": "x", "components_ms": {"UNet": 1}}"#, #"{"name": "x", "components_ms": {"unet": -1}}"#,
         ] {
             try Data(bad.utf8).write(to: file)
             XCTAssertThrowsError(try LatencyBudget(contentsOf: file)) {

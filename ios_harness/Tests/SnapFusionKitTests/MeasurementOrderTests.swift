@@ -26,6 +26,7 @@ private struct LoggingRunner: ComponentRunner {
         return try await inner.predict(name, inputs: inputs)
     }
     func unload(_ name: ComponentName) async { await inner.unload(name) }
+    func unloadAll() async { await inner.unloadAll() }
     func memory() async -> MemorySample? { await inner.memory() }
 }
 

@@ -5,7 +5,7 @@ final class ModelBundleTests: XCTestCase {
     func testTheSampleOpens() throws {
         let bundle = try ModelBundle(opening: GoldenFiles.sampleBundle())
         XCTAssertEqual(bundle.manifest.name, "sample")
-        XCTAssertEqual(Set(bundle.manifest.components.keys), Set(ComponentName.allCases))
+        XCTAssertEqual(Set(bundle.manifest.components.keys), Set(TestBundle.components))
         XCTAssertEqual(try bundle.component(.unet).compression?.bits, 6)
         XCTAssertEqual(try bundle.package(.unet).lastPathComponent, "UNet.mlpackage")
         XCTAssertEqual(try bundle.golden("latents").elements, .float32([0, 1, 2, 3]))
@@ -13,6 +13,16 @@ final class ModelBundleTests: XCTestCase {
         var digest = SHA256Digest()
         digest.update(try Data(contentsOf: bundle.root.appendingPathComponent("manifest.json")))
         XCTAssertEqual(bundle.manifestSHA256, digest.hexadecimal())
+    }
+
+    func testABundleOfSchemaVersion1IsTheSameBundle() throws {
+        let root = try temporaryFolder().appendingPathComponent("bundle")
+        try FileManager.default.copyItem(at: GoldenFiles.sampleBundle(), to: root)
+        let manifest = root.appendingPathComponent("manifest.json")
+        try FileManager.default.removeItem(at: manifest)
+        try FileManager.default.copyItem(at: GoldenFiles.versionOneManifest(), to: manifest)
+        XCTAssertEqual(
+            try ModelBundle(opening: root).manifest, try ModelBundle(opening: GoldenFiles.sampleBundle()).manifest)
     }
 
     func testEveryDamageThatPythonRefusesIsRefusedForTheSameReason() throws {
@@ -66,7 +76,7 @@ final class ModelBundleTests: XCTestCase {
         for (old, new, place) in [
             (#""name": "sample""#, #""name": "sample", "colour": 1"#, "colour"),
             (#""channels": 4"#, #""channels": 4.5"#, "latents.channels"),
-            (#""clip_sample": false"#, #""clip_sample": 0"#, "scheduler.clip_sample"),
+            (#""clip_sample": false"#, #""clip_sample": 0"#, "sampler.clip_sample"),
             (#""parameters": 7"#, #""parameters": -7"#, "parameters"),
         ] {
             let changed = text.replacingOccurrences(of: old, with: new)

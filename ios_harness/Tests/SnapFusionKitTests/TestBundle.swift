@@ -4,8 +4,10 @@ import XCTest
 
 /// A bundle whose components hold no programs: latents of 4 × 4 × 4, pictures of 8 × 8, a tokenizer of letters.
 enum TestBundle {
+    static let components: [ComponentName] = [.textEncoder, .unet, .decoder]
+
     static func make(
-        in folder: URL, batch: Int = 2, components: [ComponentName] = ComponentName.allCases,
+        in folder: URL, batch: Int = 2, components: [ComponentName] = TestBundle.components,
         editing: (String) -> String = { $0 }
     ) throws -> ModelBundle {
         let root = folder.appendingPathComponent("bundle")
@@ -42,10 +44,11 @@ enum TestBundle {
                             tensor("encoder_hidden_states", [batch, 2, 1, 77]),
                         ], tensor("model_output", [batch, 4, 4, 4])
                     )
-                case .decoder: ([tensor("latents", [1, 4, 4, 4])], tensor("image", [1, 3, 8, 8]))
+                default: ([tensor("latents", [1, 4, 4, 4])], tensor("image", [1, 3, 8, 8]))
                 }
+            let runs = name == .textEncoder ? "per_prompt" : name == .unet ? "per_step" : "per_picture"
             return """
-                "\(name)": {"format": "mlprogram", "package": "\(name).mlpackage",
+                "\(name)": {"runs": "\(runs)", "format": "mlprogram", "package": "\(name).mlpackage",
                   "inputs": [\(inputs.joined(separator: ", "))], "outputs": [\(outputs)],
                   "compute_precision": "float16", "attention": "original", "compression": null, "parameters": 10,
                   "bytes": 20, "source_sha256": "\(sha)", "options_sha256": "\(sha)",
@@ -53,16 +56,19 @@ enum TestBundle {
                 """
         }
         return """
-            {"schema_version": 1, "name": "test", "source": {"id": "test", "sha256": "\(sha)"}, "target": "ios17",
-             "options": {}, "tools": {}, "components": {\(components.map(component).joined(separator: ",\n"))},
-             "scheduler": {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
+            {"schema_version": 2, "name": "test", "source": {"id": "test", "sha256": "\(sha)"}, "target": "ios17",
+             "options": {}, "tools": {},
+             "pipeline": {"family": "stable-diffusion", "task": "text-to-image", "default_steps": 8,
+               "components": ["text_encoder", "unet", "decoder"], "conditions": [{"kind": "text"}]},
+             "components": {\(components.map(component).joined(separator: ",\n"))},
+             "sampler": {"kind": "ddim", "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
                "beta_schedule": "scaled_linear", "prediction_type": "epsilon", "timestep_spacing": "leading",
                "steps_offset": 1, "set_alpha_to_one": false, "clip_sample": false, "rescale_betas_zero_snr": false},
              "latents": {"channels": 4, "height": 4, "width": 4, "pixels_per_latent": 2, "scaling_factor": 0.5},
              "guidance": {"batch": \(batch), "default_scale": 2.0}, "time_embedding": {"dimension": 8},
-             "tokenizer": {"vocab": "tokenizer/vocab.json", "merges": "tokenizer/merges.txt", "max_length": 77,
+             "tokenizers": {"tokenizer": {"vocab": "tokenizer/vocab.json", "merges": "tokenizer/merges.txt", "max_length": 77,
                "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407,
-               "files": {"tokenizer/vocab.json": \(file), "tokenizer/merges.txt": \(file)}}}
+               "files": {"tokenizer/vocab.json": \(file), "tokenizer/merges.txt": \(file)}}}}
             """
     }
 }
@@ -122,7 +128,7 @@ actor RecordingRunner: ComponentRunner {
             var values = latents.floats.enumerated().map { 0.5 * $1 + shifts[$0 / (latents.count / batch)] }
             if unetInputs.count == brokenStep { values[3] = .nan }
             outputs = ["model_output": try HostTensor(shape: latents.shape, values)]
-        case .decoder:
+        default:
             let latents = try XCTUnwrap(inputs["latents"]).floats
             outputs = ["image": try HostTensor(shape: [1, 3, 8, 8], (0..<192).map { latents[$0 % 64] / 4 })]
         }
@@ -132,6 +138,10 @@ actor RecordingRunner: ComponentRunner {
 
     func unload(_ name: ComponentName) async {
         if loaded.remove(name) != nil { calls.append(.unload(name)) }
+    }
+
+    func unloadAll() async {
+        for name in loaded.sorted() { await unload(name) }
     }
 
     func memory() async -> MemorySample? { MemorySample(total: 1000 + 10 * loaded.count, anonymous: 10 * loaded.count) }

@@ -12,7 +12,7 @@ final class TextToImageTests: XCTestCase {
 
     private func pipeline(
         _ runner: RecordingRunner, batch: Int = 2, keepLoaded: Bool = true,
-        components: [ComponentName] = ComponentName.allCases
+        components: [ComponentName] = TestBundle.components
     ) throws -> TextToImage {
         let bundle = try TestBundle.make(in: temporaryFolder(), batch: batch, components: components)
         return try TextToImage(bundle: bundle, runner: runner, keepLoaded: keepLoaded)
@@ -37,13 +37,13 @@ final class TextToImageTests: XCTestCase {
             case .loaded: break
             }
         }
-        XCTAssertEqual(steps.map(\.timestep), try pipeline.scheduler.timesteps(steps: 4))
+        XCTAssertEqual(steps.map(\.timestep), try pipeline.sampler.timesteps(steps: 4))
         XCTAssertEqual(steps.map(\.index), [0, 1, 2, 3])
         XCTAssertEqual(picture?.width, 8)
         XCTAssertEqual(picture?.settings.first { $0.key == "seed" }?.value, .integer(3))
         // Each step follows from the one before by the scheduler's formula.
         for (before, after) in zip(steps, steps.dropFirst()) {
-            let expected = try pipeline.scheduler.step(
+            let expected = try pipeline.sampler.step(
                 modelOutput: after.modelOutput.floats, timestep: after.timestep, latents: before.latents.floats,
                 steps: 4)
             XCTAssertEqual(after.latents.floats, expected.latents)
@@ -119,9 +119,9 @@ final class TextToImageTests: XCTestCase {
     func testPrewarmingLoadsAndRunsEveryComponentOnce() async throws {
         let runner = RecordingRunner()
         let seconds = try await pipeline(runner).prewarm()
-        XCTAssertEqual(Set(seconds.keys), Set(ComponentName.allCases))
+        XCTAssertEqual(Set(seconds.keys), Set(TestBundle.components))
         let calls = await runner.calls
-        XCTAssertEqual(calls, ComponentName.allCases.flatMap { [.load($0), .predict($0)] })
+        XCTAssertEqual(calls, TestBundle.components.flatMap { [.load($0), .predict($0)] })
         let frugal = RecordingRunner()
         _ = try await pipeline(frugal, keepLoaded: false).prewarm()
         let (most, loaded) = (await frugal.most, await frugal.loaded)

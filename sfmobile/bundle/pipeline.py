@@ -1,0 +1,75 @@
+"""A pipeline as records: its family and task, what runs when, and what steers the UNet."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from sfmobile.bundle.choices import Family, Task
+from sfmobile.files import StrictModel
+
+# A component's or a tokenizer's name, which also names files.
+ComponentKey = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
+
+
+class TextCondition(StrictModel):
+    """The prompt's hidden states: tokens of `tokenizer` through the text encoder `component`, the UNet's `input`."""
+
+    kind: Literal["text"] = "text"
+    input: str = "encoder_hidden_states"
+    component: ComponentKey = "text_encoder"
+    tokenizer: ComponentKey = "tokenizer"
+
+
+class GuidanceEmbeddingCondition(StrictModel):
+    """The guidance scale as an input of a UNet that was distilled with it (arXiv 2310.04378, section 4.3).
+
+    The host computes a sinusoid of `dimension` values, sines first, of 1000 times (scale - 1). Such a UNet is called
+    once a step, with the prompt alone.
+    """
+
+    kind: Literal["guidance_embedding"] = "guidance_embedding"
+    input: str = "guidance_embedding"
+    dimension: int = Field(gt=0)
+
+
+ConditionRecord: TypeAlias = Annotated[TextCondition | GuidanceEmbeddingCondition, Field(discriminator="kind")]
+
+
+class PipelineRecord(StrictModel):
+    """What the components together are.
+
+    components: all that the task takes, in the order they run; a bundle may hold fewer. conditions: what a call of the
+    UNet takes beside latents and time. default_steps: of a picture, if nobody asks for others.
+    """
+
+    family: Family
+    task: Task
+    components: tuple[ComponentKey, ...]
+    conditions: tuple[ConditionRecord, ...]
+    default_steps: int = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _inputs_differ(self) -> Self:
+        inputs = [condition.input for condition in self.conditions]
+        if len(set(inputs)) != len(inputs):
+            raise ValueError(f"conditions of one input: {', '.join(inputs)}")
+        if len(set(self.components)) != len(self.components):
+            raise ValueError(f"a component stands twice: {', '.join(self.components)}")
+        texts = [condition for condition in self.conditions if isinstance(condition, TextCondition)]
+        if not texts:
+            raise ValueError("no condition is of text")
+        for text in texts:
+            if text.component not in self.components:
+                raise ValueError(f"a condition is of '{text.component}', which is no component of the pipeline")
+        return self
+
+    @property
+    def text(self) -> TextCondition:
+        """The first condition of text."""
+        return next(condition for condition in self.conditions if isinstance(condition, TextCondition))
+
+
+TEXT_TO_IMAGE: tuple[ComponentKey, ...] = ("text_encoder", "unet", "decoder")
