@@ -39,6 +39,10 @@ MOST_BYTES = 256 << 20
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # File systems that can't put a folder on the disk by itself, and folders that may be written but not read.
 NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM)
+# Systems and file systems that can't let two entries change places.
+NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)
+# Of renameat2 (Linux, fcntl.h and fs.h) and renamex_np (macOS, stdio.h), which Python doesn't offer.
+AT_FDCWD, RENAME_EXCHANGE, RENAME_SWAP = -100, 2, 2
 # Of a value or a name that a file holds, in a sentence.
 SHOWN_CHARACTERS = 60
 COMPLAINT_CHARACTERS = 500
@@ -161,6 +165,29 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritten(path, error) from error
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Let two entries of one folder change places in a single step, so that neither name is ever without a file.
+
+    False, and nothing done, where the system (not Linux 3.15 or macOS) or the file system can't. Raises `OSError`.
+    """
+    import ctypes
+
+    if sys.platform not in ("linux", "darwin"):
+        return False
+    library = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(one), os.fsencode(other)
+    if hasattr(library, "renameat2"):
+        done = library.renameat2(AT_FDCWD, names[0], AT_FDCWD, names[1], ctypes.c_uint(RENAME_EXCHANGE))
+    elif hasattr(library, "renamex_np"):
+        done = library.renamex_np(*names, ctypes.c_uint(RENAME_SWAP))
+    else:
+        return False
+    code = ctypes.get_errno()
+    if done and code not in NO_EXCHANGE:
+        raise OSError(code, os.strerror(code), str(other))
+    return not done
 
 
 def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:

@@ -32,6 +32,8 @@ Reason = Literal[
     "wrong_size",
     "wrong_checksum",
 ]
+# What `verify`, `bench` and `page` leave in the reports folder; all else there is the user's.
+REPORT_FILES = ("verify.json", "bench.json", "report.html")
 MEND = "export it again or copy the bundle anew"
 
 
@@ -66,8 +68,14 @@ class Bundle:
         root = Path(path)
         manifest = read_manifest(root)
         bundle = cls(root, manifest)
-        for relative, record in sorted(bundle.files().items()):
-            check_file(root, relative, record, check, advance)
+        try:
+            for relative, record in sorted(bundle.files().items()):
+                check_file(root, relative, record, check, advance)
+        except BundleError as error:
+            # An export may have put another bundle in its place while the files were read.
+            if read_manifest(root) != manifest:
+                raise BundleError(error.reason, f"'{root}' was replaced while it was read; try again.") from error
+            raise
         return bundle
 
     def for_shapes(self, latent_size: tuple[int, int] | None = None, guidance_batch: int | None = None) -> Bundle:
@@ -125,10 +133,17 @@ def reports_folder(root: Path) -> Path:
     return root / REPORTS_FOLDER
 
 
+def replaced_path(root: Path) -> Path:
+    """Where the bundle stands that an export is about to replace at `root`, for a moment."""
+    return root.parent / f".{root.name}.old"
+
+
 def read_manifest(root: Path) -> Manifest:
     """Read and validate `root`/manifest.json. Raises `BundleError`."""
     path = root / MANIFEST_FILE
     if not root.is_dir():
+        if not root.exists() and replaced_path(root).is_dir():
+            raise BundleError("not_a_bundle", f"'{root}' is being replaced by an export at this moment; try again.")
         found = "a file" if root.exists() else "nothing"
         raise BundleError("not_a_bundle", f"'{root}' is not a bundle: expected a directory, found {found}.")
     check_inside(root, MANIFEST_FILE)
