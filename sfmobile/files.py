@@ -190,6 +190,20 @@ def exchange(one: Path, other: Path) -> bool:
     return not done
 
 
+def copy_inside(source: Path, target: Path, root: Path, mend: str) -> None:
+    """Copy a regular file that came with the folder `root`: a link in what was received must not carry others away.
+
+    Links into the folder are followed, and those of the Hub's cache, whose snapshots are links into `blobs` beside
+    them. Raises `ArtifactError` for another link and for what is no regular file, and as `atomic_write` does.
+    """
+    found, base = source.resolve(), root.resolve()
+    blobs = base.parent.parent / "blobs"
+    hub = base.parent.name == "snapshots" and found.is_relative_to(blobs)
+    if not hub and not found.is_relative_to(base):
+        raise ArtifactError(f"'{source}' is a link that leaves '{root}', to '{found}'; {mend}.")
+    write_bytes(target, read_bytes(source, "a file to copy", mend))
+
+
 def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:
     """Write a file whole or not at all. Raises as `atomic_write` does."""
     with atomic_write(path, durable=durable) as draft:
