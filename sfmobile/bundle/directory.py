@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from pydantic import ValidationError
 
+from sfmobile.bundle.bounds import out_of_bounds
 from sfmobile.bundle.digest import digest_file, is_listing, listing_records
 from sfmobile.bundle.manifest import SCHEMA_VERSION, ComponentName, FileRecord, Manifest
 from sfmobile.errors import ArtifactError
@@ -164,13 +165,21 @@ def validate_manifest(content: object, path: Path) -> Manifest:
         raise BundleError("invalid_manifest", f"'{path}': expected a JSON object, found {type(content).__name__}.")
     check_version(content, "schema_version", SCHEMA_VERSION, f"'{path}'", error=partial(BundleError, "future_schema"))
     try:
-        return Manifest.model_validate(content)
+        manifest = Manifest.model_validate(content)
     except ValidationError as error:
         place, found = first_fault(error)
         reason: Reason = "path_outside" if _is_path_error(error) else "invalid_manifest"
         raise BundleError(
             reason, f"'{path}' is not a valid manifest at {place or 'its top'}: {found}; {MEND}."
         ) from error
+    check_constants(manifest, path)
+    return manifest
+
+
+def check_constants(manifest: Manifest, path: Path) -> None:
+    """Raise `BundleError` for a constant of the manifest at `path` that makes no sense, such as a scale of zero."""
+    if (found := out_of_bounds(manifest.model_dump(exclude={"options", "tools"}))) is not None:
+        raise BundleError("invalid_manifest", f"'{path}' is not a valid manifest: {found}; {MEND}.")
 
 
 def check_inside(root: Path, relative: str, mend: str = MEND) -> None:

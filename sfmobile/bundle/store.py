@@ -34,6 +34,7 @@ from sfmobile.bundle.directory import (
     REPORTS_FOLDER,
     Bundle,
     BundleError,
+    check_constants,
     check_file,
     read_manifest,
     replaced_path,
@@ -245,8 +246,9 @@ class BundleWriter:
 
         Reports of a replaced bundle are kept if everything they speak of is unchanged; files in it that its manifest
         doesn't record (a note, a picture) are always kept. Raises `UsageError` if such a file stands where one of the
-        new bundle belongs.
+        new bundle belongs, and `BundleError` for a constant that makes no sense: what is written can be read.
         """
+        check_constants(manifest, self.target / MANIFEST_FILE)
         replaced = self.replaced()
         with disk_errors(self.target):
             if replaced is not None:
