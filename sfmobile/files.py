@@ -39,6 +39,10 @@ MOST_BYTES = 256 << 20
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # File systems that can't put a folder on the disk by itself, and folders that may be written but not read.
 NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM)
+# Systems and file systems that can't let two entries change places.
+NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)
+# Of renameat2 (Linux, fcntl.h and fs.h) and renamex_np (macOS, stdio.h), which Python doesn't offer.
+AT_FDCWD, RENAME_EXCHANGE, RENAME_SWAP = -100, 2, 2
 # Of a value or a name that a file holds, in a sentence.
 SHOWN_CHARACTERS = 60
 COMPLAINT_CHARACTERS = 500
@@ -161,6 +165,43 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritten(path, error) from error
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Let two entries of one folder change places in a single step, so that neither name is ever without a file.
+
+    False, and nothing done, where the system (not Linux 3.15 or macOS) or the file system can't. Raises `OSError`.
+    """
+    import ctypes
+
+    if sys.platform not in ("linux", "darwin"):
+        return False
+    library = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(one), os.fsencode(other)
+    if hasattr(library, "renameat2"):
+        done = library.renameat2(AT_FDCWD, names[0], AT_FDCWD, names[1], ctypes.c_uint(RENAME_EXCHANGE))
+    elif hasattr(library, "renamex_np"):
+        done = library.renamex_np(*names, ctypes.c_uint(RENAME_SWAP))
+    else:
+        return False
+    code = ctypes.get_errno()
+    if done and code not in NO_EXCHANGE:
+        raise OSError(code, os.strerror(code), str(other))
+    return not done
+
+
+def copy_inside(source: Path, target: Path, root: Path, mend: str) -> None:
+    """Copy a regular file that came with the folder `root`: a link in what was received must not carry others away.
+
+    Links into the folder are followed, and those of the Hub's cache, whose snapshots are links into `blobs` beside
+    them. Raises `ArtifactError` for another link and for what is no regular file, and as `atomic_write` does.
+    """
+    found, base = source.resolve(), root.resolve()
+    blobs = base.parent.parent / "blobs"
+    hub = base.parent.name == "snapshots" and found.is_relative_to(blobs)
+    if not hub and not found.is_relative_to(base):
+        raise ArtifactError(f"'{source}' is a link that leaves '{root}', to '{found}'; {mend}.")
+    write_bytes(target, read_bytes(source, "a file to copy", mend))
 
 
 def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:

@@ -6,6 +6,7 @@ width.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,6 +14,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
+# Unicode's controls, halves of a pair, and line and paragraph separators.
+_ACTING = ("Cc", "Cs", "Zl", "Zp")
+# What turns the direction of the writing around it.
+_TURNING = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 # Text has no width of its own; the widest table of ours fits in this.
 TEXT_WIDTH = 132
 
@@ -35,12 +40,12 @@ class Table:
 
         drawn = Drawn(box=box.SIMPLE_HEAD, pad_edge=False)
         for index, column in enumerate(self.columns):
-            drawn.add_column(Text(column), justify="left" if index in self.text_columns else "right")
+            drawn.add_column(Text(escaped(column)), justify="left" if index in self.text_columns else "right")
         for row in self.rows:
-            drawn.add_row(*(Text(cell) for cell in row))
+            drawn.add_row(*(Text(escaped(cell)) for cell in row))
         # Not the table's own title and caption: rich wraps those to the table's width.
-        console.print(Text(self.title, style="bold"))
-        console.print(drawn, Text(self.caption, style="dim") if self.caption is not None else "", sep="")
+        console.print(Text(escaped(self.title), style="bold"))
+        console.print(drawn, Text(escaped(self.caption), style="dim") if self.caption is not None else "", sep="")
 
     def __str__(self) -> str:
         from io import StringIO
@@ -55,6 +60,19 @@ class Table:
 def as_text(parts: Iterable[Table | str]) -> str:
     """Tables and paragraphs below each other."""
     return "\n\n".join(map(str, parts))
+
+
+def escaped(text: str, kept: str = "\n\t") -> str:
+    """A text that may hold others' words (a file's name, a prompt, a value of a file) for a terminal, where it must not
+    act: controls and turns of direction are written as JSON's escapes but for those in `kept`."""
+    if text.isprintable():
+        return text
+    return "".join(
+        f"\\u{ord(character):04x}"
+        if character not in kept and (character in _TURNING or unicodedata.category(character) in _ACTING)
+        else character
+        for character in text
+    )
 
 
 def in_bytes(count: int | float | None) -> str:

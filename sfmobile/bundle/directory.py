@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from pydantic import ValidationError
 
+from sfmobile.bundle.bounds import out_of_bounds
 from sfmobile.bundle.digest import digest_file, is_listing, listing_records
 from sfmobile.bundle.manifest import SCHEMA_VERSION, ComponentName, FileRecord, Manifest
 from sfmobile.bundle.upgrade import upgraded
@@ -33,6 +34,8 @@ Reason = Literal[
     "wrong_size",
     "wrong_checksum",
 ]
+# What `verify`, `bench` and `page` leave in the reports folder; all else there is the user's.
+REPORT_FILES = ("verify.json", "bench.json", "report.html")
 MEND = "export it again or copy the bundle anew"
 
 
@@ -67,8 +70,14 @@ class Bundle:
         root = Path(path)
         manifest = read_manifest(root)
         bundle = cls(root, manifest)
-        for relative, record in sorted(bundle.files().items()):
-            check_file(root, relative, record, check, advance)
+        try:
+            for relative, record in sorted(bundle.files().items()):
+                check_file(root, relative, record, check, advance)
+        except BundleError as error:
+            # An export may have put another bundle in its place while the files were read.
+            if read_manifest(root) != manifest:
+                raise BundleError(error.reason, f"'{root}' was replaced while it was read; try again.") from error
+            raise
         return bundle
 
     def for_shapes(self, latent_size: tuple[int, int] | None = None, guidance_batch: int | None = None) -> Bundle:
@@ -127,10 +136,17 @@ def reports_folder(root: Path) -> Path:
     return root / REPORTS_FOLDER
 
 
+def replaced_path(root: Path) -> Path:
+    """Where the bundle stands that an export is about to replace at `root`, for a moment."""
+    return root.parent / f".{root.name}.old"
+
+
 def read_manifest(root: Path) -> Manifest:
     """Read and validate `root`/manifest.json. Raises `BundleError`."""
     path = root / MANIFEST_FILE
     if not root.is_dir():
+        if not root.exists() and replaced_path(root).is_dir():
+            raise BundleError("not_a_bundle", f"'{root}' is being replaced by an export at this moment; try again.")
         found = "a file" if root.exists() else "nothing"
         raise BundleError("not_a_bundle", f"'{root}' is not a bundle: expected a directory, found {found}.")
     check_inside(root, MANIFEST_FILE)
@@ -151,13 +167,21 @@ def validate_manifest(content: object, path: Path) -> Manifest:
         raise BundleError("invalid_manifest", f"'{path}': expected a JSON object, found {type(content).__name__}.")
     check_version(content, "schema_version", SCHEMA_VERSION, f"'{path}'", error=partial(BundleError, "future_schema"))
     try:
-        return Manifest.model_validate(upgraded(content))
+        manifest = Manifest.model_validate(upgraded(content))
     except ValidationError as error:
         place, found = first_fault(error)
         reason: Reason = "path_outside" if _is_path_error(error) else "invalid_manifest"
         raise BundleError(
             reason, f"'{path}' is not a valid manifest at {place or 'its top'}: {found}; {MEND}."
         ) from error
+    check_constants(manifest, path)
+    return manifest
+
+
+def check_constants(manifest: Manifest, path: Path) -> None:
+    """Raise `BundleError` for a constant of the manifest at `path` that makes no sense, such as a scale of zero."""
+    if (found := out_of_bounds(manifest.model_dump(exclude={"options", "tools"}))) is not None:
+        raise BundleError("invalid_manifest", f"'{path}' is not a valid manifest: {found}; {MEND}.")
 
 
 def check_inside(root: Path, relative: str, mend: str = MEND) -> None:

@@ -4,8 +4,12 @@ Beside a target `B` stand, while an export runs or after it was killed:
     .B.lock      flock held by the running export; the kernel drops it when the process dies
     .B.partial/  the staging directory: finished packages, each with its record under .records/, and .work/ for the
                  package being written, which never counts
-    .B.old/      the replaced bundle, for the moment between two renames
-A package is moved out of .work/ whole and recorded afterwards, so what a record names is complete.
+    .B.old/      the replaced bundle, until what it holds besides its own files is moved into the new one
+A package is moved out of .work/ whole and recorded afterwards, so what a record names is complete. The new bundle and
+the old one change places in one step; where the system can't do that, `B` is absent between two renames.
+
+Of a bundle that is replaced only files that its manifest records are removed, and reports that no longer hold. These
+names can be guessed, so none of them may be a link.
 """
 
 from __future__ import annotations
@@ -14,8 +18,9 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -24,18 +29,19 @@ from typing_extensions import Self
 
 from sfmobile.bundle.digest import digest_tree
 from sfmobile.bundle.directory import (
-    GOLDEN_FOLDER,
     MANIFEST_FILE,
+    REPORT_FILES,
     REPORTS_FOLDER,
-    TOKENIZER_FOLDER,
     Bundle,
     BundleError,
+    check_constants,
     check_file,
     read_manifest,
+    replaced_path,
 )
 from sfmobile.bundle.manifest import ComponentName, ComponentRecord, FileRecord, Manifest
 from sfmobile.errors import ArtifactError, UnavailableError, UsageError
-from sfmobile.files import DISK_FULL, StrictModel, json_text, read_model, replacing
+from sfmobile.files import DISK_FULL, StrictModel, exchange, json_text, read_model, replacing
 
 RECORDS_FOLDER = ".records"
 WORK_FOLDER = ".work"
@@ -52,7 +58,7 @@ class DirectoryLock:
     def acquire(self) -> None:
         """Take the lock without waiting."""
         while True:
-            file = self.path.open("a+", encoding="utf-8")
+            file = self._opened()
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -74,6 +80,21 @@ class DirectoryLock:
         file.flush()
         self._file = file
 
+    def _opened(self) -> IO[str]:
+        """The lock's file, which anybody who may write beside the bundle could have put there: no link, no pipe."""
+        try:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.EMLINK, errno.EISDIR, errno.ENXIO):
+                raise
+            raise _foreign(self.path) from error
+        status = os.fstat(descriptor)
+        # A second name of the file would be that of somebody's own.
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            os.close(descriptor)
+            raise _foreign(self.path)
+        return os.fdopen(descriptor, "a+", encoding="utf-8")
+
     def release(self) -> None:
         """Drop the lock and remove its file."""
         if self._file is not None:
@@ -88,7 +109,7 @@ class BundleWriter:
     def __init__(self, target: Path) -> None:
         self.target = target
         self.staging = target.parent / f".{target.name}.partial"
-        self._old = target.parent / f".{target.name}.old"
+        self._old = replaced_path(target)
         self._lock = DirectoryLock(target.parent / f".{target.name}.lock", target)
 
     def __enter__(self) -> Self:
@@ -100,6 +121,7 @@ class BundleWriter:
         try:
             with disk_errors(self.target):
                 check_target(self.target)
+                self._refuse_links()
                 self._recover()
                 self.replaced()
                 (self.staging / RECORDS_FOLDER).mkdir(parents=True, exist_ok=True)
@@ -114,7 +136,9 @@ class BundleWriter:
     ) -> None:
         if self.staging.is_dir():
             remove(self.staging / WORK_FOLDER)
-            if not any((self.staging / RECORDS_FOLDER).glob("*.json")):
+            # With a manifest and without records it's the replaced bundle, whose files are still to be moved.
+            records = any((self.staging / RECORDS_FOLDER).glob("*.json"))
+            if not records and not (self.staging / MANIFEST_FILE).exists():
                 remove(self.staging)
         self._lock.release()
 
@@ -152,6 +176,8 @@ class BundleWriter:
         """Take a component over from the bundle being replaced (hard links where the file system has them)."""
         self.discard(name)
         with disk_errors(self.target):
+            for path in {relative.split("/")[0] for relative in record.files}:
+                remove(self.staging / path)
             for relative in record.files:
                 _link_or_copy(self.target / relative, self.staging / relative)
             self._write_record(name, record)
@@ -218,18 +244,25 @@ class BundleWriter:
     def commit(self, manifest: Manifest) -> Bundle:
         """Write the manifest, put the bundle in place of the target, and return it.
 
-        Reports of a replaced bundle are kept if everything they speak of is unchanged; files in it that no bundle
-        owns (a note, a picture) are always kept.
+        Reports of a replaced bundle are kept if everything they speak of is unchanged; files in it that its manifest
+        doesn't record (a note, a picture) are always kept. Raises `UsageError` if such a file stands where one of the
+        new bundle belongs, and `BundleError` for a constant that makes no sense: what is written can be read.
         """
+        check_constants(manifest, self.target / MANIFEST_FILE)
         replaced = self.replaced()
         with disk_errors(self.target):
+            if replaced is not None:
+                self._refuse_clashes(manifest, replaced)
             write_durably(self.staging / MANIFEST_FILE, manifest)
             self._remove_strangers(manifest)
             if self.target.exists():
-                if replaced is None or not same_content(replaced, manifest):
-                    remove(self.target / REPORTS_FOLDER)
-                self.target.rename(self._old)
-            self.staging.rename(self.target)
+                if exchange(self.staging, self.target):
+                    self.staging.rename(self._old)
+                else:
+                    self.target.rename(self._old)
+                    self.staging.rename(self.target)
+            else:
+                self.staging.rename(self.target)
             self._finish_replacement()
         return Bundle(self.target, manifest)
 
@@ -237,30 +270,55 @@ class BundleWriter:
         """Repair what a kill inside `commit` left behind."""
         if self._old.exists() and not self.target.exists():
             self._old.rename(self.target)
+        # Only a bundle that has just come into its place has records, and then it's the old one that has none.
+        exchanged = (self.target / RECORDS_FOLDER).is_dir() and not (self.staging / RECORDS_FOLDER).exists()
+        if exchanged and (self.staging / MANIFEST_FILE).is_file() and not self._old.exists():
+            self.staging.rename(self._old)
         if self.target.is_dir():
             self._finish_replacement()
 
+    def _refuse_links(self) -> None:
+        for path in (self.staging, self.staging / RECORDS_FOLDER, self._old):
+            if path.is_symlink() or (path.exists() and not path.is_dir()):
+                raise _foreign(path)
+
+    def _refuse_clashes(self, manifest: Manifest, replaced: Manifest) -> None:
+        """Raise `UsageError` if a file of the new bundle would take the place of one that is the user's."""
+        recorded = Bundle(self.target, replaced).files()
+        for relative in sorted(Bundle(self.staging, manifest).files().keys() - recorded.keys()):
+            path = self.target / relative
+            above = [folder for folder in path.parents if self.target in folder.parents]
+            taken = next((one for one in above if os.path.lexists(one) and not one.is_dir()), path)
+            if os.path.lexists(taken):
+                raise UsageError(
+                    f"'{taken}' is not of the bundle that is replaced, and the new one has a file of that name; move "
+                    "it away and run the same command again: what is exported is kept."
+                )
+
     def _finish_replacement(self) -> None:
         """Move what the replaced bundle doesn't own, and reports still valid, into the new one; drop the rest."""
-        remove(self.target / RECORDS_FOLDER)
-        if not self._old.exists():
-            return
-        try:
-            owned = owned_entries(read_manifest(self._old))
-        except BundleError:
+        if self._old.exists():
             owned = {MANIFEST_FILE}
-        for entry in sorted(self._old.iterdir()):
-            destination = self.target / entry.name
-            if entry.name not in owned and not destination.exists():
-                entry.rename(destination)
-        remove(self._old)
+            with suppress(BundleError):
+                old = read_manifest(self._old)
+                owned.update(Bundle(self._old, old).files())
+                if not same_content(old, read_manifest(self.target)):
+                    owned.update(f"{REPORTS_FOLDER}/{name}" for name in REPORT_FILES)
+            _move_others(self._old, self.target, owned)
+            # The manifest goes last: without it a rerun after a kill would take what is left for the user's.
+            for entry in self._old.iterdir():
+                if entry.name != MANIFEST_FILE:
+                    remove(entry)
+            remove(self._old)
+        remove(self.target / RECORDS_FOLDER)
 
     def _remove_strangers(self, manifest: Manifest) -> None:
         """Drop from the staging directory what the manifest doesn't own, such as components no longer asked for.
 
         Records stay until the directory is in place: a kill between two renames must not cost the finished work.
         """
-        owned = owned_entries(manifest) | {RECORDS_FOLDER}
+        files = Bundle(self.staging, manifest).files()
+        owned = {MANIFEST_FILE, RECORDS_FOLDER, *(relative.split("/")[0] for relative in files)}
         for entry in sorted(self.staging.iterdir()):
             if entry.name not in owned:
                 remove(entry)
@@ -289,17 +347,28 @@ class BundleWriter:
 
 
 def check_target(target: Path) -> None:
-    """Raise `UsageError` unless `target` is absent, an empty directory, or a bundle (which may be replaced)."""
+    """Raise `UsageError` unless `target` is absent, an empty directory, or a bundle (which may be replaced).
+
+    A bundle is what has a bundle's manifest: web applications have a file of that name too. Raises `BundleError` for
+    that of a later sfmobile.
+    """
     if target.is_symlink():
         raise UsageError(f"'{target}' is a symbolic link; name the directory it points to.")
     if not target.exists():
         return
     if not target.is_dir():
         raise UsageError(f"'{target}' is a file; name a directory for the bundle.")
-    if any(target.iterdir()) and not (target / MANIFEST_FILE).is_file():
+    if not any(target.iterdir()):
+        return
+    try:
+        read_manifest(target)
+    except BundleError as error:
+        if error.reason == "future_schema":
+            raise
         raise UsageError(
-            f"'{target}' is not empty and not a bundle; choose another directory, so that nothing of yours is replaced."
-        )
+            f"'{target}' is not empty and not a whole bundle; choose another directory, so that nothing of yours is "
+            f"replaced. ({error})"
+        ) from error
 
 
 def same_content(one: Manifest, other: Manifest) -> bool:
@@ -308,14 +377,22 @@ def same_content(one: Manifest, other: Manifest) -> bool:
     return one.model_dump(exclude=ignored) == other.model_dump(exclude=ignored)
 
 
-def owned_entries(manifest: Manifest) -> set[str]:
-    """Top-level names in a bundle directory that the bundle itself wrote."""
-    owned = {MANIFEST_FILE, TOKENIZER_FOLDER, GOLDEN_FOLDER}
-    for component in manifest.components.values():
-        owned.update(relative.split("/")[0] for relative in component.files)
-    for tokenizer in manifest.tokenizers.values():
-        owned.update(relative.split("/")[0] for relative in tokenizer.files)
-    return owned
+def _foreign(path: Path) -> UsageError:
+    return UsageError(f"'{path}' is not what an export leaves behind but a link or another file; remove it.")
+
+
+def _move_others(source: Path, target: Path, owned: set[str], below: str = "") -> None:
+    """Move all that is below `source` but for the `owned` files to the same place below `target`."""
+    for entry in sorted((source / below).iterdir()):
+        relative = f"{below}{entry.name}"
+        destination = target / relative
+        if relative in owned:
+            continue
+        if not os.path.lexists(destination) and not any(path.startswith(f"{relative}/") for path in owned):
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            entry.rename(destination)
+        elif entry.is_dir() and not entry.is_symlink():
+            _move_others(source, target, owned, f"{relative}/")
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from sfmobile.bundle.bounds import out_of_bounds
 from sfmobile.bundle.manifest import TimeEmbeddingRecord
 from sfmobile.errors import ArtifactError, UsageError
 from sfmobile.files import read_model, validated
@@ -345,11 +346,20 @@ def text_encoder_config(layout: TextEncoderLayout) -> Json:
 def parse(kind: type[Config], config: Json, file: Path) -> Config:
     """`config` as `kind`; the first thing that doesn't fit becomes an `ArtifactError` naming key and value."""
     mend = "use a checkpoint of one that it has, or copy this one again"
+    # Before a layout is built of them, and again as the numbers that texts stand for.
+    _check_bounds({name: config[name] for name in kind.model_fields if name in config}, file)
     try:
-        return validated(kind, config, f"'{file}'", "a config of a network or sampler that sfmobile has", mend)
+        values = validated(kind, config, f"'{file}'", "a config of a network or sampler that sfmobile has", mend)
     except UsageError as error:
         # A layout in it that can't run.
         raise ArtifactError(f"{file}: {error}") from error
+    _check_bounds(values.model_dump(), file)
+    return values
+
+
+def _check_bounds(values: Json, file: Path) -> None:
+    if (found := out_of_bounds(values)) is not None:
+        raise ArtifactError(f"'{file}': {found}; copy the checkpoint again.")
 
 
 def _check_class(config: Json, expected: str, file: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sfmobile.checkpoint.directory import MODEL_INDEX, Checkpoint
 from sfmobile.checkpoint.weights import STEMS
-from sfmobile.errors import ArtifactError, UnavailableError
+from sfmobile.errors import ArtifactError, UnavailableError, UsageError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 CONNECTION_SECONDS = 15.0
@@ -24,7 +24,10 @@ def open_checkpoint(source: Checkpoint | Path | str, revision: str | None = None
     """
     if isinstance(source, Checkpoint):
         return source
-    path = Path(source).expanduser()
+    try:
+        path = Path(source).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"'{source}' names the home of a user who doesn't exist here.") from error
     if isinstance(source, Path) or path.exists() or not _HUB_ID.fullmatch(source):
         return Checkpoint.open(path)
     return Checkpoint.open(fetch(source, revision), name=source)

@@ -6,7 +6,6 @@ alone.
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from pydantic import StrictInt
 
 from sfmobile.checkpoint.config import Json, read_config
 from sfmobile.errors import ArtifactError
-from sfmobile.files import json_text, read_text, validated
+from sfmobile.files import copy_inside, json_text, read_text, validated
 
 VOCAB_FILE = "vocab.json"
 MERGES_FILE = "merges.txt"
@@ -23,6 +22,7 @@ FAST_FILE = "tokenizer.json"
 CONFIG_FILES = ("tokenizer_config.json", "special_tokens_map.json", "README.md")
 MAX_LENGTH = 77
 MEND = "copy it again"
+LINK_MEND = "put the file itself there if the bundle is to hold it"
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def copy_tokenizer(source: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     if (source / VOCAB_FILE).is_file():
         for file in (VOCAB_FILE, MERGES_FILE):
-            shutil.copyfile(source / file, target / file)
+            copy_inside(source / file, target / file, source.resolve().parent, LINK_MEND)
     else:
         vocab = read_vocabulary(source)
         (target / VOCAB_FILE).write_text(json_text(vocab), encoding="utf-8")
@@ -131,4 +131,4 @@ def copy_tokenizer(source: Path, target: Path) -> None:
         (target / MERGES_FILE).write_text("\n".join(lines), encoding="utf-8")
     for file in CONFIG_FILES:
         if (source / file).is_file():
-            shutil.copyfile(source / file, target / file)
+            copy_inside(source / file, target / file, source.resolve().parent, LINK_MEND)

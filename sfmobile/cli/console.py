@@ -1,4 +1,7 @@
-"""What a command says and where: the result on stdout (a table, or JSON alone), log and progress on stderr."""
+"""What a command says and where: the result on stdout (a table, or JSON alone), log and progress on stderr.
+
+Everything that is printed passes here or through `Table`, where what could act on a terminal is escaped.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from sfmobile.observer import Observer, Unit
-from sfmobile.tables import TEXT_WIDTH, Table
+from sfmobile.tables import TEXT_WIDTH, Table, escaped
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -38,14 +41,14 @@ def stdout() -> Console:
 
 def note(message: str) -> None:
     """One log line on stderr; `message` is plain text, not markup."""
-    stderr().print(message, markup=False)
+    stderr().print(escaped(message), markup=False)
 
 
 def fail(message: str) -> None:
     """The one sentence of an error on stderr."""
     from rich.text import Text
 
-    stderr().print(Text.assemble(("error: ", "bold red"), message))
+    stderr().print(Text.assemble(("error: ", "bold red"), escaped(message, kept="")))
 
 
 def print_json(result: BaseModel | dict[str, Any] | list[Any]) -> None:
@@ -53,12 +56,12 @@ def print_json(result: BaseModel | dict[str, Any] | list[Any]) -> None:
     import json
 
     value = result if isinstance(result, (dict, list)) else result.model_dump(mode="json")
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.write(escaped(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)) + "\n")
 
 
 def print_text(text: str) -> None:
     """A plain line of the result on stdout."""
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(escaped(text) + "\n")
 
 
 def print_parts(*parts: Table | str) -> None:
@@ -97,7 +100,7 @@ class Bar(Observer):
         """A new bar in place of the one before."""
         if self._task is not None:
             self._bars.remove_task(self._task)
-        self._task = self._bars.add_task(what, total=total, unit=unit)
+        self._task = self._bars.add_task(escaped(what), total=total, unit=unit)
 
     def advance(self, units: int = 1) -> None:
         """The bar grows."""
@@ -163,9 +166,11 @@ def progress(remaining: bool = False) -> Iterator[Progress]:
 @contextmanager
 def status(message: str) -> Iterator[None]:
     """A spinner on stderr around work whose length isn't known."""
+    from rich.text import Text
+
     console = stderr()
     if not console.is_terminal:
         yield
         return
-    with console.status(message):
+    with console.status(Text(escaped(message))):
         yield

@@ -8,6 +8,8 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from io import TextIOWrapper
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -36,6 +38,8 @@ from sfmobile.errors import SfmobileError, UnavailableError
 from sfmobile.version import __version__
 
 INTERRUPTED = 130
+# As a shell shows a process that SIGPIPE ended.
+UNREAD = 141
 # EX_SOFTWARE of sysexits.h: a failure this program should have foreseen, so none of the documented codes.
 BUG = 70
 
@@ -67,30 +71,30 @@ def options(
 
 
 app.command("export", cls=Command)(export.export)
-app.command("verify")(verify.verify)
-app.command("generate")(generate.generate)
-app.command("bench")(bench.bench)
-app.command("evaluate")(evaluate.evaluate)
+app.command("verify", cls=Command)(verify.verify)
+app.command("generate", cls=Command)(generate.generate)
+app.command("bench", cls=Command)(bench.bench)
+app.command("evaluate", cls=Command)(evaluate.evaluate)
 app.command("inspect", cls=Command)(inspect.inspect)
 app.command("page", cls=Command)(page.page)
 app.command("profile-blocks", cls=Command)(profile_blocks.profile_blocks)
-app.command("compare")(compare.compare)
-app.command("doctor")(doctor.doctor)
+app.command("compare", cls=Command)(compare.compare)
+app.command("doctor", cls=Command)(doctor.doctor)
 
 mixed = typer.Typer(no_args_is_help=True, help="Bits layer by layer: search a recipe, store a bundle by one.")
 mixed.command("search", cls=Command)(compress.search)
-mixed.command("apply")(compress.apply)
+mixed.command("apply", cls=Command)(compress.apply)
 app.add_typer(mixed, name="compress")
 
 train = typer.Typer(no_args_is_help=True, help="Train a model: the data and the stages that made the built-in one.")
-train.command("data")(train_data.data)
-train.command("stage")(train_stages.stage)
-train.command("all")(train_stages.all_stages)
-train.command("assemble")(train_stages.assemble)
-train.command("plot")(train_stages.plot)
+train.command("data", cls=Command)(train_data.data)
+train.command("stage", cls=Command)(train_stages.stage)
+train.command("all", cls=Command)(train_stages.all_stages)
+train.command("assemble", cls=Command)(train_stages.assemble)
+train.command("plot", cls=Command)(train_stages.plot)
 train.command("evolve", cls=Command)(train_evolve.evolve)
-train.command("evaluate")(evaluate.evaluate_run)
-train.command("dual-encoder")(evaluate.dual_encoder)
+train.command("evaluate", cls=Command)(evaluate.evaluate_run)
+train.command("dual-encoder", cls=Command)(evaluate.dual_encoder)
 app.add_typer(train, name="train")
 
 reports = typer.Typer(
@@ -99,7 +103,7 @@ reports = typer.Typer(
     help="What was measured elsewhere: `report import` reads what the iOS harness measured on an iPhone.",
 )
 reports.command(page.PAGE_COMMAND, cls=Command, hidden=True)(page.page)
-reports.command("import")(report.import_report)
+reports.command("import", cls=Command)(report.import_report)
 app.add_typer(reports, name="report")
 
 
@@ -145,14 +149,34 @@ def take_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:
     return [*head, *arguments[cut:]], len(head) < cut
 
 
+def prepare_streams() -> None:
+    """Streams that take any text: what isn't UTF-8 in a name is written as an escape, and none of them is missing.
+
+    Raises `UnavailableError` where stdout was closed: the result would go nowhere, or into the next file opened.
+    """
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    if sys.stdout is None:
+        raise UnavailableError("Standard output is closed; direct it to /dev/null if the result isn't wanted.")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit the process with its code."""
     rest, debug = take_debug(list(sys.argv[1:] if arguments is None else arguments))
     quiet_libraries()
     try:
+        prepare_streams()
         app(args=rest, prog_name="sfmobile")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    except SystemExit as ended:
+        # click ends with 1, a gate's code, where who read the result has read enough.
+        if isinstance(ended.__context__, BrokenPipeError):
+            sys.exit(UNREAD)
+        raise
     # The one place that may catch everything: below it there is only the interpreter's traceback.
     except Exception as error:
         message, code = explain(error)

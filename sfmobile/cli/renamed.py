@@ -1,12 +1,14 @@
-"""Options that have another name now: the old one works for a release, is not shown in the help, and says so."""
+"""What all commands' options have in common: old names work for a release and say so, and numbers are finite."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from typer.core import TyperCommand
 
 from sfmobile.cli import console
+from sfmobile.errors import UsageError
 
 # By command: what was written, and what is written now.
 RENAMED: dict[str, dict[str, str]] = {
@@ -24,7 +26,7 @@ RENAMED: dict[str, dict[str, str]] = {
 
 
 class Command(TyperCommand):
-    """A command that takes its options' old names too."""
+    """A command that takes its options' old names too, and no number that isn't one."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put the new name in place of an old one, with a note."""
@@ -36,3 +38,12 @@ class Command(TyperCommand):
                 console.note(f"note: {old} is now {names[old]}; the old name goes with the next release.")
                 args[index] = f"{names[old]}{equals}{value}"
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Refuse "nan" and "inf", which Python reads as numbers: a gate of nan is passed or failed by everything."""
+        for name, value in ctx.params.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UsageError(
+                    f"--{name.replace('_', '-')} {value} is no number that can be used; expected a finite one."
+                )
+        return super().invoke(ctx)

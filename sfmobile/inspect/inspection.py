@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sfmobile.bench.header import bundle_reference
-from sfmobile.bundle.directory import MANIFEST_FILE, Bundle
+from sfmobile.bundle.directory import MANIFEST_FILE, Bundle, Check
 from sfmobile.errors import UsageError
 from sfmobile.inspect.block import BlockInspection, inspect_blocks
 from sfmobile.inspect.estimate.cost import cost_model
@@ -127,7 +127,8 @@ def inspect(
     if device is None and (measured or device_factors or compute_plan):
         raise UsageError("--measured, --device-factors and --compute-plan need --device DEVICE.")
     names = (component,) if isinstance(component, str) else tuple(component)
-    root, bundle = _opened(path)
+    # What is executed is what was exported; to look at a program its size is enough.
+    root, bundle = _opened(path, "full" if activations else "sizes")
     packages = _packages(root, bundle, names)
     targets = _targets(root, bundle, names, activations, observer)
     observer.start("Checking the rules")
@@ -149,12 +150,12 @@ def inspect(
     )
 
 
-def _opened(path: Bundle | Path | str) -> tuple[Path, Bundle | None]:
+def _opened(path: Bundle | Path | str, check: Check) -> tuple[Path, Bundle | None]:
     """Where it is, and the bundle if it is one."""
     if isinstance(path, Bundle):
         return path.root, path
     root = Path(path)
-    return root, Bundle.open(root, check="sizes") if (root / MANIFEST_FILE).is_file() else None
+    return root, Bundle.open(root, check) if (root / MANIFEST_FILE).is_file() else None
 
 
 def _packages(root: Path, bundle: Bundle | None, components: Sequence[str]) -> dict[str, PackageInspection]:

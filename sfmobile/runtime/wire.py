@@ -111,7 +111,12 @@ class Reader:
             if name in tensors:
                 raise RequestError(Code.INPUT, f"Input '{name}' is given twice; expected it once.")
             dtype = _NUMPY_TYPES[DType(code)]
-            tensors[name] = np.frombuffer(self.take(prod(shape) * dtype.itemsize), dtype).reshape(shape)
+            data = np.frombuffer(self.take(prod(shape) * dtype.itemsize), dtype)
+            try:
+                tensors[name] = data.reshape(shape)
+            # Nothing at all, beside dimensions whose product numpy can't count.
+            except ValueError:
+                raise RequestError(Code.PROTOCOL, f"Tensor '{name}' has the shape {shape}, which can't be.") from None
         return tensors
 
     def end(self) -> None:

@@ -267,6 +267,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(Worker(*private_pipes()), options.bundle, options.runtime, options.precision)
     except BrokenPipeError:
         return 0  # The host is gone.
+    except KeyboardInterrupt:
+        return 130  # Ctrl-C goes to the host's whole group of processes.
 
 
 def _run(worker: Worker, path: Path, runtime: RuntimeChoice, precision: Precision) -> int:

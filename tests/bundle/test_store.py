@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,12 +14,15 @@ from typing import Any
 
 import pytest
 
+from sfmobile.bundle import directory, store
 from sfmobile.bundle.digest import digest_file
-from sfmobile.bundle.directory import Bundle
-from sfmobile.bundle.manifest import COMPONENTS, ComponentName
+from sfmobile.bundle.directory import Bundle, BundleError, read_manifest
+from sfmobile.bundle.manifest import COMPONENTS
 from sfmobile.bundle.store import BundleWriter, require_disk
 from sfmobile.errors import SfmobileError, UnavailableError, UsageError
+from sfmobile.files import json_text
 from tests.bundle.sample import OPTIONS_SHA, SOURCE_SHA, add_component, finish_bundle, write_package, write_sample
+from tests.crash import crash_points
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
@@ -191,9 +195,128 @@ def test_directory_that_is_no_bundle_is_never_replaced(tmp_path: Path) -> None:
     target = tmp_path / "photos"
     target.mkdir()
     (target / "cat.jpg").write_bytes(b"cat")
-    with pytest.raises(UsageError, match="not empty and not a bundle"):
+    with pytest.raises(UsageError, match="not empty and not a whole bundle"):
         write_sample(target)
     assert entries(tmp_path) == {"photos"} and (target / "cat.jpg").read_bytes() == b"cat"
+
+
+@pytest.mark.parametrize("content", ['{"name": "A web app", "start_url": "/"}', "[]", "{", None])
+def test_a_directory_with_some_manifest_is_not_taken_for_a_bundle(tmp_path: Path, content: str | None) -> None:
+    target = tmp_path / "app"
+    (target / "tokenizer").mkdir(parents=True)
+    (target / "tokenizer" / "mine.txt").write_text("mine")
+    if content is None:
+        # A bundle that was damaged: whose files are whose can't be told any more.
+        write_sample(tmp_path / "other")
+        content = (tmp_path / "other" / "manifest.json").read_text()[:-10]
+        shutil.rmtree(tmp_path / "other")
+    (target / "manifest.json").write_text(content)
+    with pytest.raises(UsageError, match="not empty and not a whole bundle; choose another"):
+        write_sample(target)
+    assert (target / "manifest.json").read_text() == content and (target / "tokenizer" / "mine.txt").is_file()
+    assert entries(tmp_path) == {"app"}
+
+
+def test_files_in_the_bundles_own_folders_that_it_does_not_record_are_kept(tmp_path: Path) -> None:
+    target = tmp_path / "bundle"
+    write_sample(target, content=b"old")
+    notes = ["tokenizer/note.txt", "reports/note.txt", "reports/phone.json", "UNet.mlpackage/note.txt", "mine/note.txt"]
+    for name in notes:
+        (target / name).parent.mkdir(exist_ok=True)
+        (target / name).write_text(name)
+    (target / "reports/bench.json").write_text("{}")
+    write_sample(target, content=b"new")
+    assert [(target / name).read_text() for name in notes] == notes
+    assert not (target / "reports/bench.json").exists()
+    assert entries(tmp_path) == {"bundle"}
+
+
+@pytest.mark.parametrize("taken", ["Decoder.mlpackage", "golden"])
+def test_a_file_of_ones_own_is_not_replaced_by_one_of_the_new_bundle(tmp_path: Path, taken: str) -> None:
+    target = tmp_path / "bundle"
+    with BundleWriter(target) as writer:
+        finish_bundle(writer, {"unet": add_component(writer, "unet")})
+    shutil.rmtree(target / taken, ignore_errors=True)
+    if taken == "golden":
+        manifest = read_manifest(target).model_copy(update={"golden": None})
+        (target / "manifest.json").write_text(json_text(manifest))
+    (target / taken).write_text("mine")
+    with pytest.raises(UsageError, match=rf"'.*{taken}' is not of the bundle that is replaced.*move it away and run"):
+        write_sample(target)
+    assert (target / taken).read_text() == "mine"
+    (target / taken).unlink()
+    with BundleWriter(target) as writer:
+        assert all(writer.reusable(name, SOURCE_SHA, OPTIONS_SHA) for name in COMPONENTS)
+
+
+@pytest.mark.parametrize("name", [".bundle.lock", ".bundle.partial", ".bundle.partial/.records", ".bundle.old"])
+@pytest.mark.parametrize("kind", ["link", "hard link", "pipe", "file"])
+def test_links_and_pipes_under_names_that_can_be_guessed_are_refused(tmp_path: Path, name: str, kind: str) -> None:
+    if kind == "file" and name.endswith("lock"):
+        pytest.skip("that is what a lock is")
+    outside, place = tmp_path / "outside", tmp_path / "here" / name
+    place.parent.mkdir(parents=True)
+    if kind == "hard link":
+        outside.write_text("mine")
+        place.hardlink_to(outside)
+    elif kind == "link":
+        outside.mkdir()
+        (outside / "mine.json").write_text("mine")
+        place.symlink_to(outside)
+    elif kind == "pipe":
+        os.mkfifo(place)
+    else:
+        place.write_text("mine")
+    with pytest.raises(UsageError, match=r"is not what an export leaves behind"):
+        write_sample(tmp_path / "here" / "bundle")
+    if kind == "link":
+        assert (outside / "mine.json").read_text() == "mine"
+    if kind == "hard link":
+        assert outside.read_text() == "mine"
+    assert not (tmp_path / "here" / "bundle").exists()
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_a_reader_sees_the_old_bundle_or_the_new_or_is_told_to_try_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanges: bool
+) -> None:
+    target = tmp_path / "bundle"
+    write_sample(target, content=b"old")
+    if not exchanges:
+        monkeypatch.setattr(store, "exchange", lambda one, other: False)
+    seen = []
+
+    def look(event: str, arguments: Any) -> None:
+        if event == "os.rename" and looking and str(tmp_path) in str(arguments[0]):
+            try:
+                Bundle.open(target)
+                seen.append("whole")
+            except BundleError as error:
+                seen.append(str(error))
+
+    looking = True
+    sys.addaudithook(look)
+    write_sample(target, content=b"new")
+    looking = False
+    told = [sentence for sentence in seen if sentence != "whole"]
+    assert len(seen) > 6 and len(told) == (0 if exchanges else 1)
+    assert all("is being replaced by an export at this moment; try again." in sentence for sentence in told)
+
+
+def test_what_changes_while_it_is_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "bundle"
+    write_sample(target, content=b"old")
+    check = directory.check_file
+
+    def late(*arguments: Any) -> None:
+        monkeypatch.setattr(directory, "check_file", check)
+        write_sample(target, content=b"new")
+        check(*arguments)
+
+    monkeypatch.setattr(directory, "check_file", late)
+    with pytest.raises(BundleError, match=r"bundle' was replaced while it was read; try again"):
+        Bundle.open(target)
+    Bundle.open(target)
 
 
 def test_bundle_of_a_later_version_is_never_replaced(tmp_path: Path) -> None:
@@ -256,42 +379,35 @@ def test_kill_in_the_middle_leaves_no_bundle_and_a_rerun_resumes(tmp_path: Path)
     assert entries(tmp_path) == {"bundle"}
 
 
-KILLED_COMMIT = """
-    import os, signal, sys
-    from pathlib import Path
-    from tests.bundle.sample import write_sample
-    renames = 0
-    rename = Path.rename
-    def counted(self, target):
-        global renames
-        result = rename(self, target)
-        if self.name in ("bundle", ".bundle.partial"):
-            renames += 1
-            if renames == int(sys.argv[2]):
-                os.kill(os.getpid(), signal.SIGKILL)
-        return result
-    Path.rename = counted
-    write_sample(Path(sys.argv[1]), content=b"new ")
-"""
+@pytest.mark.parametrize(("exchanges", "every"), [(True, 1), (False, 3)])
+def test_a_kill_at_any_file_operation_of_a_replacement_loses_nothing(
+    tmp_path: Path, exchanges: bool, every: int
+) -> None:
+    def write(folder: Path, content: bytes) -> None:
+        with BundleWriter(folder / "bundle") as writer:
+            finish_bundle(writer, {"unet": add_component(writer, "unet", content)})
 
+    def prepare(folder: Path) -> None:
+        write(folder, b"old ")
+        for note in ("note.txt", "tokenizer/note.txt"):
+            (folder / "bundle" / note).write_text("mine")
 
-@pytest.mark.parametrize("killed_after", [1, 2])
-def test_kill_between_the_two_renames_of_a_replacement_loses_nothing(tmp_path: Path, killed_after: int) -> None:
-    target = tmp_path / "bundle"
-    write_sample(target, content=b"old ")
-    (target / "note.txt").write_text("mine")
-    with child(KILLED_COMMIT, str(target), str(killed_after)) as process:
-        assert process.wait(timeout=60) == -signal.SIGKILL
-    with BundleWriter(target) as writer:
-        assert (target / "note.txt").read_text() == "mine"
-        whole = Bundle.open(target)
-        expected = b"old unet" if killed_after == 1 else b"new unet"
-        assert (whole.package("unet") / WEIGHTS).read_bytes() == expected
-        names: tuple[ComponentName, ...] = COMPONENTS
-        finish_bundle(writer, {name: writer.reusable(name, SOURCE_SHA, OPTIONS_SHA) for name in names})
-    assert (Bundle.open(target).package("unet") / WEIGHTS).read_bytes() == b"new unet"
-    assert (target / "note.txt").read_text() == "mine"
-    assert entries(tmp_path) == {"bundle"}
+    def replace(folder: Path) -> None:
+        if not exchanges:
+            store.exchange = lambda one, other: False
+        write(folder, b"new ")
+
+    ends = crash_points(tmp_path, prepare, replace, every=every)
+    assert len(ends) * every > 40
+    for end in ends:
+        bundle = end.folder / "bundle"
+        with BundleWriter(bundle):
+            content = (Bundle.open(bundle).package("unet") / WEIGHTS).read_bytes()
+        assert content in (b"old unet", b"new unet"), end
+        write(end.folder, b"new ")
+        assert (Bundle.open(bundle).package("unet") / WEIGHTS).read_bytes() == b"new unet", end
+        assert (bundle / "note.txt").read_text() == (bundle / "tokenizer/note.txt").read_text() == "mine", end
+        assert entries(end.folder) == {"bundle"}, end
 
 
 def test_full_disk_is_one_sentence_and_finished_components_stay(tmp_path: Path) -> None:

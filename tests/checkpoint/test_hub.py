@@ -15,7 +15,7 @@ from huggingface_hub.hf_api import ModelInfo
 
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.checkpoint.hub import open_checkpoint, weight_patterns
-from sfmobile.errors import ArtifactError, SfmobileError, UnavailableError
+from sfmobile.errors import ArtifactError, SfmobileError, UnavailableError, UsageError
 
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 # The files of that repository which matter here.
@@ -146,3 +146,8 @@ def test_what_can_be_no_hub_id_is_a_missing_path(source: str, tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ArtifactError, match="doesn't exist; expected a diffusers-format directory"):
         open_checkpoint(source)
+
+
+def test_the_home_of_nobody_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="'~nosuchuser/x' names the home of a user who doesn't exist here"):
+        open_checkpoint("~nosuchuser/x")

@@ -86,3 +86,31 @@ def test_a_damaged_single_file_is_named(model: dict[str, object], sentence: str,
     with pytest.raises(ArtifactError) as refusal:
         copy_tokenizer(tmp_path, tmp_path / "copy")
     assert sentence in str(refusal.value)
+
+
+@pytest.mark.parametrize("file", ["README.md", "special_tokens_map.json", "vocab.json", "merges.txt"])
+def test_a_link_out_of_the_checkpoint_is_not_copied_into_a_bundle(file: str, tmp_path: Path) -> None:
+    copy_tokenizer(TOKENIZER_DIR, tmp_path / "checkpoint" / "tokenizer")
+    here = tmp_path / "checkpoint" / "tokenizer" / file
+    private = tmp_path / "private"
+    private.write_bytes(here.read_bytes() if here.exists() else b"a password")
+    here.unlink(missing_ok=True)
+    here.symlink_to(private)
+    with pytest.raises(ArtifactError, match=rf"{file}' is a link that leaves '.*/checkpoint', to '.*/private'; put"):
+        copy_tokenizer(tmp_path / "checkpoint" / "tokenizer", tmp_path / "copy")
+    assert not (tmp_path / "copy" / file).exists()
+
+
+def test_links_within_a_checkpoint_and_those_of_the_hubs_cache_are_copied_as_files(tmp_path: Path) -> None:
+    snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / "c0ffee", tmp_path / "models--a--b" / "blobs"
+    copy_tokenizer(TOKENIZER_DIR, snapshot / "tokenizer")
+    blobs.mkdir()
+    (blobs / "1").write_text("from the Hub")
+    (snapshot / "tokenizer" / "README.md").unlink()
+    (snapshot / "tokenizer" / "README.md").symlink_to("../../../blobs/1")
+    (snapshot / "vocab.json").write_bytes((snapshot / "tokenizer" / "vocab.json").read_bytes())
+    (snapshot / "tokenizer" / "vocab.json").unlink()
+    (snapshot / "tokenizer" / "vocab.json").symlink_to("../vocab.json")
+    copy_tokenizer(snapshot / "tokenizer", tmp_path / "copy")
+    assert (tmp_path / "copy" / "README.md").read_text() == "from the Hub"
+    assert not any(path.is_symlink() for path in (tmp_path / "copy").iterdir())

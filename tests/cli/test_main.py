@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -124,3 +125,52 @@ def test_it_runs_as_a_module_too() -> None:
         [sys.executable, "-m", "sfmobile", "--version"], capture_output=True, text=True, env=os.environ, check=True
     )
     assert done.stdout.startswith("sfmobile ")
+
+
+def _shell(command: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """What a shell makes of a command in which `$S` is sfmobile."""
+    run_it = f"{shlex.quote(sys.executable)} -m sfmobile"
+    return subprocess.run(
+        ["bash", "-c", command.replace("$S", run_it)],
+        capture_output=True,
+        check=False,
+        env={**os.environ, **environment},
+        timeout=120,
+    )
+
+
+def test_a_closed_stdout_is_one_sentence() -> None:
+    done = _shell("$S --version >&-")
+    assert done.returncode == 3 and done.stderr.startswith(b"error: Standard output is closed; direct it to /dev/null")
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_a_reader_that_has_read_enough_is_no_error() -> None:
+    # The reader is gone before the first line is written.
+    done = _shell("(sleep 0.2; $S --help; echo $? >&2) | true")
+    assert done.stderr == b"141\n"
+
+
+def test_names_that_are_not_utf8_and_streams_that_are_ascii_are_written_as_escapes(capsys) -> None:
+    done = _shell("$S verify $'/nowhere/\\xff\u00e9'", PYTHONIOENCODING="ascii")
+    assert done.returncode == 4
+    assert done.stderr.startswith(b"error: '/nowhere/\\udcff\\xe9' is not a bundle")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("verify", "b", "--gate", "nan"),
+        ("verify", "b", "--picture-gate", "-inf"),
+        ("generate", "b", "a", "--guidance", "nan"),
+        ("bench", "b", "--guidance", "inf"),
+        ("compare", "a", "b", "--threshold-db", "inf"),
+        ("compress", "search", "b", "-o", "r", "--signal", "nan"),
+        ("inspect", "b", "--budget", "inf"),
+        ("page", "b", "--budget", "inf"),
+    ],
+)
+def test_what_is_no_number_is_refused_by_every_option_that_takes_one(arguments: tuple[str, ...], capsys) -> None:
+    outcome = run(capsys, *arguments)
+    assert outcome.code == 2
+    assert f"{arguments[-2]} {arguments[-1]} is no number that can be used" in outcome.sentence

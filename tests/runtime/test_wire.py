@@ -68,6 +68,7 @@ def test_wide_values_travel_as_float32() -> None:
         (struct.pack("<H", 1) + pack_string("x") + bytes([3, 0]), "dtype code 3 and rank 0"),
         (struct.pack("<H", 1) + pack_string("x") + bytes([1, 9]), "dtype code 1 and rank 9"),
         (struct.pack("<H", 1) + pack_string("x") + struct.pack("<BB2I", 1, 2, 1 << 31, 1 << 31), "The body ends"),
+        (struct.pack("<H", 1) + pack_string("x") + struct.pack("<BB4I", 1, 4, 0, *[0xFFFFFFFF] * 3), "which can't be"),
         (struct.pack("<H", 1) + struct.pack("<H2s", 2, b"\xff\xff") + bytes([1, 0]), "isn't UTF-8"),
     ],
 )
