@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
+from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
@@ -64,7 +64,7 @@ class StrictModel(BaseModel):
 def sha256_of_file(path: Path, advance: Callable[[int], None] | None = None) -> str:
     """Hexadecimal SHA-256 of a file's bytes, read in pieces; `advance` is told the bytes of each piece."""
     digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
+    with open_regular(path) as file:
         while piece := file.read(PIECE_BYTES):
             digest.update(piece)
             if advance is not None:
@@ -337,6 +337,16 @@ def read_bytes(path: Path, what: str, mend: str, *, error: Refusal = ArtifactErr
         raise error(f"'{path}' doesn't exist: expected {what}; {mend}.") from None
     except OSError as failed:
         raise error(f"'{path}' can't be read ({_reason(failed)}): expected {what}.") from failed
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """Open a file for reading without ever waiting for the other end of a pipe. Raises `OSError`."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise OSError(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL, f"it is {_kind_of(mode)}", str(path))
+    return os.fdopen(descriptor, "rb", buffering=0)
 
 
 def read_text(path: Path, what: str, mend: str, *, error: Refusal = ArtifactError) -> str:

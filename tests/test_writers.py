@@ -26,7 +26,10 @@ from sfmobile.inspect.operations.compute_plan import ComputePlan
 from sfmobile.page import page
 from sfmobile.recipes.plot import plot_sizes
 from sfmobile.sampling.picture import Picture
+from sfmobile.train.curve import plot_log
+from sfmobile.train.evolve import plot as evolution_plot
 from tests.bench.sample import bench
+from tests.tiny import TINY_UNET
 
 NOW = datetime.now(timezone.utc)
 
@@ -92,6 +95,22 @@ def write_page(path: Path) -> None:
         page.write_page(content, path)
 
 
+def curve(path: Path) -> None:
+    log = path.parent / "log.jsonl"
+    log.write_text('{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 0.5, "gradient_norm": null}\n')
+    try:
+        plot_log(log, path)
+    finally:
+        log.unlink()
+
+
+def evolution(path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evolution_plot, "read_path", lambda root: [("supernet", TINY_UNET, 2.0, 0.1)])
+        patch.setattr(evolution_plot, "read_decisions", lambda root: [{"target_ms": 1.0}])
+        evolution_plot.plot_path(path.parent, path)
+
+
 WRITERS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "recipe": ("a.json", lambda path: Recipe.uniform(6).write(path)),
     "report": ("a.json", lambda path: write_report(bench(), path)),
@@ -103,9 +122,11 @@ WRITERS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "page": ("a.html", write_page),
     "plot of times": ("a.png", times),
     "plot of sizes": ("a.svg", sizes),
+    "plot of a log": ("a.png", curve),
+    "plot of an evolution": ("a.png", evolution),
 }
 # They make the folder they write to.
-MAKE_FOLDERS = ("report", "lookup table", "page")
+MAKE_FOLDERS = ("report", "lookup table", "page", "plot of an evolution")
 
 
 @pytest.fixture(params=list(WRITERS))
@@ -166,6 +187,8 @@ def test_a_pipe_is_neither_waited_for_nor_replaced(writer: str, tmp_path: Path) 
 def test_a_folder_that_is_missing_is_made_or_named(writer: str, tmp_path: Path) -> None:
     name, write = WRITERS[writer]
     path = tmp_path / "missing" / "further" / name
+    if writer == "plot of a log":
+        pytest.skip("its log lies in the same folder")
     if writer in MAKE_FOLDERS:
         write(path)
         assert path.stat().st_size > 0

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from tokenize import TokenError
 from typing import Literal
 
 import numpy as np
@@ -15,7 +18,7 @@ from sfmobile.bundle.digest import digest_file, is_listing, listing_records
 from sfmobile.bundle.manifest import SCHEMA_VERSION, ComponentName, FileRecord, Manifest
 from sfmobile.bundle.upgrade import upgraded
 from sfmobile.errors import ArtifactError
-from sfmobile.files import check_version, first_fault, parse_json
+from sfmobile.files import check_version, first_fault, parse_json, read_bytes
 
 MANIFEST_FILE = "manifest.json"
 GOLDEN_FOLDER = "golden"
@@ -123,8 +126,34 @@ class Bundle:
         record = self.manifest.golden
         if record is None or relative not in record.files:
             raise ArtifactError(f"Bundle '{self.root}' has no golden vector '{name}'; {MEND}.")
-        array: np.ndarray = np.load(self.root / relative, allow_pickle=False)
-        return array
+        return read_vector(self.root / relative)
+
+
+def read_vector(path: Path) -> np.ndarray:
+    """The numbers of a .npy file. What it claims is compared with its size before anything is made of it.
+
+    Raises `BundleError`.
+    """
+
+    def refuse(sentence: str) -> BundleError:
+        return BundleError("wrong_size", sentence)
+
+    what = "a golden vector of numbers (.npy)"
+    content = io.BytesIO(read_bytes(path, what, MEND, error=refuse))
+    try:
+        version = np.lib.format.read_magic(content)
+        read_header = np.lib.format.read_array_header_1_0 if version[0] == 1 else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read_header(content)
+    # The header is Python's own notation, read by its parser.
+    except (ValueError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError, AttributeError) as error:
+        found = (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(".")
+        raise refuse(f"'{path}' is damaged ({found}): expected {what}; {MEND}.") from error
+    stored = content.read()
+    if dtype.kind not in "biuf" or dtype.hasobject or fortran or min(shape, default=0) < 0:
+        raise refuse(f"'{path}' holds {dtype} values of shape {shape}: expected {what}; {MEND}.")
+    if math.prod(shape) * dtype.itemsize != len(stored):
+        raise refuse(f"'{path}' claims shape {shape} of {dtype} and holds {len(stored)} bytes; {MEND}.")
+    return np.frombuffer(bytearray(stored), dtype).reshape(shape)
 
 
 def reports_folder(root: Path) -> Path:

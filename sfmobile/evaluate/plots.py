@@ -12,6 +12,7 @@ from sfmobile.errors import UnavailableError
 from sfmobile.evaluate.figures import AGREEMENT, FD
 from sfmobile.evaluate.metrics.memorisation import as_bytes
 from sfmobile.evaluate.report import Axis, EvaluationRecord, SamplerFigures
+from sfmobile.files import write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +36,7 @@ def write_plots(record: EvaluationRecord, directory: Path) -> list[Path]:
     def save(figure: Figure, name: str) -> None:
         FigureCanvasAgg(figure)
         path = directory / f"{name}.png"
-        figure.savefig(path, dpi=120, bbox_inches="tight", metadata={"Software": ""})
+        write_figure(path, figure, dpi=120, bbox_inches="tight", metadata={"Software": ""})
         written.append(path)
 
     points = [item for item in record.measurements if FD in item.figures and AGREEMENT in item.figures]

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from sfmobile.bundle.digest import LISTING_FILE, listing_text
 from sfmobile.errors import ArtifactError
-from sfmobile.files import read_model
+from sfmobile.files import open_regular, read_model
 from sfmobile.mlpackage import schema
 from sfmobile.mlpackage.weight_file import MODEL_PATH, Blob, WeightFiles, WeightWriter
 
@@ -117,7 +117,8 @@ def _read_model(path: Path) -> Any:
 
     model = schema.model().Model()
     try:
-        model.ParseFromString(path.read_bytes())
+        with open_regular(path) as file:
+            model.ParseFromString(file.read())
     except FileNotFoundError:
         raise ArtifactError(f"{path} is missing; export the package again.") from None
     except OSError as error:

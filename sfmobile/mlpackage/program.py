@@ -88,6 +88,10 @@ class Program:
             "use the coreml runtime on a Mac, or export without it."
         )
 
+    def broken(self, operation: Operation, found: object) -> ArtifactError:
+        """An error for an operation whose operands don't go together: no runtime could execute it."""
+        return ArtifactError(f"{self.package.name}: {operation} can't be computed ({_brief(found)}); export it again.")
+
     def constant(self, operand: Operand | None) -> Constant | None:
         """The constant that an operand is; None for anything computed or absent."""
         return self.constants.get(operand) if isinstance(operand, str) else operand
@@ -116,6 +120,12 @@ def read_program(package: Package, function: str | None = None) -> Program:
     """
     body, block = package.function(function), package.block(function)
     return _Reader(package.path, function or package.default_function, body, block, package.weights).read()
+
+
+def _brief(found: object) -> str:
+    """The first line of what went wrong, at a sentence's length."""
+    lines = str(found).strip().splitlines() or [type(found).__name__]
+    return lines[0][:300].rstrip(".")
 
 
 def _input_type(package: Path, item: Any) -> TensorType:

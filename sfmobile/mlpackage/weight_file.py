@@ -22,6 +22,7 @@ import numpy as np
 from typing_extensions import Self
 
 from sfmobile.errors import ArtifactError
+from sfmobile.files import open_regular
 from sfmobile.mlpackage.types import DATA_TYPES
 
 ALIGNMENT = 64
@@ -63,7 +64,7 @@ class WeightFile:
         """Map `path` and check its header. Raises `ArtifactError` if it is missing, truncated or of another version."""
         self.path = path
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 # A private mapping: torch takes only writable buffers without a warning; the file is never changed.
                 self._map: mmap.mmap | bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         except FileNotFoundError:

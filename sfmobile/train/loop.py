@@ -258,7 +258,9 @@ class TrainingLoop:
         images = window.micro_steps * self.config.batch_size * self.accelerator.num_processes
         progress = Progress(done, self.config.steps, window.means(), images / max(window.seconds(), 1e-9))
         if log is not None:
-            line = {"step": done, **progress.figures, "images_per_second": progress.images_per_second}
+            # A gradient's norm may overflow once without harm; JSON has no infinity.
+            figures = {name: value if math.isfinite(value) else None for name, value in progress.figures.items()}
+            line = {"step": done, **figures, "images_per_second": progress.images_per_second}
             log.write(json.dumps(line) + "\n")
             log.flush()
         if self.observer is not None and self.accelerator.is_main_process:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sfmobile.bundle.directory import Bundle, BundleError, reports_folder
+from sfmobile.bundle.directory import Bundle, BundleError, read_vector, reports_folder
 from sfmobile.bundle.manifest import COMPONENTS
 from sfmobile.errors import ArtifactError
 from tests.bundle.mutate import mutate
@@ -146,3 +146,37 @@ def test_deeply_nested_manifest_is_an_error_not_a_crash(bundle_root: Path) -> No
     with pytest.raises(BundleError) as raised:
         Bundle.open(bundle_root)
     assert raised.value.reason == "invalid_json"
+
+
+def _vector(**header: object) -> bytes:
+    text = repr({"descr": "<f4", "fortran_order": False, "shape": (4,)} | header).encode()
+    text += b" " * (63 - (len(text) + 10) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(16)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"", "is damaged"),
+        (b"\x93NUMPY\x09\x00", "is damaged"),
+        (_vector()[:-1], r"claims shape \(4,\) of float32 and holds 15 bytes"),
+        (_vector(shape=(2**40,)), r"claims shape \(1099511627776,\)"),
+        (_vector(shape=(-4,)), "holds float32 values of shape"),
+        (_vector(shape=("a",)), "is damaged"),
+        (_vector(descr="|O"), "holds object values"),
+        (_vector(descr="<U4", shape=(1,)), "holds <U4 values"),
+        (_vector(descr=[("a", "<f4")]), "holds .* values"),
+        (_vector(fortran_order=True, shape=(2, 2)), "expected a golden vector"),
+        (b"\x93NUMPY\x01\x00\x40\x1f" + b"(" * 8000, "is damaged"),
+    ],
+)
+def test_a_vector_that_is_none_is_one_sentence_before_memory_is_taken(
+    content: bytes, found: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.npy"
+    path.write_bytes(content)
+    with pytest.raises(BundleError, match=found) as refusal:
+        read_vector(path)
+    assert str(path) in str(refusal.value) and "\n" not in str(refusal.value)
+    path.write_bytes(_vector())
+    assert read_vector(path).tolist() == [0, 0, 0, 0]

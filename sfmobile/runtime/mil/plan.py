@@ -6,7 +6,8 @@ emptied behind its last use. Running a plan is then one loop of calls.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from sfmobile.errors import ArtifactError
+from sfmobile.errors import ArtifactError, SfmobileError
 from sfmobile.mlpackage.graph import Graph
 from sfmobile.mlpackage.program import Constant, Operand, Operation, Program
 from sfmobile.mlpackage.rewriting import rewrite
@@ -28,7 +29,7 @@ from sfmobile.runtime.mil.packing import packed_convolution, packed_linear
 Slots: TypeAlias = "list[Tensor | None]"
 
 # What torch and the op functions raise on operands that don't go together.
-_FAILURES = (ValueError, RuntimeError, TypeError, IndexError)
+_FAILURES = (ValueError, RuntimeError, TypeError, IndexError, KeyError, AttributeError, ArithmeticError)
 # Constants above this many elements are what a lean plan decodes anew for each use.
 _LEAN_ELEMENTS = 65536
 
@@ -145,10 +146,7 @@ class _Builder:
 
     def compute(self, bound: Bound, call: Call) -> Tensor | Sequence[Tensor]:
         """The result of an operation whose operands are all constant."""
-        try:
-            return call(*[self.value(item) for item in bound.operands])
-        except _FAILURES as error:
-            raise self.program.error(bound.operation, f"fails ({error})") from error
+        return call(*[self.value(item) for item in bound.operands])
 
     def add(self, operation: Operation) -> None:
         bound = bind(self.program, operation)
@@ -197,7 +195,12 @@ class _Builder:
         commutes = bound.op.kind in ("add", "mul")
         (_, result) = bound.operation.outputs[0]
         for place, item in enumerate(bound.operands[: 2 if commutes else 1]):
-            if item in self.fresh and self.graph.uses[str(item)] == 1 and self.graph.types[str(item)] == result:
+            if (
+                isinstance(item, str)
+                and item in self.fresh
+                and self.graph.uses[item] == 1
+                and self.graph.types[item] == result
+            ):
                 call = partial(function, **bound.attributes) if bound.attributes else function
                 return partial(_swapped, call) if place == 1 else call
         return None
@@ -232,9 +235,26 @@ def make_plan(program: Program, precision: Precision, manner: Manner) -> Plan:
     inputs = {name: builder.new_slot(name) for name in program.inputs}
     with torch.inference_mode():
         for operation in program.operations:
-            builder.add(operation)
+            with computing(program, operation):
+                builder.add(operation)
         outputs = {name: builder.operand(name, program.operations[-1]) for name in program.outputs}
     return Plan(precision, builder.initial, inputs, outputs, builder.finish(outputs), channels_last=manner.fuse)
+
+
+@contextmanager
+def computing(program: Program, operation: Operation) -> Iterator[None]:
+    """Turn what `operation` fails with into a sentence that names it."""
+    try:
+        yield
+    except _FAILURES as error:
+        raise _explained(program, operation, error) from error
+
+
+def _explained(program: Program, operation: Operation, error: Exception) -> SfmobileError:
+    """torch lacks some operations on some types; everything else lies in the program."""
+    if isinstance(error, NotImplementedError):
+        return program.error(operation, "is of types")
+    return program.broken(operation, error)
 
 
 def outputs_of(program: Program, operation: Operation, result: Tensor | Sequence[Tensor]) -> list[Tensor]:
@@ -267,4 +287,4 @@ def run_steps(
                 slots[index] = None
     except _FAILURES as error:
         assert step is not None
-        raise program.error(step.operation, f"fails ({error})") from error
+        raise _explained(program, step.operation, error) from error

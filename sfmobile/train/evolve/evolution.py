@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sfmobile.errors import GateError, UsageError
-from sfmobile.files import read_json, write_json
+from sfmobile.files import parse_json, read_json, read_text, validated, write_json
 from sfmobile.nets.layout import UNetLayout
 from sfmobile.nets.unet import UNet
 from sfmobile.train import processes
@@ -254,8 +254,15 @@ def _read_weighings(path: Path) -> dict[str, float]:
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
     """JSON lines but for those that a kill cut short."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    if not path.exists():
+        return []
+    what, mend = "a line of an evolution", "delete the line"
+    entries = []
+    for number, line in enumerate(read_text(path, "the lines of an evolution", "evolve again").splitlines(), start=1):
+        if line.endswith("}"):
+            where = f"'{path}' line {number}"
+            entries.append(validated(dict[str, Any], parse_json(line, where, what, mend), where, what, mend))
+    return entries
 
 
 def _append(path: Path, entry: dict[str, Any]) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel, ConfigDict
+
+from sfmobile.bundle.bounds import out_of_bounds
 from sfmobile.errors import ArtifactError, UnavailableError
-from sfmobile.files import read_json
+from sfmobile.files import read_model, validated, write_figure
 from sfmobile.nets.layout import UNetLayout
 from sfmobile.train.config import parse_config
 from sfmobile.train.evolve.evolution import read_decisions
@@ -15,6 +18,33 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 RESNET, ATTENTION, GONE, AGREEMENT = "#4878a8", "#c44e52", "#c8c8c8", "#3d8b3d"
+
+
+class _Read(BaseModel):
+    """Of a line or a file what is drawn; the rest is passed over."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+
+
+class _Round(_Read):
+    round: int
+    score: float
+    latency_ms: float
+    latency_after_ms: float
+    layout_before: dict[str, Any]
+    layout: dict[str, Any]
+
+
+class _Target(_Read):
+    target_ms: float
+
+
+class _Score(_Read):
+    score: float
+
+
+class _Result(_Read):
+    evolved: _Score
 
 
 def block_counts(layout: UNetLayout) -> list[tuple[str, int, int]]:
@@ -32,17 +62,20 @@ def read_path(root: Path) -> list[tuple[str, UNetLayout, float, float | None]]:
         raise ArtifactError(f"{root}: expected an evolution's decisions.jsonl, found no round in it; evolve first.")
     last: float | None = None
     if (root / "result.json").exists():
-        last = float(read_json(root / "result.json", "an evolution's result", "evolve again")["evolved"]["score"])
-    where = str(root / "decisions.jsonl")
+        last = read_model(root / "result.json", _Result, "an evolution's result", "evolve again").evolved.score
+    where = f"'{root / 'decisions.jsonl'}'"
+    rounds = validated(list[_Round], decisions, where, "an evolution's decisions", "evolve again")
 
-    def layout(entry: dict[str, Any], key: str) -> UNetLayout:
-        return parse_config(UNetLayout, entry[key], where)
+    def layout(entry: dict[str, Any]) -> UNetLayout:
+        if (found := out_of_bounds(entry)) is not None:
+            raise ArtifactError(f"{where}: {found}; evolve again.")
+        return parse_config(UNetLayout, entry, where)
 
-    first = decisions[0]
-    scores = [*(float(entry["score"]) for entry in decisions), last]
-    path = [("supernet", layout(first, "layout_before"), float(first["latency_ms"]), scores[0])]
-    for entry, score in zip(decisions, scores[1:], strict=True):
-        path.append((f"round {entry['round']}", layout(entry, "layout"), float(entry["latency_after_ms"]), score))
+    first = rounds[0]
+    scores = [*(entry.score for entry in rounds), last]
+    path = [("supernet", layout(first.layout_before), first.latency_ms, scores[0])]
+    for entry, score in zip(rounds, scores[1:], strict=True):
+        path.append((f"round {entry.round}", layout(entry.layout), entry.latency_after_ms, score))
     return path
 
 
@@ -54,7 +87,7 @@ def plot_path(root: Path, picture: Path) -> None:
     except ModuleNotFoundError as error:
         raise UnavailableError("Plots need the package matplotlib; install sfmobile[train].") from error
     path = read_path(root)
-    target = float(read_decisions(root)[0]["target_ms"])
+    target = validated(_Target, read_decisions(root)[0], str(root), "an evolution", "evolve again").target_ms
     stages = len(block_counts(path[0][1]))
     figure = Figure(figsize=(max(7.0, 1.5 + 1.1 * len(path)), 2.6 + 0.75 * stages), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
@@ -63,7 +96,7 @@ def plot_path(root: Path, picture: Path) -> None:
     _draw_figures(below, path, target)
     above.set_title("Blocks per stage, and what they are worth")
     picture.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(picture, metadata={"Software": ""})
+    write_figure(picture, figure, metadata={"Software": ""})
 
 
 def _draw_blocks(axes: Axes, layouts: list[UNetLayout]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ from coremltools.converters.mil import Builder as mb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sfmobile.mlpackage.program import Program
+from sfmobile.errors import ArtifactError
+from sfmobile.mlpackage.program import Constant, Program
+from sfmobile.mlpackage.types import TensorType
 from sfmobile.runtime.choices import Precision
 from sfmobile.runtime.mil import packing
 from sfmobile.runtime.mil.evaluate import Evaluator
@@ -182,3 +185,40 @@ def test_images_run_with_channels_last_and_leave_contiguous() -> None:
     assert layouts == [True, True]
     (output,) = evaluator({"x": image}).values()
     assert output.flags.c_contiguous
+
+
+def with_literals(program: Program) -> Program:
+    """The program with its constants written into the operations that read them, as a valid program may have it."""
+    operations = [
+        replace(
+            operation,
+            inputs={
+                name: tuple(program.constants.get(item, item) if isinstance(item, str) else item for item in items)
+                for name, items in operation.inputs.items()
+            },
+        )
+        for operation in program.operations
+    ]
+    return replace(program, operations=operations, constants={})
+
+
+@pytest.mark.parametrize("reuse", [True, False])
+def test_operands_written_into_an_operation_are_those_of_constants(reuse: bool) -> None:
+    def body(x: Any) -> Any:
+        return mb.mul(x=mb.add(x=mb.relu(x=x), y=ROW), y=np.float16(2))
+
+    program = make_program(body, {"x": X})
+    manner = Manner(reuse=reuse)
+    (expected,) = run(program, {"x": X}, "fp16", manner)
+    (found,) = run(with_literals(program), {"x": X}, "fp16", manner)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_operands_that_do_not_go_together_are_a_broken_program() -> None:
+    program = make_program(lambda x: mb.add(x=mb.relu(x=x), y=ROW), {"x": X})
+    bad = Constant(TensorType("fp16", (7,)), lambda: np.zeros(7, np.float16))
+    relu, add = program.operations
+    for operations in ([relu, replace(add, inputs=add.inputs | {"y": (bad,)})], [add, relu]):
+        broken = replace(program, operations=operations)
+        with pytest.raises(ArtifactError, match=r"'.*' \(\w+\) can't be computed \(.*\); export it again\.$"):
+            run(broken, {"x": X}, "fp32", Manner(fuse=False))
