@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from sfmobile.train.loop import Progress
 
 Cache = Annotated[
-    Path | None, typer.Option("--cache", help="Sprites and metric weights [$SFMOBILE_CACHE or ~/.cache/sfmobile].")
+    Path | None,
+    typer.Option("--cache", help="Sprites and metric weights.", show_default="$SFMOBILE_CACHE or ~/.cache/sfmobile"),
 ]
-Judge = Annotated[Path | None, typer.Option("--judge", help="dual_encoder.safetensors [the one that comes along].")]
+Judge = Annotated[
+    Path | None, typer.Option("--judge", help="dual_encoder.safetensors.", show_default="the one that comes along")
+]
 Out = Annotated[Path, typer.Option("-o", "--output", help="Directory for evaluation.json, .md and pictures.")]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Stay on the CPU even where a GPU is found.")]
 
@@ -29,12 +32,14 @@ def evaluate(
     steps: Annotated[int, typer.Option("--steps", min=1, help="DDIM steps of the checkpoint.")] = 8,
     teacher_steps: Annotated[int, typer.Option("--teacher-steps", min=1, help="DDIM steps of the teacher.")] = 50,
     guidance: Annotated[
-        float | None, typer.Option("--guidance", min=1.0, help="Guidance scale [what each checkpoint recommends].")
+        float | None,
+        typer.Option("--guidance", min=1.0, help="Guidance scale.", show_default="what each checkpoint recommends"),
     ] = None,
     pictures: Annotated[int, typer.Option("--pictures", min=2, help="Pictures for distances and agreement.")] = 128,
     composed: Annotated[int, typer.Option("--composed", min=1, help="Prompts of each exact check.")] = 24,
     selection: Annotated[
-        Path | None, typer.Option("--trained-on", help="pictures.json of the plan that trained it [all sprites].")
+        Path | None,
+        typer.Option("--trained-on", help="pictures.json of the plan that trained it.", show_default="all sprites"),
     ] = None,
     memorisation: Annotated[
         bool, typer.Option("--memorisation", help="Also measure the distance to training drawings (needs LPIPS).")
@@ -129,7 +134,7 @@ def evaluate_run(
         int | None, typer.Option("--pictures", min=2, help="Pictures for distances, in place of the plan's number.")
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option("--only", help="Name of a variant of the plan; repeatable [all].")
+        list[str] | None, typer.Option("--only", help="Name of a variant of the plan; repeatable.", show_default="all")
     ] = None,
     throughput: Annotated[
         int, typer.Option("--throughput", min=0, help="Only time the sampling of so many pictures; on an idle machine.")

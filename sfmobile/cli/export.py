@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -152,7 +153,14 @@ def show(bundle: ExportedBundle, as_json: bool) -> None:
         console.print_parts(memory_table(footprint))
         for warning in warnings(footprint):
             console.note(warning)
-    console.print_text(f"Next: sfmobile verify {bundle.root}")
+    console.print_text(f"Next: {next_command(bundle)}")
+
+
+def next_command(bundle: ExportedBundle) -> str:
+    """What to run next, as a shell takes it: `verify` runs ML Programs unless it is told what else the bundle holds."""
+    formats = {record.format for record in bundle.manifest.components.values()}
+    others = [word for kind in sorted(formats - {"mlprogram"}) for word in ("--runtime", kind)]
+    return shlex.join(["sfmobile", "verify", str(bundle.root), *others])
 
 
 def show_plan(plan: ExportPlan, output: Path, wanted: ExportOptions, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from sfmobile.inspect.lookup.table import LookupTable
     from sfmobile.inspect.lookup.timers import Timer
     from sfmobile.nets.layout import UNetLayout
+
+# Before a layout's name, where a directory has the same one.
+LAYOUT_PREFIX = "layout:"
 
 
 def profile_blocks(
@@ -87,15 +91,25 @@ def profile_blocks(
 
 
 def read_layout(name: str) -> UNetLayout:
-    """A layout by name, or that of a checkpoint directory."""
+    """A layout by name, or that of a checkpoint directory; `layout:NAME` is never a directory.
+
+    Raises `UsageError` for a name that is neither, and for one that could be both.
+    """
     from sfmobile.nets.layout import UNET_LAYOUTS
 
-    if name in UNET_LAYOUTS:
-        return UNET_LAYOUTS[name]
-    if Path(name).is_dir():
+    wanted = name.removeprefix(LAYOUT_PREFIX)
+    known = wanted in UNET_LAYOUTS
+    if wanted == name and Path(name).is_dir():
+        if known:
+            raise UsageError(
+                f"'{name}' is a layout and a directory here; write {LAYOUT_PREFIX}{name} for the layout, or "
+                f".{os.sep}{name} for the checkpoint in the directory."
+            )
         from sfmobile.checkpoint.directory import Checkpoint
 
         return Checkpoint.open(Path(name)).unet_layout
+    if known:
+        return UNET_LAYOUTS[wanted]
     raise UsageError(f"'{name}' is neither a layout ({', '.join(UNET_LAYOUTS)}) nor a checkpoint directory.")
 
 

@@ -13,7 +13,9 @@ from sfmobile.cli import console
 def data(
     cache: Annotated[
         Path | None,
-        typer.Option("--cache", help="Where packages and sprites are kept [$SFMOBILE_CACHE or ~/.cache/sfmobile]."),
+        typer.Option(
+            "--cache", help="Where packages and sprites are kept.", show_default="$SFMOBILE_CACHE or ~/.cache/sfmobile"
+        ),
     ] = None,
     packages: Annotated[
         Path | None,
@@ -24,7 +26,9 @@ def data(
     ] = None,
     sheet: Annotated[Path | None, typer.Option("--sheet", help="Also write a PNG of 64 compositions.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the sheet's compositions.")] = 0,
-    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes [one a core].")] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Processes.", show_default="one a core")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Rasterise again even if the cache is complete.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:

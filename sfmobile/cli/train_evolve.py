@@ -30,7 +30,12 @@ def evolve(
     ] = "evolution",
     table: Annotated[
         Path | None,
-        typer.Option("--table", metavar="TABLE.json", help="Lookup table of profile-blocks [lookup.json in the run]."),
+        typer.Option(
+            "--table",
+            metavar="TABLE.json",
+            help="Lookup table of profile-blocks.",
+            show_default="lookup.json in the run",
+        ),
     ] = None,
     timer: Annotated[
         TimerKind | None,
@@ -40,7 +45,7 @@ def evolve(
         str | None, typer.Option("--device", help="Device whose estimate fills the table, e.g. iphone-14-pro.")
     ] = None,
     judge: Annotated[
-        Path | None, typer.Option("--judge", help="dual_encoder.safetensors [the one that comes along].")
+        Path | None, typer.Option("--judge", help="dual_encoder.safetensors.", show_default="the one that comes along")
     ] = None,
     cache: Cache = None,
     blocks: Annotated[

@@ -26,7 +26,8 @@ PlanDirectory = Annotated[
 ]
 RunDirectory = Annotated[Path, typer.Option("--run", help="Where the stages keep checkpoints, logs and results.")]
 Cache = Annotated[
-    Path | None, typer.Option("--cache", help="Sprites and metric weights [$SFMOBILE_CACHE or ~/.cache/sfmobile].")
+    Path | None,
+    typer.Option("--cache", help="Sprites and metric weights.", show_default="$SFMOBILE_CACHE or ~/.cache/sfmobile"),
 ]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Stay on the CPU even where a GPU is found.")]
 
@@ -107,7 +108,7 @@ def assemble(
 def plot(
     stage_directory: Annotated[Path, typer.Argument(help="A stage's directory in the run.")],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="PNG to write [loss.png beside the log].")
+        Path | None, typer.Option("-o", "--output", help="PNG to write.", show_default="loss.png beside the log")
     ] = None,
 ) -> None:
     """Draw a stage's losses over its steps."""

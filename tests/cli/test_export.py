@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -101,3 +102,14 @@ def test_too_little_disk_is_this_environments_fault(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 0, 10**5))
     outcome = run(capsys, "export", tiny_checkpoint.root, "-o", tmp_path / "bundle")
     assert outcome.code == 3 and "free some space" in outcome.sentence
+
+
+def test_what_it_says_to_run_next_names_the_runtime_that_can(
+    capsys, tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    folder = tmp_path / "with a space"
+    outcome = run(capsys, "export", tiny_checkpoint.root, "-o", folder, "--format", "onnx", "--component", "decoder",
+                  "--no-golden")  # fmt: skip
+    (line,) = [line for line in outcome.out.splitlines() if line.startswith("Next: sfmobile ")]
+    following = shlex.split(line)[2:]
+    assert following == ["verify", str(folder), "--runtime", "onnx"]

@@ -6,9 +6,11 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 import typer
+import typer.rich_utils
 
 import sfmobile
 from sfmobile.cli import main as entry
@@ -174,3 +176,28 @@ def test_what_is_no_number_is_refused_by_every_option_that_takes_one(arguments: 
     outcome = run(capsys, *arguments)
     assert outcome.code == 2
     assert f"{arguments[-2]} {arguments[-1]} is no number that can be used" in outcome.sentence
+
+
+def commands(group: typer.core.TyperGroup, *path: str) -> Iterator[tuple[tuple[str, ...], typer.core.TyperCommand]]:
+    """Every command below `group`, hidden ones too, with the words that call it."""
+    for name, command in group.commands.items():
+        if isinstance(command, typer.core.TyperGroup):
+            yield from commands(command, *path, name)
+        elif isinstance(command, typer.core.TyperCommand):
+            yield (*path, name), command
+
+
+def test_every_options_help_is_shown_as_it_is_written(capsys, monkeypatch) -> None:
+    # Wide, so that nothing is wrapped; "[...]" is markup to the library that prints, and would vanish.
+    monkeypatch.setattr(typer.rich_utils, "MAX_WIDTH", 400)
+    root = typer.main.get_command(entry.app)
+    assert isinstance(root, typer.core.TyperGroup)
+    seen = 0
+    for words, command in commands(root):
+        shown = run(capsys, *words, "--help").out
+        for parameter in command.params:
+            text = getattr(parameter, "help", None)
+            if text and not getattr(parameter, "hidden", False):
+                assert text in shown, f"{' '.join(words)} {parameter.name}"
+                seen += 1
+    assert seen > 150

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from sfmobile.checkpoint.directory import Checkpoint
+from sfmobile.cli.profile_blocks import read_layout
 from sfmobile.inspect.lookup.table import read_table
+from sfmobile.nets.layout import SD15_UNET
 from tests.cli.run import run
 from tests.tiny import TINY_UNET
 
@@ -83,3 +85,15 @@ def test_requests_that_make_no_sense_are_refused(
 ) -> None:
     outcome = run(capsys, "profile-blocks", *arguments, "-o", tmp_path / "table.json", "--blocks", cache)
     assert outcome.code in (2, 4) and words in outcome.sentence
+
+
+def test_a_name_that_is_a_layout_and_a_directory_is_a_question_with_two_answers(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sd15").mkdir()
+    outcome = run(capsys, "profile-blocks", "sd15", "-o", "table.json", "--blocks", cache)
+    assert outcome.code == 2 and "layout:sd15" in outcome.sentence and "./sd15" in outcome.sentence
+    # Each answer is taken as it says: the directory holds no checkpoint, the layout is the one of that name.
+    assert run(capsys, "profile-blocks", "./sd15", "-o", "table.json", "--blocks", cache).code == 4
+    assert read_layout("layout:sd15") is SD15_UNET
