@@ -25,6 +25,7 @@ from sfmobile.cli import (
     page,
     profile_blocks,
     report,
+    run,
     train_data,
     train_evolve,
     train_stages,
@@ -72,6 +73,7 @@ app.command("generate")(generate.generate)
 app.command("bench")(bench.bench)
 app.command("evaluate")(evaluate.evaluate)
 app.command("inspect", cls=Command)(inspect.inspect)
+app.command("run")(run.run)
 app.command("page", cls=Command)(page.page)
 app.command("profile-blocks", cls=Command)(profile_blocks.profile_blocks)
 app.command("compare")(compare.compare)

@@ -150,7 +150,7 @@ class Evaluator:
         return slots
 
     def _input(self, name: str, type_: TensorType, value: np.ndarray | Tensor) -> Tensor:
-        tensor = value if isinstance(value, Tensor) else torch.from_numpy(np.ascontiguousarray(value))
+        tensor = value if isinstance(value, Tensor) else torch.from_numpy(np.require(value, requirements="CW"))
         if not _fits(tuple(tensor.shape), type_):
             raise UsageError(
                 f"Input '{name}' of {self.program.package.name} has shape {tuple(tensor.shape)}; expected {type_}."

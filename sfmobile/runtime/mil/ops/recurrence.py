@@ -77,12 +77,12 @@ def gru(
     size = initial_h.shape[-1]
     inputs = torch.nn.functional.linear(x, weight_ih, input_bias)
     gate, new = _ACTIVATIONS[recurrent_activation], _ACTIVATIONS[activation]
-    weight_r, weight_o, weight_z = weight_hh.split(size)
+    weight_r, weight_o, weight_z = weight_hh.chunk(3)
     zero = x.new_zeros(3 * size) if bias is None else bias
-    bias_r, bias_o, bias_z = zero.split(size)
+    bias_r, bias_o, bias_z = zero.chunk(3)
     hidden, outputs = initial_h, {}
     for place in _steps(x.shape[0], direction):
-        from_r, from_o, from_z = inputs[place].split(size, dim=-1)
+        from_r, from_o, from_z = inputs[place].chunk(3, dim=-1)
         reset = gate(from_r + hidden @ weight_r.T + bias_r)
         update = gate(from_z + hidden @ weight_z.T + bias_z)
         if reset_after:
@@ -153,10 +153,10 @@ def _lstm(
     gate, of_cell, of_output = (_ACTIVATIONS[name] for name in activations)
     size = hidden.shape[-1]
     inputs = torch.nn.functional.linear(x, weight_ih, bias)
-    peek_i, peek_f, peek_o = (x.new_zeros(3 * size) if peephole is None else peephole).split(size)
+    peek_i, peek_f, peek_o = (x.new_zeros(3 * size) if peephole is None else peephole).chunk(3)
     outputs = {}
     for place in _steps(x.shape[0], direction):
-        i, f, o, z = (inputs[place] + hidden @ weight_hh.T).split(size, dim=-1)
+        i, f, o, z = (inputs[place] + hidden @ weight_hh.T).chunk(4, dim=-1)
         candidate = of_cell(z)
         if clip is not None:
             candidate = candidate.clamp(-clip, clip)
