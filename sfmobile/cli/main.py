@@ -27,6 +27,7 @@ from sfmobile.cli import (
     page,
     profile_blocks,
     report,
+    run,
     train_data,
     train_evolve,
     train_stages,
@@ -76,6 +77,7 @@ app.command("generate", cls=Command)(generate.generate)
 app.command("bench", cls=Command)(bench.bench)
 app.command("evaluate", cls=Command)(evaluate.evaluate)
 app.command("inspect", cls=Command)(inspect.inspect)
+app.command("run")(run.run)
 app.command("page", cls=Command)(page.page)
 app.command("profile-blocks", cls=Command)(profile_blocks.profile_blocks)
 app.command("compare", cls=Command)(compare.compare)

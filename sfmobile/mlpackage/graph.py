@@ -107,7 +107,7 @@ class Graph:
     @cached_property
     def types(self) -> dict[str, TensorType]:
         """Type of every value."""
-        types = dict(self.program.inputs)
+        types: dict[str, TensorType] = {**self.program.inputs, **self.program.states}
         types.update({name: constant.type for name, constant in self.program.constants.items()})
         types.update({name: type_ for operation in self.program.operations for name, type_ in operation.outputs})
         return types

@@ -16,15 +16,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
 from sfmobile.bundle.digest import LISTING_FILE, listing_text
 from sfmobile.errors import ArtifactError
-from sfmobile.files import open_regular, read_model
-from sfmobile.mlpackage import schema
-from sfmobile.mlpackage.weight_file import MODEL_PATH, Blob, WeightFiles, WeightWriter
+from sfmobile.mlpackage.container import DATA_FOLDER as DATA_FOLDER
+from sfmobile.mlpackage.container import Container, no_program, open_container
+from sfmobile.mlpackage.weight_file import MODEL_PATH, Blob, WeightWriter
 
-DATA_FOLDER = "Data"
 COREML_FOLDER = "com.apple.CoreML"
 MODEL_FILE = "model.mlmodel"
 WEIGHTS_FOLDER = "weights"
@@ -34,28 +31,20 @@ MAIN = "main"
 NAMESPACE = uuid.UUID("6d1f3f8e-3b7e-5a0c-9a53-0a6f0c2f9d11")
 
 
-class Item(BaseModel):
-    """A file or folder of a package, relative to its data folder."""
-
-    path: str
-
-
-class Listing(BaseModel):
-    """What is read of a package's Manifest.json."""
-
-    itemInfoEntries: dict[str, Item]
-    rootModelIdentifier: str
-
-
 class Package:
-    """An opened package: its model file parsed, its weight files mapped when they are first read."""
+    """An opened ML Program: its model file parsed, its weight files mapped when they are first read."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises `ArtifactError` if `path` is missing, truncated or altered, or no package of an ML Program."""
-        self.path = path
-        model_file = _model_file(path)
-        self.model = _read_model(model_file)
-        self.weights = WeightFiles(model_file.parent)
+    def __init__(self, path: Path | Container) -> None:
+        """Open a package, or take what is open already.
+
+        Raises `ArtifactError` if `path` is missing, truncated or altered, or no package of an ML Program.
+        """
+        opened = path if isinstance(path, Container) else open_container(path)
+        if opened.kind != "mlProgram":
+            raise no_program(opened.path, opened.kind)
+        self.path = opened.path
+        self.model = opened.model
+        self.weights = opened.weights
 
     @property
     def functions(self) -> tuple[str, ...]:
@@ -90,46 +79,6 @@ class Package:
         if value.WhichOneof("value") != "blobFileValue":
             return None
         return self.weights.file(value.blobFileValue.fileName).blob(value.blobFileValue.offset)
-
-
-def _model_file(package: Path) -> Path:
-    """The .mlmodel inside a package, found through its Manifest.json."""
-    if not package.is_dir():
-        raise ArtifactError(f"{package} is missing; expected an .mlpackage directory.")
-    file = package / LISTING_FILE
-    if not file.exists():
-        raise ArtifactError(f"{package} is no .mlpackage: its {LISTING_FILE} is missing; export it again.")
-    mend = "export the package again"
-    listing = read_model(file, Listing, "the manifest of an .mlpackage", mend)
-    root = listing.itemInfoEntries.get(listing.rootModelIdentifier)
-    if root is None:
-        raise ArtifactError(
-            f"'{file}' names no file for its model: expected an entry '{listing.rootModelIdentifier}'; {mend}."
-        )
-    if Path(root.path).is_absolute() or ".." in Path(root.path).parts:
-        raise ArtifactError(f"'{file}' names '{root.path}', which isn't inside the package; {mend}.")
-    return package / DATA_FOLDER / root.path
-
-
-def _read_model(path: Path) -> Any:
-    """The Model message of a .mlmodel file."""
-    from google.protobuf.message import DecodeError
-
-    model = schema.model().Model()
-    try:
-        with open_regular(path) as file:
-            model.ParseFromString(file.read())
-    except FileNotFoundError:
-        raise ArtifactError(f"{path} is missing; export the package again.") from None
-    except OSError as error:
-        raise ArtifactError(f"{path} can't be read ({error.strerror}); export the package again.") from error
-    except DecodeError as error:
-        raise ArtifactError(f"{path} is truncated or altered: {error}; export the package again.") from error
-    if model.WhichOneof("Type") != "mlProgram":
-        raise ArtifactError(
-            f"{path} holds a model of kind '{model.WhichOneof('Type')}'; expected an ML Program (mlProgram)."
-        )
-    return model
 
 
 def new_weight_file(package: Path) -> Path:

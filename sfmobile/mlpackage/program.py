@@ -13,7 +13,7 @@ import numpy as np
 from sfmobile.errors import ArtifactError, UnavailableError
 from sfmobile.mlpackage import constexpr
 from sfmobile.mlpackage.package import Package
-from sfmobile.mlpackage.types import TensorType, tensor_type
+from sfmobile.mlpackage.types import ListType, StateType, TensorType, value_type
 from sfmobile.mlpackage.value import read_value
 from sfmobile.mlpackage.weight_file import BLOB_METADATA, WeightFiles
 
@@ -42,13 +42,18 @@ class Constant:
 
 # What an operation reads: a value by its name, or a constant written into the operation.
 Operand: TypeAlias = "str | Constant"
+# The argument under which an operation with blocks reads what they take from outside.
+CAPTURED = "captured"
+# Operations that are there for what they do, not for what they give.
+EFFECTS = frozenset({"write_state", "coreml_update_state"})
 
 
 @dataclass(frozen=True)
 class Operation:
     """One operation: `inputs` by argument name, each a tuple of value names and literals (one unless variadic).
 
-    position: in the package's block, constants counted.
+    position: in the package's block, constants counted. blocks: of control flow. What they take from outside are
+    their last inputs, and are read by the operation as `CAPTURED`.
     """
 
     position: int
@@ -56,6 +61,7 @@ class Operation:
     name: str
     inputs: dict[str, tuple[Operand, ...]]
     outputs: tuple[tuple[str, TensorType], ...]
+    blocks: tuple[Program, ...] = ()
 
     def __str__(self) -> str:
         return f"operation {self.position} '{self.name}' ({self.kind})"
@@ -68,10 +74,18 @@ class Operation:
         """Names of its results."""
         return tuple(name for name, _ in self.outputs)
 
+    @property
+    def has_effect(self) -> bool:
+        """Whether it must run even if nobody reads its results."""
+        return self.kind in EFFECTS or any(one.has_effect for block in self.blocks for one in block.operations)
+
 
 @dataclass
 class Program:
-    """One function of a package. `operations` are in an order in which every operand precedes its use."""
+    """One function of a package, or one block of an operation.
+
+    `operations` are in an order in which every operand precedes its use. states: what it keeps between calls.
+    """
 
     package: Path
     function: str
@@ -80,6 +94,7 @@ class Program:
     outputs: tuple[str, ...]
     constants: dict[str, Constant] = field(default_factory=dict)
     operations: list[Operation] = field(default_factory=list)
+    states: dict[str, StateType] = field(default_factory=dict)
 
     def error(self, operation: Operation, found: str) -> UnavailableError:
         """An error that names the package, the operation and its position."""
@@ -98,7 +113,7 @@ class Program:
 
     def output_types(self) -> dict[str, TensorType]:
         """Name and type of every output of the function, in order."""
-        types = dict(self.inputs)
+        types = {**self.inputs, **self.states}
         types.update({name: constant.type for name, constant in self.constants.items()})
         types.update({name: type_ for operation in self.operations for name, type_ in operation.outputs})
         return {name: types[name] for name in self.outputs}
@@ -116,10 +131,15 @@ def read_program(package: Package, function: str | None = None) -> Program:
     """One function of an opened package (its default one unless named).
 
     Raises `ArtifactError` if there is no such function or its operations don't fit together, `UnavailableError` if it
-    uses something beyond tensors (lists, states, control flow).
+    uses types beyond tensors, lists of them and states.
     """
     body, block = package.function(function), package.block(function)
-    return _Reader(package.path, function or package.default_function, body, block, package.weights).read()
+    types = {item.name: _input_type(package.path, item) for item in body.inputs}
+    states = {name: type_ for name, type_ in types.items() if isinstance(type_, StateType)}
+    inputs = {name: type_ for name, type_ in types.items() if name not in states}
+    name = function or package.default_function
+    program = Program(package.path, name, body.opset, inputs, tuple(block.outputs), states=states)
+    return _Reader(program, block, package.weights).read()
 
 
 def _brief(found: object) -> str:
@@ -130,7 +150,7 @@ def _brief(found: object) -> str:
 
 def _input_type(package: Path, item: Any) -> TensorType:
     try:
-        return tensor_type(item.type)
+        return value_type(item.type)
     except ValueError as error:
         raise UnavailableError(
             f"{package.name}: input '{item.name}' is {error}, which the mil runtime doesn't execute."
@@ -140,41 +160,59 @@ def _input_type(package: Path, item: Any) -> TensorType:
 class _Reader:
     """Walks one block of the protobuf and collects its constants and operations."""
 
-    def __init__(self, package: Path, function: str, body: Any, block: Any, weights: WeightFiles) -> None:
-        inputs = {item.name: _input_type(package, item) for item in body.inputs}
+    def __init__(self, program: Program, block: Any, weights: WeightFiles, outer: _Reader | None = None) -> None:
+        """`program` has its inputs, and no operations yet. outer: who reads the block around."""
+        self.program = program
         self.block = block
         self.weights = weights
-        self.program = Program(package, function, body.opset, inputs, tuple(block.outputs))
+        self.outer = outer
+        self.known: dict[str, TensorType] = {**program.inputs, **program.states}
+        # What is taken from outside, constants included, in the order in which it is met.
+        self.captured: dict[str, None] = {}
 
     def read(self) -> Program:
         program = self.program
-        known = set(program.inputs)
         for position, proto in enumerate(self.block.operations):
             operation = self._operation(position, proto)
             if operation.kind == "const":
                 self._add_constant(operation, proto)
-            elif operation.kind in constexpr.DECODERS:
+                self.known.update(operation.outputs)
+                continue
+            for name in operation.reads():
+                if not self.knows(name):
+                    raise ArtifactError(f"{program.package.name}: {operation} uses '{name}' before it is computed.")
+            if operation.kind in constexpr.DECODERS:
                 self._add_compressed(operation)
             else:
-                for name in operation.reads():
-                    if name not in known:
-                        raise ArtifactError(f"{program.package.name}: {operation} uses '{name}' before it is computed.")
                 program.operations.append(operation)
-            known.update(operation.makes())
+            self.known.update(operation.outputs)
         for name in program.outputs:
-            if name not in known:
+            if not self.knows(name):
                 raise ArtifactError(
                     f"{program.package.name}: output '{name}' of '{program.function}' is never computed."
                 )
         return program
 
+    def knows(self, name: str) -> bool:
+        """Whether a value is defined here or further out; what is further out becomes an input of the block."""
+        if name in self.known:
+            return True
+        if self.outer is None or not self.outer.knows(name):
+            return False
+        constant = self.outer.program.constants.get(name)
+        if constant is None:
+            self.program.inputs[name] = self.outer.known[name]
+        else:
+            self.program.constants[name] = constant
+        self.known[name] = self.outer.known[name]
+        self.captured[name] = None
+        return True
+
     def _operation(self, position: int, proto: Any) -> Operation:
         name = read_value(proto.attributes["name"], self.weights) if "name" in proto.attributes else f"#{position}"
         bare = Operation(position, proto.type, str(name), {}, ())
-        if proto.blocks:
-            raise self.program.error(bare, "holds nested blocks (control flow)")
         try:
-            outputs = tuple((item.name, tensor_type(item.type)) for item in proto.outputs)
+            outputs = tuple((item.name, value_type(item.type)) for item in proto.outputs)
         except ValueError as error:
             raise self.program.error(bare, f"gives {error}") from None
         inputs: dict[str, tuple[Operand, ...]] = {
@@ -190,13 +228,30 @@ class _Reader:
             for argument, value in sorted(proto.attributes.items()):
                 if argument != "name":
                     inputs[argument] = (self._literal(bare, value),)
-        return Operation(position, proto.type, str(name), inputs, outputs)
+        readers = [self._inner(bare, block) for block in proto.blocks]
+        blocks = tuple(reader.read() for reader in readers)
+        captured = dict.fromkeys(name for reader in readers for name in reader.captured)
+        if captured:
+            inputs[CAPTURED] = tuple(captured)
+        return Operation(position, proto.type, str(name), inputs, outputs, blocks)
+
+    def _inner(self, operation: Operation, block: Any) -> _Reader:
+        """Who reads a block of `operation`."""
+        program = self.program
+        try:
+            inputs = {item.name: value_type(item.type) for item in block.inputs}
+        except ValueError as error:
+            raise program.error(operation, f"has a block that takes {error}") from None
+        inner = Program(program.package, program.function, program.opset, inputs, tuple(block.outputs))
+        return _Reader(inner, block, self.weights, self)
 
     def _literal(self, operation: Operation, proto: Any) -> Constant:
         try:
-            type_ = tensor_type(proto.type)
+            type_ = value_type(proto.type)
         except ValueError as error:
             raise self.program.error(operation, f"takes {error}") from None
+        if isinstance(type_, ListType):
+            type_ = ListType(type_.data_type, (len(proto.immediateValue.list.values),), type_.length)
         in_file = type_.bytes + BLOB_METADATA.size if proto.WhichOneof("value") == "blobFileValue" else 0
         return Constant(type_, partial(self._load, operation, proto), operation.position, in_file)
 

@@ -34,11 +34,11 @@ def rewrite(program: Program, rewrites: Iterable[Rewrite]) -> Program:
 
 
 def _living(operations: list[Operation], outputs: tuple[str, ...]) -> list[Operation]:
-    """The operations whose results reach an output."""
+    """The operations whose results reach an output, and those that change a state."""
     needed = set(outputs)
     living = []
     for operation in reversed(operations):
-        if any(name in needed for name, _ in operation.outputs):
+        if operation.has_effect or any(name in needed for name, _ in operation.outputs):
             needed.update(operation.reads())
             living.append(operation)
     return living[::-1]

@@ -93,8 +93,50 @@ class TensorType:
         return self.data_type in FLOAT_TYPES
 
 
+@dataclass(frozen=True)
+class ListType(TensorType):
+    """A list of tensors: data type and shape are those of one element. length: None where it varies."""
+
+    length: int | None = None
+
+    def __str__(self) -> str:
+        return f"list of {super().__str__()}"
+
+
+@dataclass(frozen=True)
+class StateType(TensorType):
+    """A tensor that a model keeps from one call to the next."""
+
+    def __str__(self) -> str:
+        return f"state {super().__str__()}"
+
+
+@dataclass(frozen=True)
+class DictionaryType(TensorType):
+    """A classifier's numbers by class; the data type is that of the numbers."""
+
+    def __str__(self) -> str:
+        return f"{self.data_type} by class"
+
+
+def value_type(proto: Any) -> TensorType:
+    """The type of any value a program may hold. Raises `ValueError` for what is neither tensor, list nor state."""
+    kind = proto.WhichOneof("type")
+    if kind == "listType":
+        element = tensor_type(proto.listType.type)
+        length = proto.listType.length
+        known = int(length.constant.size) if length.WhichOneof("dimension") == "constant" else None
+        return ListType(element.data_type, element.shape, known)
+    if kind == "stateType":
+        wrapped = tensor_type(proto.stateType.wrappedType)
+        return StateType(wrapped.data_type, wrapped.shape)
+    if kind == "dictionaryType":
+        return DictionaryType(tensor_type(proto.dictionaryType.valueType).data_type, (None,))
+    return tensor_type(proto)
+
+
 def tensor_type(proto: Any) -> TensorType:
-    """The `TensorType` of a MIL `ValueType` message. Raises `ValueError` for lists, states and other kinds."""
+    """The `TensorType` of a MIL `ValueType` message. Raises `ValueError` for other kinds."""
     kind = proto.WhichOneof("type")
     if kind != "tensorType":
         raise ValueError(f"a value of kind '{kind}'")

@@ -13,9 +13,13 @@ from sfmobile.mlpackage.weight_file import WeightFiles
 def read_value(proto: Any, weights: WeightFiles) -> np.ndarray | str:
     """A constant of the program: an array of its declared type (bf16 widened to float32), or a string.
 
+    A list of strings or numbers comes as an array of them.
+
     Arrays from a weight file are views of the mapping. Raises `ArtifactError` for a broken weight file and
     `ValueError` (the caller knows the position) for a value no ML Program should hold.
     """
+    if proto.type.WhichOneof("type") == "listType":
+        return np.array([_element(item, weights) for item in proto.immediateValue.list.values])
     type_ = tensor_type(proto.type)
     if None in type_.shape:
         raise ValueError(f"a constant of unknown shape {type_}")
@@ -27,6 +31,14 @@ def read_value(proto: Any, weights: WeightFiles) -> np.ndarray | str:
     if proto.immediateValue.WhichOneof("value") != "tensor":
         raise ValueError(f"an immediate value of kind '{proto.immediateValue.WhichOneof('value')}'")
     return _immediate(proto.immediateValue.tensor, type_)
+
+
+def _element(proto: Any, weights: WeightFiles) -> Any:
+    """One element of a constant list: a string or a number."""
+    value = read_value(proto, weights)
+    if isinstance(value, np.ndarray) and value.size != 1:
+        raise ValueError(f"a list of arrays of {value.size} values")
+    return value.item() if isinstance(value, np.ndarray) else value
 
 
 def _immediate(tensor: Any, type_: TensorType) -> np.ndarray | str:

@@ -33,6 +33,7 @@ BLOB_METADATA = struct.Struct("<IIQQQ32x")
 # What weight files are named by in a program, and what stands for the folder of its model file there.
 MODEL_PATH = "@model_path"
 
+_POINTER = b"version https://git-lfs.github.com/spec/"
 _NAMES = {row.blob: row.name for row in DATA_TYPES.values() if row.blob is not None}
 
 
@@ -57,6 +58,15 @@ class Blob:
         return self.code, len(self.data), hashlib.sha256(self.data.data).digest()
 
 
+def check_pointer(path: Path) -> None:
+    """Raise `ArtifactError` if a file is only Git LFS's note of where it is."""
+    with path.open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            raise ArtifactError(
+                f"{path} is a pointer of Git LFS in place of the file itself; run `git lfs pull` in its repository."
+            )
+
+
 class WeightFile:
     """A memory-mapped weight file. Blobs are views of the mapping: nothing is copied."""
 
@@ -64,11 +74,15 @@ class WeightFile:
         """Map `path` and check its header. Raises `ArtifactError` if it is missing, truncated or of another version."""
         self.path = path
         try:
+            check_pointer(path)
             with open_regular(path) as file:
                 # A private mapping: torch takes only writable buffers without a warning; the file is never changed.
                 self._map: mmap.mmap | bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         except FileNotFoundError:
-            raise ArtifactError(f"{path} with weights of the program is missing; export the bundle again.") from None
+            raise ArtifactError(
+                f"{path} with weights of the program is missing; copy or download the whole folder anew, or export it "
+                "again."
+            ) from None
         except ValueError:  # An empty file can't be mapped.
             self._map = b""
         except OSError as error:

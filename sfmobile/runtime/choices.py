@@ -9,6 +9,10 @@ RuntimeKind = Literal["coreml", "mil", "torch", "onnx", "coreai"]
 RuntimeChoice = Literal["auto", "coreml", "mil", "torch", "onnx", "coreai"]
 RUNTIME_CHOICES: tuple[RuntimeChoice, ...] = get_args(RuntimeChoice)
 
+# What executes a single model of whoever's.
+ModelRuntime = Literal["mil", "onnx", "coreml"]
+MODEL_RUNTIMES: tuple[ModelRuntime, ...] = get_args(ModelRuntime)
+
 # Runtimes with a choice of evaluation.
 EVALUATING: tuple[RuntimeKind, ...] = ("mil", "coreai")
 # Evaluation: fp32, or with every operation's result rounded to half precision.

@@ -1,54 +1,138 @@
-"""Any .mlpackage, executed: no bundle, no manifest, only what the package says of itself."""
+"""Any Core ML model, executed: no bundle, no manifest, only what the model says of itself."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import platform
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sfmobile.errors import UsageError
-from sfmobile.mlpackage.program import load_program
-from sfmobile.mlpackage.types import DATA_TYPES, FLOAT_TYPES
-from sfmobile.runtime.choices import Precision
+from sfmobile.errors import UnavailableError, UsageError
+from sfmobile.mlpackage.container import open_container
+from sfmobile.mlpackage.package import Package
+from sfmobile.mlpackage.types import DATA_TYPES
+from sfmobile.runtime.choices import ModelRuntime, Precision
+from sfmobile.runtime.features import given_array
+from sfmobile.runtime.stages import Engine, ProgramStage, Stage, open_stage
 
 if TYPE_CHECKING:
+    from sfmobile.mlpackage.description import Description
     from sfmobile.mlpackage.types import TensorType
-    from sfmobile.runtime.mil.evaluate import Evaluator
+    from sfmobile.runtime.mil.values import State
+
+Inputs = Mapping[str, Any]
+
+
+class ModelState:
+    """What a model keeps between calls, as coremltools' `MLState`."""
+
+    def __init__(self, name: str, types: Mapping[str, TensorType], states: dict[str, State]) -> None:
+        self._name = name
+        self._types = types
+        self.states = states
+
+    def read_state(self, name: str) -> np.ndarray:
+        """A copy of one state. Raises `UsageError` if there is none of that name."""
+        value: np.ndarray = self._state(name).value.numpy()
+        return value.astype(DATA_TYPES[self._types[name].data_type].numpy or value.dtype, copy=True)
+
+    def write_state(self, name: str, value: ArrayLike) -> None:
+        """Replace one state. Raises `UsageError` if there is none of that name, or of another shape or kind."""
+        import torch
+
+        from sfmobile.mlpackage.description import Array, Feature
+
+        state = self._state(name)
+        feature = Feature(name, Array(self._types[name].data_type, ()))
+        array = given_array(f"State '{name}' of {self._name}", feature, self._types[name], value)
+        state.value = torch.from_numpy(np.array(array)).to(state.value.dtype)
+
+    def _state(self, name: str) -> State:
+        if name not in self.states:
+            raise UsageError(f"{self._name} has no state '{name}'; it has {', '.join(self.states) or 'none'}.")
+        return self.states[name]
 
 
 class Model:
-    """One function of an .mlpackage on the mil runtime: `Model("any.mlpackage").predict({"x": array})`.
+    """An .mlpackage, an .mlmodel or an .mlmodelc on this machine: `Model("any.mlpackage").predict({"x": array})`.
 
-    inputs, outputs: what it declares, by name: a data type and a shape, None for a size that varies. An image input
-    takes the array that the program declares for it.
+    inputs, outputs: what it declares, by name: a data type and a shape, None for a size that varies. description: the
+    same with pictures, ranges of shapes and defaults.
     """
 
-    def __init__(self, package: Path | str, *, precision: Precision = "fp32", function: str | None = None) -> None:
-        """Read the program; weights are decoded at the first prediction.
+    def __init__(
+        self,
+        package: Path | str,
+        *,
+        precision: Precision = "fp32",
+        function: str | None = None,
+        runtime: ModelRuntime = "mil",
+    ) -> None:
+        """Read the model; weights are decoded at the first prediction.
 
         precision: fp16 rounds every operation's result. function: of a package with several, its default one without.
+        runtime: "mil", "onnx" (translated, needs the extra onnx) or "coreml" (on a Mac).
 
-        Raises `ArtifactError` for what is no ML Program, or broken, `UnavailableError` if it uses more than tensors.
+        Raises `ArtifactError` for what is no ML Program and no pipeline of them, or broken, `UnavailableError` for what
+        this machine can't execute.
         """
         self.package = Path(package)
         self.precision = precision
-        self._program = load_program(self.package, function)
-        self.inputs: dict[str, TensorType] = dict(self._program.inputs)
-        self.outputs: dict[str, TensorType] = self._program.output_types()
+        self.function = function
+        self.runtime = runtime
+        if precision == "fp16" and runtime != "mil":
+            raise UsageError(f"--precision fp16 is an evaluation of the runtime mil, not of {runtime}; leave it out.")
+        if runtime == "coreml" and platform.system() != "Darwin":
+            raise UnavailableError(
+                f"Core ML needs macOS and this is {platform.system()}; use --runtime mil, which executes the same "
+                "packages anywhere."
+            )
+        container = open_container(self.package)
+        engine: Engine = "onnx" if runtime == "onnx" else "mil"
+        self.stage: Stage = open_stage(container, function, precision, engine)
+        self.functions = Package(container).functions if container.kind == "mlProgram" else ()
+        self.description: Description = self.stage.description
+        self.inputs: dict[str, TensorType] = self.stage.inputs
+        self.outputs: dict[str, TensorType] = self.stage.outputs
 
-    def predict(self, inputs: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
-        """Run once: arrays by name in, arrays by name out, of the declared data types.
+    @overload
+    def predict(self, inputs: Inputs, state: ModelState | None = None) -> dict[str, Any]: ...
 
-        Numbers are converted to the input's declared type. Raises `UsageError` for an input that is missing, unknown,
-        of another shape, or no numbers (or no whole ones, where those are declared), `UnavailableError` for an
-        operation that the runtime doesn't know.
+    @overload
+    def predict(self, inputs: Sequence[Inputs], state: None = None) -> list[dict[str, Any]]: ...
+
+    def predict(
+        self, inputs: Inputs | Sequence[Inputs], state: ModelState | None = None
+    ) -> dict[str, Any] | list[dict[str, Any]]:
+        """Run once: values by name in, values by name out; or once for each of a list, as coremltools does.
+
+        An array input takes anything numpy or torch makes an array of; a picture of PIL's goes where one is declared,
+        and so does an array in the program's own layout (1, C, H, W), 0 to 255. An optional input may be left out.
+        Results are copies of the declared data types, pictures where those are declared, a classifier's label and its
+        numbers by class.
+
+        Raises `UsageError` for an input that is missing, unknown, of a shape or size that isn't allowed, or no numbers
+        (or no whole ones, or too large ones, where those are declared), and for a model with states without `state`;
+        `UnavailableError` for an operation that the runtime doesn't know.
         """
-        ready = {name: self._numbers(name, np.asarray(value)) for name, value in inputs.items()}
-        return {name: self._declared(name, value) for name, value in self._evaluator(ready).items()}
+        if isinstance(inputs, Mapping):
+            if self.runtime == "coreml":
+                return dict(self._coreml.predict(dict(inputs)))
+            return self.stage.predict(inputs, None if state is None else state.states)
+        if state is not None:
+            raise UsageError(f"{self.package.name}: a list of inputs goes without a state, whose order it has none of.")
+        return [self.predict(one) for one in inputs]
+
+    def make_state(self) -> ModelState:
+        """What the model keeps between calls, full of zeros; a model without states has an empty one."""
+        if not isinstance(self.stage, ProgramStage) or not self.stage.program.states:
+            return ModelState(self.package.name, {}, {})
+        program = self.stage.program
+        return ModelState(self.package.name, program.states, self.stage.evaluator.new_states())
 
     def __repr__(self) -> str:
         def shown(types: Mapping[str, TensorType]) -> str:
@@ -57,22 +141,7 @@ class Model:
         return f"<{self.package.name}: {shown(self.inputs)} -> {shown(self.outputs)}>"
 
     @cached_property
-    def _evaluator(self) -> Evaluator:
-        from sfmobile.runtime.mil.evaluate import Evaluator
+    def _coreml(self) -> Any:
+        from sfmobile.runtime.coreml import load_model
 
-        return Evaluator(self._program, self.precision)
-
-    def _declared(self, name: str, value: np.ndarray) -> np.ndarray:
-        """The evaluator gives floats as float32; numpy has no bfloat16, which stays that."""
-        kind = DATA_TYPES[self.outputs[name].data_type].numpy
-        return value if kind is None else value.astype(kind, copy=False)
-
-    def _numbers(self, name: str, value: np.ndarray) -> np.ndarray:
-        declared = self.inputs.get(name)
-        wanted = "biuf" if declared is None or declared.data_type in FLOAT_TYPES else "biu"
-        if value.dtype.kind not in wanted:
-            raise UsageError(
-                f"Input '{name}' of {self.package.name} has dtype {value.dtype}; expected "
-                f"{'numbers' if declared is None else f'numbers for {declared}'}."
-            )
-        return value
+        return load_model(self.package, "ALL", self.function)

@@ -33,7 +33,7 @@ def test_missing_parts_are_named(package: Path, tmp_path: Path) -> None:
 )
 def test_a_broken_package_manifest(package: Path, content: bytes) -> None:
     (package / "Manifest.json").write_bytes(content)
-    found = r"Manifest\.json' is not .*the manifest of an \.mlpackage.*; export the package again\."
+    found = r"Manifest\.json' is not .*the manifest of an \.mlpackage.*; copy or download the model anew, or export it"
     with pytest.raises(ArtifactError, match=found):
         Package(package)
 
@@ -56,7 +56,7 @@ def test_a_package_manifest_that_leads_out(package: Path, path: str) -> None:
 
 def test_another_kind_of_model_is_named(package: Path) -> None:
     change_model(package, lambda model: model.neuralNetwork.SetInParent())
-    with pytest.raises(ArtifactError, match=r"of kind 'neuralNetwork'; expected an ML Program"):
+    with pytest.raises(ArtifactError, match=r"of the kind before ML Programs \(neuralNetwork\); expected an ML"):
         Package(package)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -14,8 +14,9 @@ from torch import Tensor
 from sfmobile.errors import ArtifactError
 from sfmobile.mlpackage.program import Constant, Operand, Operation, Program
 from sfmobile.runtime.mil.ops import OPS, TORCH_TYPES, Op
+from sfmobile.runtime.mil.values import Value
 
-Call: TypeAlias = "Callable[..., Tensor | Sequence[Tensor]]"
+Call: TypeAlias = "Callable[..., Value | Sequence[Value]]"
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,8 @@ def _call(
     dynamic: tuple[str, ...],
     attributes: dict[str, object],
     gathers: bool,
-    *arguments: Tensor | None,
-) -> Tensor | Sequence[Tensor]:
+    *arguments: Any,
+) -> Value | Sequence[Value]:
     """Call an op whose operands need shaping: a variadic last tensor, or attributes computed at run time."""
     tensors = arguments[: len(arguments) - len(dynamic)]
     computed = {

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sfmobile.errors import ArtifactError, UsageError
+from sfmobile.errors import ArtifactError, UnavailableError, UsageError
 from sfmobile.mlpackage.program import Operation, Program
-from sfmobile.mlpackage.types import TensorType
+from sfmobile.mlpackage.types import ListType, TensorType
 from sfmobile.runtime.choices import Precision
 from sfmobile.runtime.mil.ops import TORCH_TYPES
 from sfmobile.runtime.mil.plan import Manner, Plan, Slots, make_plan, rounded, run_steps
+from sfmobile.runtime.mil.values import Label, Scores, State, Value
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,26 @@ class Evaluator:
 
         Any dtype is converted to the declared one; float outputs are float32, the others as declared.
         """
+        return self._arrays(self.values(inputs))
+
+    def values(
+        self, inputs: Mapping[str, np.ndarray | Tensor], states: Mapping[str, State] | None = None
+    ) -> dict[str, np.ndarray | str | int | dict[str | int, float]]:
+        """Run once; a classifier gives its label and its numbers by class as well. Raises as a call does.
+
+        states: as `new_states` makes them, for a program that has any; they are changed. New ones by default.
+        """
         with torch.inference_mode():
-            slots = self._fill(self._plan, inputs)
+            slots = self._fill(self._plan, inputs, states)
             run_steps(self._plan, self.program, slots)
-            return _outputs(self._plan, slots)
+            return {name: self._result(name, slots[slot]) for name, slot in self._plan.outputs.items()}
+
+    def new_states(self) -> dict[str, State]:
+        """What the program keeps between calls, full of zeros."""
+        return {
+            name: State(torch.zeros(type_.sizes, dtype=TORCH_TYPES[type_.data_type]))
+            for name, type_ in self.program.states.items()
+        }
 
     def trace(self, inputs: Mapping[str, np.ndarray | Tensor], hook: Hook) -> dict[str, np.ndarray]:
         """Run once op by op as the program is written, nothing fused or folded, and show `hook` every result.
@@ -72,8 +89,10 @@ class Evaluator:
                 self.program, self.precision, Manner(fold=False, reuse=False, fuse=False, lean=True)
             )
 
-        def observe(operation: Operation, values: list[Tensor]) -> None:
+        def observe(operation: Operation, values: list[Value]) -> None:
             for (name, type_), value in zip(operation.outputs, values, strict=True):
+                if not isinstance(value, Tensor):
+                    continue
                 if not _fits(tuple(value.shape), type_):
                     raise ArtifactError(
                         f"{self.program.package.name}: {operation} declares '{name}' as {type_}, but its inputs give "
@@ -84,16 +103,43 @@ class Evaluator:
         with torch.inference_mode():
             slots = self._fill(self._trace_plan, inputs)
             run_steps(self._trace_plan, self.program, slots, observe)
-            return _outputs(self._trace_plan, slots)
+            return self._arrays(
+                {name: self._result(name, slots[slot]) for name, slot in self._trace_plan.outputs.items()}
+            )
 
-    def _fill(self, plan: Plan, inputs: Mapping[str, np.ndarray | Tensor]) -> Slots:
-        """Slots at the start of a run: constants, and the converted inputs."""
+    def _arrays(self, values: Mapping[str, np.ndarray | str | int | dict[str | int, float]]) -> dict[str, np.ndarray]:
+        """What a classifier says, without its words."""
+        return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+
+    def _result(self, name: str, value: Value | None) -> np.ndarray | str | int | dict[str | int, float]:
+        if isinstance(value, Label):
+            return value.value
+        if isinstance(value, Scores):
+            return value.by_class
+        if not isinstance(value, Tensor):
+            found = "a list" if isinstance(self.outputs[name], ListType) else "no tensor"
+            raise UnavailableError(
+                f"{self.program.package.name}: output '{name}' is {found}, which the mil runtime doesn't give."
+            )
+        return value.contiguous().numpy()
+
+    def _fill(
+        self,
+        plan: Plan,
+        inputs: Mapping[str, np.ndarray | Tensor],
+        states: Mapping[str, State] | None = None,
+    ) -> Slots:
+        """Slots at the start of a run: constants, states, and the converted inputs."""
         unknown = set(inputs) - set(self.inputs)
         if unknown:
             raise UsageError(
                 f"{self.program.package.name} has no input '{sorted(unknown)[0]}'; it takes {', '.join(self.inputs)}."
             )
         slots = plan.initial.copy()
+        plan.budget.reset()
+        states = states or self.new_states()
+        for name, slot in plan.states.items():
+            slots[slot] = states[name]
         for name, type_ in self.inputs.items():
             if name not in inputs:
                 raise UsageError(f"{self.program.package.name} lacks its input '{name}' of type {type_}.")
@@ -104,7 +150,7 @@ class Evaluator:
         return slots
 
     def _input(self, name: str, type_: TensorType, value: np.ndarray | Tensor) -> Tensor:
-        tensor = value if isinstance(value, Tensor) else torch.from_numpy(np.ascontiguousarray(value))
+        tensor = value if isinstance(value, Tensor) else torch.from_numpy(np.require(value, requirements=("C", "W")))
         if not _fits(tuple(tensor.shape), type_):
             raise UsageError(
                 f"Input '{name}' of {self.program.package.name} has shape {tuple(tensor.shape)}; expected {type_}."
@@ -118,12 +164,3 @@ def _fits(shape: tuple[int, ...], type_: TensorType) -> bool:
     return len(shape) == len(type_.shape) and all(
         wanted is None or size == wanted for size, wanted in zip(shape, type_.shape, strict=True)
     )
-
-
-def _outputs(plan: Plan, slots: Slots) -> dict[str, np.ndarray]:
-    results = {}
-    for name, slot in plan.outputs.items():
-        value = slots[slot]
-        assert value is not None
-        results[name] = value.contiguous().numpy()
-    return results

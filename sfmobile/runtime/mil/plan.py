@@ -22,11 +22,13 @@ from sfmobile.mlpackage.program import Constant, Operand, Operation, Program
 from sfmobile.mlpackage.rewriting import rewrite
 from sfmobile.runtime.choices import Precision
 from sfmobile.runtime.mil.binding import Bound, Call, bind, constant_tensor
+from sfmobile.runtime.mil.control import ROUNDS, Block, captured, control_operands, run_condition, run_loop, taken
 from sfmobile.runtime.mil.fusion import FUSIONS, ROUNDED_FUSIONS
 from sfmobile.runtime.mil.ops.inplace import INPLACE
 from sfmobile.runtime.mil.packing import packed_convolution, packed_linear
+from sfmobile.runtime.mil.values import HELD, Budget, Value
 
-Slots: TypeAlias = "list[Tensor | None]"
+Slots: TypeAlias = "list[Value | None]"
 
 # What torch and the op functions raise on operands that don't go together.
 _FAILURES = (ValueError, RuntimeError, TypeError, IndexError, KeyError, AttributeError, ArithmeticError)
@@ -47,14 +49,16 @@ class Step(NamedTuple):
 
 @dataclass
 class Plan:
-    """A program ready to run. Slot 0 is an absent optional operand."""
+    """A program ready to run. Slot 0 is an absent optional operand. budget: of the loops in one run."""
 
     precision: Precision
     initial: Slots
     inputs: dict[str, int]
+    states: dict[str, int]
     outputs: dict[str, int]
     steps: list[Step]
     channels_last: bool
+    budget: Budget
 
 
 @dataclass(frozen=True)
@@ -84,22 +88,27 @@ def _round_fresh(function: Call, *arguments: Tensor | None) -> Tensor:
     return result.copy_(result.to(torch.float16))
 
 
-def _round_outputs(function: Call, fp16: tuple[bool, ...], *arguments: Tensor | None) -> Tensor | Sequence[Tensor]:
+def _round_outputs(function: Call, fp16: tuple[bool, ...], *arguments: Tensor | None) -> Value | Sequence[Value]:
     """Call `function` and round those of its outputs that are declared float16."""
     result = function(*arguments)
     if isinstance(result, Tensor):
         return rounded(result)
-    return [rounded(value) if half else value for value, half in zip(result, fp16, strict=True)]
+    assert isinstance(result, Sequence)
+    return [
+        rounded(value) if half and isinstance(value, Tensor) else value
+        for value, half in zip(result, fp16, strict=True)
+    ]
 
 
-def _swapped(function: Call, first: Tensor, second: Tensor) -> Tensor | Sequence[Tensor]:
+def _swapped(function: Call, first: Tensor, second: Tensor) -> Value | Sequence[Value]:
     return function(second, first)
 
 
 class _Builder:
     """Turns operations into steps, one by one."""
 
-    def __init__(self, program: Program, precision: Precision, manner: Manner) -> None:
+    def __init__(self, program: Program, precision: Precision, manner: Manner, budget: Budget) -> None:
+        self.budget = budget
         self.program = program
         self.graph = Graph(program)
         self.precision = precision
@@ -144,22 +153,56 @@ class _Builder:
         constant = self.program.constant(item)
         return None if constant is None else constant_tensor(constant)
 
-    def compute(self, bound: Bound, call: Call) -> Tensor | Sequence[Tensor]:
+    def compute(self, bound: Bound, call: Call) -> Value | Sequence[Value]:
         """The result of an operation whose operands are all constant."""
         return call(*[self.value(item) for item in bound.operands])
 
     def add(self, operation: Operation) -> None:
-        bound = bind(self.program, operation)
-        if self.manner.fold and all(self.is_constant(item) for item in bound.operands):
-            values = outputs_of(self.program, operation, self.compute(bound, self.rounding(bound, bound.call)))
-            self.folded.update({name: value for (name, _), value in zip(operation.outputs, values, strict=True)})
+        if operation.blocks:
+            self.add_step(operation, self.control(operation), control_operands(self.program, operation))
             return
+        bound = bind(self.program, operation)
+        if self.manner.fold and not bound.op.varies and all(self.is_constant(item) for item in bound.operands):
+            values = outputs_of(self.program, operation, self.compute(bound, self.rounding(bound, bound.call)))
+            # A list or a label is no constant that others could be computed with.
+            if all(isinstance(value, Tensor) for value in values):
+                named = zip(operation.makes(), values, strict=True)
+                self.folded.update({name: value for name, value in named if isinstance(value, Tensor)})
+                return
         call, operands = self.packed(bound) or (self.overwriting(bound) or bound.call, bound.operands)
-        arguments = tuple(self.operand(item, operation) for item in operands)
-        outputs = tuple(self.new_slot(name) for name, _ in operation.outputs)
-        self.steps.append(Step(self.rounding(bound, call), arguments, outputs, (), operation, True))
+        self.add_step(operation, self.rounding(bound, call), operands)
         if bound.op.fresh:
             self.fresh.update(name for name, _ in operation.outputs)
+
+    def add_step(self, operation: Operation, call: Call, operands: Sequence[Operand | None]) -> None:
+        arguments = tuple(self.operand(item, operation) for item in operands)
+        outputs = tuple(self.new_slot(name) for name, _ in operation.outputs)
+        self.steps.append(Step(call, arguments, outputs, (), operation, True))
+
+    def control(self, operation: Operation) -> Call:
+        """A conditional or a loop, with its blocks planned."""
+        operands = control_operands(self.program, operation)
+        names = captured(self.program, operation)
+        blocks = [self.block(block, taken(operation, block)) for block in operation.blocks]
+        if operation.kind == "cond":
+            return partial(run_condition, blocks, names)
+        return partial(run_loop, blocks, names, len(operands) - len(names), self.budget)
+
+    def block(self, program: Program, outside: Sequence[str]) -> Block:
+        """A block as a call; `outside` names its last inputs."""
+        own = len(program.inputs) - len(outside)
+        plan = make_plan(program, self.precision, self.manner, self.budget)
+
+        def call(values: Sequence[Value], captured: dict[str, Value]) -> list[Value]:
+            slots = plan.initial.copy()
+            given = [*values[:own], *(captured[name] for name in outside)]
+            for slot, value in zip(plan.inputs.values(), given, strict=True):
+                slots[slot] = value
+            run_steps(plan, program, slots)
+            results = [slots[plan.outputs[name]] for name in program.outputs]
+            return [result for result in results if result is not None]
+
+        return call
 
     def rounding(self, bound: Bound, call: Call) -> Call:
         """`call` with the rounding that the evaluation asks for."""
@@ -223,22 +266,27 @@ class _Builder:
         return finished
 
 
-def make_plan(program: Program, precision: Precision, manner: Manner) -> Plan:
-    """Plan `program`.
+def make_plan(program: Program, precision: Precision, manner: Manner, budget: Budget | None = None) -> Plan:
+    """Plan `program`; `budget` is that of the program around, if it is a block.
 
     Raises `UnavailableError` naming package, operation and position for an op or attribute the table doesn't know,
     `ArtifactError` for weights that can't be read, and for an operation that declares other outputs than it has.
     """
     if manner.fuse:
         program = rewrite(program, FUSIONS if precision == "fp32" else ROUNDED_FUSIONS)
-    builder = _Builder(program, precision, manner)
+    budget = budget or Budget(ROUNDS)
+    builder = _Builder(program, precision, manner, budget)
+    states = {name: builder.new_slot(name) for name in program.states}
     inputs = {name: builder.new_slot(name) for name in program.inputs}
     with torch.inference_mode():
         for operation in program.operations:
             with computing(program, operation):
                 builder.add(operation)
-        outputs = {name: builder.operand(name, program.operations[-1]) for name in program.outputs}
-    return Plan(precision, builder.initial, inputs, outputs, builder.finish(outputs), channels_last=manner.fuse)
+        # What decodes a large constant output must be some operation's business, if only of none.
+        last = program.operations[-1] if program.operations else Operation(0, "", program.function, {}, ())
+        outputs = {name: builder.operand(name, last) for name in program.outputs}
+    steps = builder.finish(outputs)
+    return Plan(precision, builder.initial, inputs, states, outputs, steps, manner.fuse, budget)
 
 
 @contextmanager
@@ -257,9 +305,9 @@ def _explained(program: Program, operation: Operation, error: Exception) -> Sfmo
     return program.broken(operation, error)
 
 
-def outputs_of(program: Program, operation: Operation, result: Tensor | Sequence[Tensor]) -> list[Tensor]:
+def outputs_of(program: Program, operation: Operation, result: Value | Sequence[Value]) -> list[Value]:
     """What a call gave, as many values as the operation declares. Raises `ArtifactError` if it declares others."""
-    values = [result] if isinstance(result, Tensor) else list(result)
+    values: list[Value] = [result] if isinstance(result, HELD) else list(result)
     if len(values) != len(operation.outputs):
         raise ArtifactError(
             f"{program.package.name}: {operation} declares {len(operation.outputs)} outputs, but gives {len(values)}; "
@@ -269,14 +317,14 @@ def outputs_of(program: Program, operation: Operation, result: Tensor | Sequence
 
 
 def run_steps(
-    plan: Plan, program: Program, slots: Slots, observe: Callable[[Operation, list[Tensor]], None] | None = None
+    plan: Plan, program: Program, slots: Slots, observe: Callable[[Operation, list[Value]], None] | None = None
 ) -> None:
     """Run all steps over `slots`; `observe` is shown each operation's outputs. Raises as `make_plan` does."""
     step = None
     try:
         for step in plan.steps:
             result = step.function(*[slots[index] for index in step.arguments])
-            if isinstance(result, Tensor) and len(step.outputs) == 1:
+            if isinstance(result, HELD) and len(step.outputs) == 1:
                 slots[step.outputs[0]] = result
             else:
                 for index, value in zip(step.outputs, outputs_of(program, step.operation, result), strict=True):

@@ -71,6 +71,44 @@ def conv(
     return _CONVOLUTIONS[spatial](x, weight, bias, strides, padding, dilations, groups)
 
 
+@op("conv_quantized")
+def conv_quantized(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    quantization_type: Literal["linear"],
+    quant_scale: float | tuple[float, ...],
+    quant_bias: float | tuple[float, ...],
+    nbits: Literal[8] = 8,
+    strides: tuple[int, ...] | None = None,
+    pad_type: PadType = "valid",
+    pad: tuple[int, ...] | None = None,
+    dilations: tuple[int, ...] | None = None,
+    groups: int = 1,
+) -> Tensor:
+    """MIL `conv_quantized`: `conv` with the weight quant_scale * weight + quant_bias, each one number or one a channel.
+
+    Only whole bytes of linear quantization: how narrower ones are packed, and where a lookup table would be, the
+    reference doesn't say.
+    """
+
+    def along(values: float | tuple[float, ...]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float32).reshape(-1, *(1,) * (weight.dim() - 1))
+
+    wide = weight.float() * along(quant_scale) + along(quant_bias)
+    return conv(
+        x,
+        wide,
+        None if bias is None else bias.float(),
+        strides=strides,
+        pad_type=pad_type,
+        pad=pad,
+        dilations=dilations,
+        groups=groups,
+    )
+
+
 @op("conv_transpose")
 def conv_transpose(
     x: Tensor,

@@ -16,6 +16,14 @@ def wrapped(indices: Tensor, size: int) -> Tensor:
     return torch.where(wide < 0, wide + size, wide)
 
 
+def wrapped_inside(indices: Tensor, size: int, validate: bool) -> Tensor:
+    """`wrapped`, or a `ValueError` for an index out of range; with `validate` for a negative one too."""
+    low, high = (int(indices.min()), int(indices.max())) if indices.numel() else (0, -1)
+    if high >= size or low < (0 if validate else -size):
+        raise ValueError(f"has the index {high if high >= size else low} for an axis of {size}")
+    return wrapped(indices, size)
+
+
 @op("gather", exact=True)
 def gather(x: Tensor, indices: Tensor, *, axis: int = 0, batch_dims: int = 0, validate_indices: bool = False) -> Tensor:
     """MIL `gather`. x (*B, *P, A, *Q) with A at `axis`, indices (*B, *I), B the first `batch_dims` axes; returns

@@ -76,3 +76,20 @@ def max_pool(
     if padding is not None:
         return pool(x, kernel_sizes, strides, padding, ceil_mode=ceil_mode)
     return pool(F.pad(x, around, value=-math.inf), kernel_sizes, strides)
+
+
+@op("l2_pool")
+def l2_pool(
+    x: Tensor,
+    *,
+    kernel_sizes: tuple[int, ...],
+    pad_type: PadType,
+    strides: tuple[int, ...] | None = None,
+    pad: tuple[int, ...] | None = None,
+    ceil_mode: bool = False,
+) -> Tensor:
+    """MIL `l2_pool`: the root of the sum of squares."""
+    mean = avg_pool(
+        x.square(), kernel_sizes=kernel_sizes, pad_type=pad_type, strides=strides, pad=pad, ceil_mode=ceil_mode
+    )
+    return (mean * math.prod(kernel_sizes)).sqrt()

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
-from torch import Tensor
 
-Outputs: TypeAlias = "Tensor | Sequence[Tensor]"
+from sfmobile.runtime.mil.values import Value
+
+Outputs: TypeAlias = "Value | Sequence[Value]"
 OpFunction = TypeVar("OpFunction", bound=Callable[..., Outputs])
 
 # What a MIL data type is held in. torch can't compute with uint16 and uint32, so they are held wider.
@@ -48,6 +49,7 @@ class Op:
 
     exact: given float16-representable inputs the outputs are float16-representable, so nothing is rounded.
     fresh: the one output is always memory of its own, never a view of an input.
+    varies: the same operands don't always give the same, so it isn't computed ahead.
     tensors: positional parameters and attributes: keyword-only ones, in the order of the signature.
     """
 
@@ -55,6 +57,7 @@ class Op:
     function: Callable[..., Outputs]
     exact: bool
     fresh: bool
+    varies: bool
     tensors: tuple[str, ...]
     attributes: tuple[str, ...]
     required: frozenset[str]
@@ -65,7 +68,9 @@ class Op:
 OPS: dict[str, Op] = {}
 
 
-def op(kind: str, *, exact: bool = False, fresh: bool = False) -> Callable[[OpFunction], OpFunction]:
+def op(
+    kind: str, *, exact: bool = False, fresh: bool = False, varies: bool = False
+) -> Callable[[OpFunction], OpFunction]:
     """Register the decorated function as MIL op `kind`."""
 
     def register(function: OpFunction) -> OpFunction:
@@ -89,6 +94,7 @@ def op(kind: str, *, exact: bool = False, fresh: bool = False) -> Callable[[OpFu
             function,
             exact,
             fresh,
+            varies,
             tuple(tensors),
             tuple(attributes),
             frozenset(required),

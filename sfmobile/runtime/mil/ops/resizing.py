@@ -21,18 +21,26 @@ def _as_images(x: Tensor) -> Tensor:
 
 def _grid(size: int, target: int, mode: SamplingMode) -> Tensor:
     """Where in [0, size - 1] each of the `target` samples lies (MIL reference of `resize_bilinear`)."""
+    last = torch.tensor([size - 1], dtype=torch.float64)
+    return box_grid(torch.zeros_like(last), last, target, mode)[0]
+
+
+def box_grid(start: Tensor, end: Tensor, target: int, mode: SamplingMode) -> Tensor:
+    """Where in [start, end] (N, float64) each of the `target` samples lies; they run backwards if `end` comes first."""
     places = torch.arange(target, dtype=torch.float64)
+    start, span = start.unsqueeze(1), (end - start).unsqueeze(1)
+    length, sign = span.abs(), torch.where(span < 0, -1.0, 1.0)
     if mode in ("STRICT_ALIGN_CORNERS", "ALIGN_CORNERS"):
         if target == 1:
-            return torch.tensor([(size - 1) / 2 if mode == "ALIGN_CORNERS" else 0.0], dtype=torch.float64)
-        grid = places * ((size - 1) / (target - 1))
+            return start + (span / 2 if mode == "ALIGN_CORNERS" else 0 * span)
+        grid = places * (length / (target - 1))
     elif mode == "UNALIGN_CORNERS":
-        grid = (places + 0.5) * (size / target) - 0.5
+        grid = (places + 0.5) * ((length + 1) / target) - 0.5
     elif mode == "OFFSET_CORNERS":
-        grid = (places + 0.5) * (max(1, size - 1) / target)
+        grid = (places + 0.5) * (length.clamp(min=1) / target)
     else:
-        grid = places * (size / target)
-    return grid.clamp(0, size - 1)
+        grid = places * ((length + 1) / target)
+    return start + sign * torch.minimum(grid.clamp(min=0), length)
 
 
 def _sample_axis(x: Tensor, axis: int, target: int, mode: SamplingMode) -> Tensor:
@@ -106,15 +114,23 @@ def resize(
     interpolation_mode: Literal["LINEAR", "NEAREST_NEIGHBOR"] = "LINEAR",
     sampling_mode: SamplingMode = "DEFAULT",
 ) -> Tensor:
-    """MIL `resize` of the last two axes; a 0 in `shape` keeps the size."""
-    if resized_dims != 2:
+    """MIL `resize` of the last one or two axes; a 0 in `shape` keeps the size.
+
+    The nearest element to a sample is taken, the lower of two as near ones: coremltools' own test fixes the rounding
+    (the second of three samples of two is the second), the tie is our reading.
+    """
+    if resized_dims not in (1, 2):
         raise ValueError(f"resizes {resized_dims} axes")
-    height, width = (target or size for target, size in zip(shape[-2:], x.shape[-2:], strict=True))
-    if interpolation_mode == "LINEAR":
-        return _linear(x, height, width, sampling_mode)
-    if sampling_mode != "DEFAULT":
-        raise ValueError(f"has interpolation_mode NEAREST_NEIGHBOR with sampling_mode {sampling_mode}")
-    return resize_nearest_neighbor(x, target_size_height=height, target_size_width=width)
+    if interpolation_mode != "LINEAR" and sampling_mode != "DEFAULT":
+        raise ValueError(f"has interpolation_mode {interpolation_mode} with sampling_mode {sampling_mode}")
+    targets = shape[len(shape) - resized_dims :]
+    for axis, target in zip(range(-resized_dims, 0), targets, strict=True):
+        size = x.shape[axis]
+        if interpolation_mode == "LINEAR":
+            x = _sample_axis(x, axis, target or size, sampling_mode)
+        else:
+            x = x.index_select(axis, (_grid(size, target or size, sampling_mode) - 0.5).ceil().to(torch.int64))
+    return x
 
 
 @op("crop", exact=True)

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sfmobile.runtime.mil.ops.gathering import wrapped
+from sfmobile.runtime.mil.ops.gathering import wrapped_inside
 from sfmobile.runtime.mil.ops.registry import axis_from_start, op
 
 Mode = Literal["update", "add", "sub", "mul", "div", "max", "min"]
@@ -38,7 +38,7 @@ def scatter(
 ) -> Tensor:
     """MIL `scatter`: indices (I); updates is `data` with I in place of `axis`."""
     axis = axis_from_start(axis, data.dim())
-    places = wrapped(indices, data.shape[axis]).reshape(-1, *(1,) * (data.dim() - axis - 1))
+    places = wrapped_inside(indices, data.shape[axis], validate_indices).reshape(-1, *(1,) * (data.dim() - axis - 1))
     return _scatter(data, axis, places.expand(updates.shape), updates, mode)
 
 
@@ -53,7 +53,7 @@ def scatter_along_axis(
     validate_indices: bool = False,
 ) -> Tensor:
     """MIL `scatter_along_axis`: data[.., indices[.., i, ..], ..] combined with updates[.., i, ..]."""
-    return _scatter(data, axis, wrapped(indices, data.shape[axis]), updates, mode)
+    return _scatter(data, axis, wrapped_inside(indices, data.shape[axis], validate_indices), updates, mode)
 
 
 @op("scatter_nd")
@@ -66,7 +66,7 @@ def scatter_nd(
     rows = indices.reshape(-1, depth)
     flat = torch.zeros(rows.shape[0], dtype=torch.int64)
     for column in range(depth):
-        flat = flat * data.shape[column] + wrapped(rows[:, column], data.shape[column])
+        flat = flat * data.shape[column] + wrapped_inside(rows[:, column], data.shape[column], validate_indices)
     blocks = data.reshape(-1, max(1, data[(0,) * depth].numel()))
     parts = updates.reshape(rows.shape[0], -1)
     return _scatter(blocks, 0, flat.unsqueeze(1).expand(parts.shape), parts, mode).reshape(data.shape)

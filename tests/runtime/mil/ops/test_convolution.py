@@ -121,3 +121,14 @@ def test_conv_transpose_same_multiplies_the_size_by_the_stride() -> None:
     full = F.conv_transpose2d(torch.from_numpy(x), torch.from_numpy(weight), stride=2)
     body = lambda a: mb.conv_transpose(x=a, weight=weight, pad_type="same", strides=[2, 2])  # noqa: E731
     assert_matches(body, full[:, :, 1:11, 1:11], x, tolerance=1e-4)
+
+
+def test_conv_quantized_convolves_with_the_dequantized_weight() -> None:
+    rng = np.random.default_rng(0)
+    x, weight = rng.normal(size=(1, 2, 5, 5)).astype(np.float32), rng.integers(0, 256, (3, 2, 3, 3)).astype(np.uint8)
+    scale, bias = rng.uniform(0.01, 0.02, 3).astype(np.float32), rng.normal(size=3).astype(np.float32)
+    wide = weight * scale.reshape(3, 1, 1, 1) + bias.reshape(3, 1, 1, 1)
+    body = lambda a: mb.conv_quantized(  # noqa: E731
+        x=a, weight=weight, quantization_type="linear", nbits=8, quant_scale=scale, quant_bias=bias, pad_type="same"
+    )
+    assert_matches(body, F.conv2d(torch.from_numpy(x), torch.from_numpy(wide), padding=1), x, tolerance=1e-4)

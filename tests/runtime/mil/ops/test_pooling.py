@@ -63,3 +63,10 @@ def test_stride_defaults_to_one() -> None:
     x = normal(1, 2, 5, 5)
     expected = F.max_pool2d(torch.from_numpy(x), (2, 3), 1)
     assert_matches(lambda a: mb.max_pool(x=a, kernel_sizes=[2, 3], pad_type="valid"), expected, x)
+
+
+def test_l2_pool_is_the_root_of_the_sum_of_squares() -> None:
+    values = np.random.default_rng(0).normal(size=(1, 2, 6, 6)).astype(np.float32)
+    expected = F.lp_pool2d(torch.from_numpy(np.abs(values)), 2, (3, 2), stride=(2, 2))
+    body = lambda x: mb.l2_pool(x=x, kernel_sizes=[3, 2], strides=[2, 2], pad_type="valid")  # noqa: E731
+    assert_matches(body, expected, values)

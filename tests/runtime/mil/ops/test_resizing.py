@@ -108,3 +108,12 @@ def test_resize_ios17_linear_nearest_and_kept_sizes() -> None:
 
 def test_crop_takes_from_both_sides() -> None:
     assert_matches(lambda a: mb.crop(x=a, crop_height=[1, 2], crop_width=[0, 3]), X[:, :, 1:3, :3], X)
+
+
+def test_resize_takes_the_nearest_element_as_coremltools_own_test_has_it() -> None:
+    values = np.array([-6.174, 9.371], np.float32).reshape(1, 1, 2, 1)
+    body = lambda a: mb.resize(  # noqa: E731
+        x=a, shape=[1, 1, 3, 2], resized_dims=np.uint32(2), interpolation_mode="NEAREST_NEIGHBOR"
+    )
+    expected = np.array([-6.174, -6.174, 9.371, 9.371, 9.371, 9.371], np.float32).reshape(1, 1, 3, 2)
+    assert_matches(body, expected, values, target="ios17")

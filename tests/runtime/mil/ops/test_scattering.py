@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from coremltools.converters.mil import Builder as mb
 
-from tests.runtime.mil.programs import assert_matches
+from sfmobile.errors import UnavailableError
+from tests.runtime.mil.programs import assert_matches, evaluate
 
 RANDOM = np.random.default_rng(0)
 DATA = RANDOM.uniform(0.5, 2, size=(3, 4, 5)).astype(np.float32)
@@ -64,3 +65,11 @@ def test_scatter_nd_combines_slices_named_by_rows(depth: int, mode: str) -> None
     expected = updated(tuple(indices.T), updates, mode)
     body = lambda d, i, u: mb.scatter_nd(data=d, indices=i, updates=u, mode=mode)  # noqa: E731
     assert_matches(body, expected, DATA, indices, updates)
+
+
+@pytest.mark.parametrize(("index", "validate"), [(7, False), (7, True), (-1, True)])
+def test_scatter_nd_refuses_an_index_that_would_be_another_element(index: int, validate: bool) -> None:
+    data, updates = np.zeros((3, 4), np.float32), np.ones(1, np.float32)
+    body = lambda a, i, u: mb.scatter_nd(data=a, indices=i, updates=u, validate_indices=validate)  # noqa: E731
+    with pytest.raises(UnavailableError, match=rf"has the index {index} for an axis of 4"):
+        evaluate(body, data, np.array([[0, index]], np.int32), updates, target="ios17")
