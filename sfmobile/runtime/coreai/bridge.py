@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Literal
 
 from sfmobile.errors import UnavailableError
 from sfmobile.mlpackage.program import Operation, Program
-from sfmobile.runtime.coreai import elementwise, layers, library, norms, shapes
+from sfmobile.mlpackage.rewriting import rewrite
+from sfmobile.runtime.coreai import attention, elementwise, layers, library, norms, shapes
 from sfmobile.runtime.coreai.builder import GraphBuilder, Operands
 from sfmobile.runtime.coreai.registry import BRIDGES
+from sfmobile.runtime.mil.fusion import fuse_group_norm
 
 if TYPE_CHECKING:
     from coreai.authoring import AIProgram, Value
 
-__all__ = ["bridge", "elementwise", "layers", "norms", "shapes", "write_asset"]
+__all__ = ["attention", "bridge", "elementwise", "layers", "norms", "shapes", "write_asset"]
 
 # What Apple's runtime on Linux computes in another way than `mil`'s fp16 evaluation, which computes wide and rounds
 # once: matrix products are summed one by one in float16, gelu is a float16 polynomial. With `widened` both are wide.
@@ -23,9 +25,16 @@ WIDENED = ("matmul", "linear", "einsum", "gelu")
 
 
 def bridge(
-    programs: Mapping[str, Program], precision: Literal["fp32", "fp16"] = "fp32", *, widened: bool = False
+    programs: Mapping[str, Program],
+    precision: Literal["fp32", "fp16"] = "fp32",
+    *,
+    widened: bool = False,
+    whole_norms: bool = False,
 ) -> AIProgram:
     """Programs with static shapes as the functions of one Core AI program; equal weights are stored once.
+
+    widened: see `WIDENED`. whole_norms: group norms, four operations of an ML Program, become the one that Apple's
+    compiler has for them; without it every operation stands for itself.
 
     Raises `UnavailableError` for what has no counterpart, naming package, operation and position, and where Apple's
     package isn't.
@@ -36,7 +45,8 @@ def bridge(
     module = Module.create()
     with module:
         for name, program in programs.items():
-            _add_function(name, program, precision, widened)
+            whole = rewrite(program, (fuse_group_norm,)) if whole_norms else program
+            _add_function(name, whole, precision, widened)
     return AIProgram(module)
 
 

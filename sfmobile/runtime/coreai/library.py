@@ -92,18 +92,21 @@ def packed_constant(packed: np.ndarray, shape: tuple[int, ...], bits: int) -> Va
 def composite_call(
     name: str,
     body: Callable[..., Value],
-    operands: Sequence[Value],
-    attributes: Mapping[str, float | int | Sequence[int]],
+    operands: Mapping[str, Value],
+    attributes: Mapping[str, float | int | bool | Sequence[int]],
 ) -> Value:
     """One result of a private graph that Apple's compiler takes for the operation `name`; `body` says what it computes.
 
-    body: takes the operands as (input, gamma, beta) and uses no value from outside. The declaration's attribute has no
-    constructor in Python; what is parsed here is its textual form.
+    operands: by the names that Apple's own converter declares the operation with; body takes them in order and uses no
+    value from outside. The declaration's attribute has no constructor in Python; what is parsed here is its textual
+    form.
     """
     from coreai._compiler.ir import Attribute
     from coreai.authoring import graph
 
-    def text(value: float | int | str | Sequence[int] | Sequence[str]) -> str:
+    def text(value: float | int | bool | str | Sequence[int] | Sequence[str]) -> str:
+        if isinstance(value, bool):
+            return str(value).lower()
         if isinstance(value, str):
             return json.dumps(value)
         if isinstance(value, float):
@@ -113,18 +116,21 @@ def composite_call(
         return f"[{', '.join(text(item) for item in value)}]"
 
     options = ", ".join(f"{key} = {text(value)}" for key, value in sorted({**attributes, "version": 1}.items()))
-    names = 'input_names = ["input", "gamma", "beta"]'
+    names = f"input_names = {text(list(operands))}"
     declaration = f'"{name}" = {{{names}, op_attrs = {{{options}}}, output_names = ["output"]}}'
 
-    def named(input: Any, gamma: Any, beta: Any) -> Any:
-        return body(input, gamma, beta)
+    def composite(*arguments: Any) -> Any:
+        return body(*arguments)
 
-    named.__name__ = name
+    composite.__name__ = name
+    parameters = [inspect.Parameter(key, inspect.Parameter.POSITIONAL_OR_KEYWORD) for key in operands]
+    composite.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    composite.__annotations__ = dict.fromkeys([*operands, "return"], Any)
     built = graph(
-        named,
+        composite,
         private=True,
         no_inline=True,
         composite_decl=Attribute.parse(f"#coreai.composite_declaration<{declaration}>"),
     )
-    (result,) = built(*operands)
+    (result,) = built(*operands.values())
     return result

@@ -7,6 +7,7 @@ region, 2.1 ms with).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -76,9 +77,34 @@ def layer_norm(operands: Operands) -> Value:
     def body(x: Value, gamma: Value, beta: Value) -> Value:
         return _affine(operands, _normal(x, shape, axes, epsilon), along, gamma, beta)
 
-    return library.composite_call(
-        "layer_norm", body, (operands["x"], operands["gamma"], operands["beta"]), {"eps": epsilon, "axes": axes}
-    )
+    taken = {"input": operands["x"], "gamma": operands["gamma"], "beta": operands["beta"]}
+    return library.composite_call("layer_norm", body, taken, {"eps": epsilon, "axes": axes})
+
+
+@bridges("fused.group_norm")
+def group_norm(operands: Operands) -> Value:
+    """Of (N, C, *D) with scale and shift (C): what `sfmobile.runtime.mil.fusion` makes of MIL's four operations."""
+    from coreai import authoring as core
+
+    shape = operands.shape("x")
+    groups, epsilon = operands.constant("groups"), operands.constant("epsilon")
+    parts = (shape[0], groups, shape[1] // groups * math.prod(shape[2:]))
+    whole, grouped = np.asarray(shape, np.uint32), np.asarray(parts, np.uint32)
+
+    def body(x: Value, gamma: Value, beta: Value) -> Value:
+        normal = core.reshape(_normal(core.reshape(x, grouped), parts, [2], epsilon), whole)
+        return _affine(operands, normal, (1, shape[1], *[1] * (len(shape) - 2)), gamma, beta)
+
+    taken = {"input": operands["x"], "weight": _stored(operands, "gamma"), "bias": _stored(operands, "beta")}
+    attributes = {"eps": epsilon, "num_channels": shape[1], "num_groups": groups}
+    return library.composite_call("group_norm", body, taken, attributes)
+
+
+def _stored(operands: Operands, name: str) -> Value:
+    """A scale or shift in the type of the result where that loses nothing, as the package stores it; else wide."""
+    wide = np.asarray(operands.array(name))
+    narrow = wide.astype(operands.number)
+    return library.constant(narrow if np.array_equal(narrow.astype(wide.dtype), wide) else wide)
 
 
 @bridges("batch_norm")
