@@ -20,10 +20,13 @@ import numpy as np
 from sfmobile.errors import UnavailableError
 
 if TYPE_CHECKING:
-    from coreai.authoring import TensorType, Value
+    from coreai.authoring import AIProgram, TensorType, Value
 
 VERSION = "1.0.0b3"
 DISTRIBUTION = "coreai-core"
+# What this version stamps into the assets it writes, and the layout of an asset that it reads.
+PRODUCER = f"{DISTRIBUTION} {VERSION}"
+ASSET_VERSION = "2.0"
 MEND = "install the extra, pip install 'sfmobile[coreai]', or use the mil runtime"
 
 
@@ -134,3 +137,50 @@ def composite_call(
     )
     (result,) = built(*operands.values())
     return result
+
+
+def widen(program: AIProgram) -> None:
+    """Make every float16 of `program` a float32, in place; what is stored stays as it is and is cast behind.
+
+    Apple's package has no such pass; what is used are the bindings of MLIR itself, of which the program is made.
+    """
+    from coreai._compiler import ir
+
+    module = program._module._mlir_module
+    with module.context, ir.Location.unknown(module.context):
+        half, wide = ir.F16Type.get(), ir.F32Type.get()
+
+        def widened(type_: Any) -> Any:
+            tensor = type_ if isinstance(type_, ir.RankedTensorType) else None
+            narrow = tensor is not None and tensor.element_type == half
+            return ir.RankedTensorType.get(tensor.shape, wide) if tensor is not None and narrow else type_
+
+        for graph in module.body.operations:
+            declared = graph.attributes["function_type"].value
+            types = ir.FunctionType.get([*map(widened, declared.inputs)], [*map(widened, declared.results)])
+            graph.attributes["function_type"] = ir.TypeAttr.get(types)
+            for block in graph.regions[0].blocks:
+                for argument in block.arguments:
+                    argument.set_type(widened(argument.type))
+                for operation in list(block.operations):
+                    for result in operation.results:
+                        if operation.name not in _STORED:
+                            result.set_type(widened(result.type))
+                        elif widened(result.type) != result.type:
+                            _cast_behind(result, widened(result.type))
+
+
+# Operations whose results are what an asset stores.
+_STORED = ("coreai.constant", "coreai.lut_to_dense")
+
+
+def _cast_behind(stored: Any, type_: Any) -> None:
+    """Let whoever computes with a stored value read it in another type."""
+    from coreai._compiler import ir
+
+    uses = [use for use in stored.uses if use.owner.name not in _STORED]
+    if uses:
+        with ir.InsertionPoint.after(stored.owner):
+            cast = ir.Operation.create("coreai.cast", results=[type_], operands=[stored])
+        for use in uses:
+            use.owner.operands[use.operand_number] = cast.results[0]

@@ -23,8 +23,8 @@ from tests.runtime.mil.programs import make_program, psnr
 
 pytest.importorskip("coreai", reason="Apple's package is for Python 3.11 and later on x86-64 Linux and macOS 27")
 
+from sfmobile.runtime.coreai.asset import Asset
 from sfmobile.runtime.coreai.bridge import bridge, write_asset
-from sfmobile.runtime.coreai.runtime import Asset
 
 RANDOM = np.random.default_rng(0)
 
