@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["attention", "bridge", "elementwise", "layers", "norms", "shapes", "write_asset"]
 
 # What Apple's runtime on Linux computes in another way than `mil`'s fp16 evaluation, which computes wide and rounds
-# once: matrix products are summed one by one in float16, gelu is a float16 polynomial. With `widened` both are wide.
+# once: matrix products are summed one by one in float16, gelu rounds 1 + erf. With `widened` both are wide.
 WIDENED = ("matmul", "linear", "einsum", "gelu")
 
 
