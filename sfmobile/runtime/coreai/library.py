@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -27,7 +28,7 @@ DISTRIBUTION = "coreai-core"
 # What this version stamps into the assets it writes, and the layout of an asset that it reads.
 PRODUCER = f"{DISTRIBUTION} {VERSION}"
 ASSET_VERSION = "2.0"
-MEND = "install the extra, pip install 'sfmobile[coreai]', or use the mil runtime"
+MEND = "install the extra, pip install 'sfmobile[coreai]', or do without Core AI"
 
 
 @cache
@@ -36,7 +37,7 @@ def require() -> None:
     if importlib.util.find_spec("coreai") is None:
         where = f"Python {sys.version_info.major}.{sys.version_info.minor} on {sys.platform}"
         raise UnavailableError(
-            f"The coreai runtime needs Apple's {DISTRIBUTION} {VERSION}, which isn't installed (it exists for Python "
+            f"Core AI needs Apple's {DISTRIBUTION} {VERSION}, which isn't installed (it exists for Python "
             f"3.11 and later on x86-64 Linux and macOS 27; this is {where}); {MEND}."
         )
     try:
@@ -44,7 +45,7 @@ def require() -> None:
     except PackageNotFoundError:
         found = "of another origin"
     if found != VERSION:
-        raise UnavailableError(f"The coreai runtime was written for {DISTRIBUTION} {VERSION}, found {found}; {MEND}.")
+        raise UnavailableError(f"Core AI is read and written for {DISTRIBUTION} {VERSION}, found {found}; {MEND}.")
 
 
 def declared(
@@ -140,20 +141,23 @@ def composite_call(
 
 
 def widen(program: AIProgram) -> None:
-    """Make every float16 of `program` a float32, in place; what is stored stays as it is and is cast behind.
+    """Make every float16 of `program` a float32, in place.
 
-    Apple's package has no such pass; what is used are the bindings of MLIR itself, of which the program is made.
+    Apple's package has no such pass; what is used are the bindings of MLIR itself, of which the program is made. Stored
+    values are widened here and not by a cast in the program: its compiler folds a cast of a constant, and gets
+    subnormal ones wrong (1e-5 becomes 6e-8).
     """
     from coreai._compiler import ir
 
     module = program._module._mlir_module
+    resources = _resources(str(module))
     with module.context, ir.Location.unknown(module.context):
         half, wide = ir.F16Type.get(), ir.F32Type.get()
 
         def widened(type_: Any) -> Any:
-            tensor = type_ if isinstance(type_, ir.RankedTensorType) else None
-            narrow = tensor is not None and tensor.element_type == half
-            return ir.RankedTensorType.get(tensor.shape, wide) if tensor is not None and narrow else type_
+            if isinstance(type_, ir.RankedTensorType) and type_.element_type == half:
+                return ir.RankedTensorType.get(type_.shape, wide)
+            return type_
 
         for graph in module.body.operations:
             declared = graph.attributes["function_type"].value
@@ -164,23 +168,36 @@ def widen(program: AIProgram) -> None:
                     argument.set_type(widened(argument.type))
                 for operation in list(block.operations):
                     for result in operation.results:
-                        if operation.name not in _STORED:
-                            result.set_type(widened(result.type))
-                        elif widened(result.type) != result.type:
-                            _cast_behind(result, widened(result.type))
+                        type_ = widened(result.type)
+                        if operation.name == "coreai.constant" and type_ != result.type:
+                            _widen_constant(operation, type_, resources)
+                        else:
+                            result.set_type(type_)
 
 
-# Operations whose results are what an asset stores.
-_STORED = ("coreai.constant", "coreai.lut_to_dense")
-
-
-def _cast_behind(stored: Any, type_: Any) -> None:
-    """Let whoever computes with a stored value read it in another type."""
+def _widen_constant(operation: Any, type_: Any, resources: Mapping[str, bytes]) -> None:
+    """Put a constant of the wide type in the place of one of float16."""
     from coreai._compiler import ir
+    from coreai._compiler._mlir_libs._coreaiIR._bindings.mlir.dialects.coreai import create_elements_attr
+    from coreai._compiler.dialects._coreai_ops_gen import ConstantOp
 
-    uses = [use for use in stored.uses if use.owner.name not in _STORED]
-    if uses:
-        with ir.InsertionPoint.after(stored.owner):
-            cast = ir.Operation.create("coreai.cast", results=[type_], operands=[stored])
-        for use in uses:
-            use.owner.operands[use.operand_number] = cast.results[0]
+    attribute = operation.attributes["value"]
+    named = None if isinstance(attribute, ir.DenseElementsAttr) else re.match(r"dense_resource<(\w+)>", str(attribute))
+    stored = np.frombuffer(resources[named[1]], np.float16) if named else np.array(attribute)
+    if stored.size == 1:
+        # One value for all.
+        stored = np.broadcast_to(stored.reshape(()), type_.shape)
+    with ir.InsertionPoint(operation):
+        values = np.ascontiguousarray(stored.reshape(type_.shape), np.float32)
+        wide = ConstantOp(value=create_elements_attr(ir.Location.unknown(), type_, values))
+    operation.results[0].replace_all_uses_with(wide.result)
+    operation.erase()
+
+
+def _resources(text: str) -> dict[str, bytes]:
+    """The large constants of a program by name, from its textual form: the bindings can't read them.
+
+    Each stands there in hexadecimal digits, its alignment of 4 bytes first.
+    """
+    found = re.finditer(r'^\s*(resource_\w+): "0x([0-9A-F]+)"', text, re.MULTILINE)
+    return {match[1]: bytes.fromhex(match[2])[4:] for match in found}
