@@ -20,7 +20,7 @@ Task = Literal["text-to-image"]
 Target = Literal["ios16", "ios17", "ios18"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 
-Format = Literal["mlprogram", "onnx"]
+Format = Literal["mlprogram", "onnx", "coreai"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 # What weights and activations are stored and declared as; not to be confused with the runtime's evaluation.

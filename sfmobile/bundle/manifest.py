@@ -96,8 +96,8 @@ class FunctionRecord(StrictModel):
 class ComponentRecord(StrictModel):
     """One exported component.
 
-    runs: when it is called. package: an .mlpackage or .onnx file; for a component in chunks, the directory that holds
-    their packages. function, inputs, outputs: those of the function to run. functions: the others in the same package.
+    runs: when it is called. package: an .mlpackage, .aimodel or .onnx file; for a component in chunks, the directory
+    that holds their packages. function, inputs, outputs: those of the function to run. functions: the others in the same one.
     """
 
     runs: Runs
@@ -138,8 +138,8 @@ class ComponentRecord(StrictModel):
     def _chunks_follow_each_other(self) -> Self:
         if not self.chunks:
             return self
-        if self.format != "mlprogram" or self.functions or len(self.chunks) < 2:
-            raise ValueError("chunks are two or more ML Programs of one function")
+        if self.format == "onnx" or self.functions or len(self.chunks) < 2:
+            raise ValueError("chunks are two or more packages of one function, none of them an ONNX file")
         known = {tensor.name: (tensor.shape, tensor.dtype) for tensor in self.inputs}
         for chunk in self.chunks:
             if not any(path.startswith(f"{chunk.package}/") for path in self.files):

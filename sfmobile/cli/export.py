@@ -40,7 +40,9 @@ def export(
     recipe: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Bits layer by layer, from `sfmobile compress search`.")
     ] = None,
-    target: Annotated[Target, typer.Option(help="The earliest system the packages run on.")] = "ios17",
+    target: Annotated[
+        Target | None, typer.Option(help="The earliest system the packages run on; ios17 without it.")
+    ] = None,
     component: Annotated[
         list[str] | None,
         typer.Option(
@@ -74,7 +76,10 @@ def export(
             "decoder (coremltools issue 2414); try it on the device.",
         ),
     ] = False,
-    file_format: Annotated[Format, typer.Option("--format", help="What to write.")] = "mlprogram",
+    file_format: Annotated[
+        Format,
+        typer.Option("--format", help="What to write; coreai, .aimodels for iOS 27, is experimental."),
+    ] = "mlprogram",
     onnx_precision: Annotated[
         FloatType, typer.Option("--onnx-precision", help="Float type of ONNX files; Core ML packages are float16.")
     ] = "float16",
@@ -93,7 +98,7 @@ def export(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be made, and make nothing.")] = False,
     json_output: options.JsonOption = False,
 ) -> None:
-    """Export a checkpoint to a bundle of Core ML packages (or ONNX files) that phones and laptops run.
+    """Export a checkpoint to a bundle of Core ML packages (or ONNX files, or .aimodels) that phones and laptops run.
 
     What is already exported, whole and current is reused: run the same command again after an interruption.
     """

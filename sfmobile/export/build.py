@@ -22,7 +22,7 @@ from sfmobile.bundle.manifest import (
 from sfmobile.bundle.store import BundleWriter, remove
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.compress.recipe import FULL_BITS, LayerRecipe, compressible_layers
-from sfmobile.export.component import ComponentSpec, Setting, function_settings
+from sfmobile.export.component import MAIN, ComponentSpec, Setting, function_settings
 from sfmobile.export.network import NetworkPackage
 from sfmobile.export.options import ExportOptions
 from sfmobile.export.package import PackageMetadata
@@ -34,7 +34,7 @@ from sfmobile.version import __version__
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-SUFFIXES = {"mlprogram": ".mlpackage", "onnx": ".onnx"}
+SUFFIXES = {"mlprogram": ".mlpackage", "onnx": ".onnx", "coreai": ".aimodel"}
 SCRATCH_FOLDER = ".scratch"
 
 
@@ -146,7 +146,8 @@ class ComponentBuild:
                 self._write_onnx(net, path)
                 return ()
             scratch.mkdir(exist_ok=True)
-            return self._write_packages(net, path, scratch)
+            write = self._write_assets if self.options.format == "coreai" else self._write_packages
+            return write(net, path, scratch)
         finally:
             remove(scratch)
 
@@ -183,6 +184,25 @@ class ComponentBuild:
         shipped = [path.parent / chunk.package for chunk in chunks] or [path]
         check_stored(shipped, {layer_constant(layer): choice for layer, choice in self.storage.items()})
         return chunks
+
+    def _write_assets(self, net: nn.Module, path: Path, scratch: Path) -> tuple[ChunkRecord, ...]:
+        """Write `path`, an .aimodel or a directory of chunks, from ML Programs compressed and checked first."""
+        from sfmobile.export.chunk import write_chunks
+        from sfmobile.export.coreai_asset import write_coreai, write_coreai_chunks
+        from sfmobile.export.stored_weights import check_stored
+
+        packages = {function: scratch / f"{function}.mlpackage" for function in self._functions}
+        for function, package in packages.items():
+            self._write_package(net, self._functions[function], package)
+            check_stored([package], {layer_constant(layer): choice for layer, choice in self.storage.items()})
+        if self._in_chunks:
+            self.observer.phase(self.name, "cut")
+            chunks = write_chunks(packages[MAIN], scratch / self.spec.package, self.options.chunks)
+            self.observer.phase(self.name, "bridge")
+            return write_coreai_chunks(chunks, scratch, path, self.metadata)
+        self.observer.phase(self.name, "bridge")
+        write_coreai(packages, path, self.metadata)
+        return ()
 
     def _write_package(self, net: nn.Module, setting: Setting, path: Path) -> None:
         package = NetworkPackage(

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from sfmobile.bundle.choices import COMPONENTS, AttentionForm, ComponentName, FloatType, Format, Target
 from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.hub import open_checkpoint
-from sfmobile.compress.recipe import Recipe
+from sfmobile.compress.recipe import LayerRecipe, Recipe
+from sfmobile.export.coreai_asset import EXPERIMENTAL, stored_as
 from sfmobile.export.exporter import export_bundle
-from sfmobile.export.options import ExportOptions
+from sfmobile.export.options import COREAI_TARGET, ExportOptions
 from sfmobile.export.phases import ExportObserver
 from sfmobile.observer import Observer
 from sfmobile.tables import Table, in_bytes
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
     from sfmobile.export.phases import Phase
     from sfmobile.sampling.golden import GoldenRun
 
-# Of a Core ML export that says nothing of its weights.
+# Of a Core ML or Core AI export that says nothing of its weights.
 DEFAULT_BITS = 6
+# Of a Core ML export that says nothing of its target; an .aimodel is made from the latest form.
+DEFAULT_TARGET: Target = "ios17"
 PHASES: dict[Phase, str] = {
     "hash": "hashing the source",
     "load": "loading",
@@ -35,6 +38,7 @@ PHASES: dict[Phase, str] = {
     "write": "writing",
     "cut": "cutting into chunks",
     "merge": "merging functions",
+    "bridge": "bridging to Core AI",
     "check": "checking what is stored",
     "checksum": "checksums",
     "golden": "recording golden vectors",
@@ -77,11 +81,14 @@ class ExportedBundle(Bundle):
         average = f"{8 * total / parameters:.2f}"
         rows.append(("all", f"{parameters:,}", in_bytes(total), average, "", f"{self.seconds:.1f} s"))
         size = f"{manifest.latents.height}x{manifest.latents.width}"
+        core_ai = any(record.format == "coreai" for record in records.values())
+        system = "Core AI" if core_ai else manifest.target
         return Table(
-            f"{self.root}: {manifest.target}, latents {size}, guidance batch {manifest.guidance.batch}",
+            f"{self.root}: {system}, latents {size}, guidance batch {manifest.guidance.batch}",
             ("component", "parameters", "size", "bits/parameter", "weights", "time"),
             tuple(rows),
             text_columns=(0, 4),
+            caption=f"Core AI is {EXPERIMENTAL}." if core_ai else None,
         )
 
     def record(self) -> dict[str, Any]:
@@ -123,7 +130,7 @@ def export(
     bits: int | Literal["none"] | None = None,
     group_size: int | None = None,
     recipe: Recipe | Path | str | None = None,
-    target: Target = "ios17",
+    target: Target | None = None,
     component: ComponentName | Sequence[ComponentName] = COMPONENTS,
     latent_size: tuple[int, int] | Sequence[tuple[int, int]] = (),
     guidance_batch: Literal[1, 2] = 2,
@@ -140,7 +147,7 @@ def export(
     force: bool = False,
     observer: Observer | None = None,
 ) -> ExportedBundle:
-    """Export a checkpoint to the bundle directory `output`: Core ML packages (or ONNX files) for phones and laptops.
+    """Export a checkpoint to the bundle directory `output`: Core ML packages (or ONNX files, or .aimodels).
 
     What is already exported there, whole and current, is reused: call it again after an interruption. Whatever
     happens, `output` is the old bundle or the new one, whole.
@@ -148,12 +155,14 @@ def export(
     source: a diffusers-format directory, a Hugging Face Hub id, or an opened checkpoint. attention: split-einsum suits
     the Neural Engine, original the GPU. bits: per weight, 1, 2, 3, 4, 6 or 8; "none" for fp16; without it 6 (ONNX:
     none). group_size: a lookup table per so many output channels (ios18). recipe: bits layer by layer, in place of
-    both. target: the earliest system the packages run on. component: only these. latent_size: (height, width), the
-    checkpoint's own without it; several with multifunction. guidance_batch: 2 for both halves of guidance in one call.
+    both. target: the earliest system the packages run on, ios17 without it. component: only these. latent_size:
+    (height, width), the checkpoint's own without it; several with multifunction. guidance_batch: 2 for both halves of
+    guidance in one call.
     chunks: packages the UNet is cut into. multifunction: packages of several functions over the same weights (ios18);
     multifunction_decoder: the decoder's too, which iOS 18 was seen to crash with.
-    format: "onnx" for ONNX files, of onnx_precision. author, licence, model_version, metadata: written into every
-    package. golden: record a reference run for tests. force: rebuild what is whole and current too.
+    format: "onnx" for ONNX files, of onnx_precision; "coreai", experimental, for .aimodels. author, licence,
+    model_version, metadata: written into every package. golden: record a reference run for tests. force: rebuild what
+    is whole and current too.
 
     Raises `UsageError` for options that don't fit, `ArtifactError` for a damaged checkpoint, `UnavailableError` for
     too little disk, no network, or another export into `output`.
@@ -191,7 +200,7 @@ def export_options(
     bits: int | Literal["none"] | None = None,
     group_size: int | None = None,
     recipe: Recipe | Path | str | None = None,
-    target: Target = "ios17",
+    target: Target | None = None,
     component: ComponentName | Sequence[ComponentName] = COMPONENTS,
     latent_size: tuple[int, int] | Sequence[tuple[int, int]] = (),
     guidance_batch: Literal[1, 2] = 2,
@@ -209,10 +218,10 @@ def export_options(
     """What `export` is asked to make, checked before anything is opened."""
     sizes = _sizes(latent_size)
     opened = None if recipe is None else recipe if isinstance(recipe, Recipe) else Recipe.read(Path(recipe))
-    if bits is None and opened is None and format == "mlprogram":
+    if bits is None and opened is None and format != "onnx":
         bits = DEFAULT_BITS
     return ExportOptions(
-        target=target,
+        target=target or (COREAI_TARGET if format == "coreai" else DEFAULT_TARGET),
         format=format,
         attention=attention,
         bits=None if bits == "none" else bits,
@@ -298,5 +307,7 @@ def describe_weights(record: ComponentRecord) -> str:
         return record.compute_precision
     if record.compression.recipe_sha256 is not None:
         return f"recipe, mostly {record.compression.bits} bits"
-    group = record.compression.group_size
-    return f"{record.compression.bits} bits" + (f" per {group} channels" if group else "")
+    group, bits = record.compression.group_size, record.compression.bits
+    width = stored_as(LayerRecipe(bits=bits)).bits if record.format == "coreai" else bits
+    stored = f", stored in {width}" if width != bits else ""
+    return f"{bits} bits{stored}" + (f" per {group} channels" if group else "")

@@ -49,6 +49,10 @@ def export_bundle(
     too little disk or another export into `root`. Whatever happens, `root` is the old bundle or the new one, whole.
     """
     observer = observer or ExportObserver()
+    if options.format == "coreai":
+        from sfmobile.runtime.coreai import library
+
+        library.require()
     setting = setting_for(checkpoint, options)
     builds = {name: ComponentBuild(SPECS[name], setting, options, observer) for name in COMPONENTS}
     require_disk(root, plan_export(checkpoint, options).disk_bytes)

@@ -22,6 +22,8 @@ from sfmobile.errors import UsageError
 from sfmobile.files import sha256_of_value
 
 MOST_CHUNKS = 16
+# The form of ML Programs that .aimodels are made from: it has every palette, and attention as one operation.
+COREAI_TARGET: Target = "ios18"
 
 # Raised whenever the same checkpoint and options give another program than before, so that nothing stale is reused.
 EXPORT_REVISION = 1
@@ -31,7 +33,8 @@ EXPORT_REVISION = 1
 class ExportOptions:
     """Options of one export. Raises `UsageError` at once for what can't be made.
 
-    target: the earliest system the packages run on. attention: see `sfmobile.nets.attention`.
+    target: the earliest system the packages run on; `COREAI_TARGET` for .aimodels. attention: see
+    `sfmobile.nets.attention`.
     bits, group_size, recipe: palettization of the weights; `recipe` excludes the other two. None leaves fp16.
     components: which to (re)build. latent_size: (height, width), the checkpoint's own if None.
     guidance_batch: batch of the UNet; 2 runs the unconditional and the conditional half in one call.
@@ -82,7 +85,9 @@ class ExportOptions:
                     "ONNX files are not palettized; leave out bits and recipe, or export Core ML packages."
                 )
         elif self.precision != "float16":
-            raise UsageError("Core ML packages are float16; precision float32 is for --format onnx.")
+            raise UsageError("Core ML and Core AI are float16; precision float32 is for --format onnx.")
+        if self.format == "coreai" and self.target != COREAI_TARGET:
+            raise UsageError(f"An .aimodel is for iOS 27, whatever the target; leave out the target {self.target}.")
         if compression is not None:
             compression.check_target(self.target)
         self._check_packaging()
@@ -156,6 +161,7 @@ class ExportOptions:
         """The options as the manifest keeps them."""
         compression = self.compression
         return {
+            **({"experimental": True} if self.format == "coreai" else {}),
             "target": self.target,
             "format": self.format,
             "attention": self.attention,

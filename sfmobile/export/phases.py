@@ -7,7 +7,9 @@ from typing import Literal
 from sfmobile.bundle.choices import ComponentName
 from sfmobile.bundle.manifest import ComponentRecord
 
-Phase = Literal["hash", "load", "trace", "convert", "palettize", "write", "cut", "merge", "check", "checksum", "golden"]
+Phase = Literal[
+    "hash", "load", "trace", "convert", "palettize", "write", "cut", "merge", "bridge", "check", "checksum", "golden"
+]
 
 
 class ExportObserver:

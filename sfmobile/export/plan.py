@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from sfmobile.bundle.manifest import ComponentName, TensorRecord
 from sfmobile.checkpoint.directory import Checkpoint
-from sfmobile.compress.recipe import Recipe, compressible, compressible_layers, stored_bytes
+from sfmobile.compress.recipe import LayerRecipe, Recipe, compressible, compressible_layers, stored_bytes
 from sfmobile.export.component import SPECS, setting_for
+from sfmobile.export.coreai_asset import stored_as
 from sfmobile.export.options import ExportOptions
 
 # Graph, names and small constants per stored tensor: 1.1 to 4.7 kB measured on Stable Diffusion 1.5, the most with
@@ -57,10 +58,13 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         parameters = sum(weight.numel() for weight in weights.values())
         width = 4 if options.precision == "float32" else 2
         functions = len(options.functions(name, setting.latent_size))
-        graph, packages = GRAPH_BYTES_PER_TENSOR * len(weights), component_bytes(name, shapes, recipe, width)
-        # A package to be cut, and those to be merged, stand on disk beside what is made of them.
-        in_pieces = functions > 1 or (name == "unet" and options.chunks > 1)
-        whole = functions * (graph + packages) if in_pieces else 0
+        core_ai = options.format == "coreai"
+        stored = component_bytes(name, shapes, recipe, width)
+        packages = component_bytes(name, shapes, recipe, width, stored_as) if core_ai else stored
+        graph = GRAPH_BYTES_PER_TENSOR * len(weights)
+        # A package to be cut, bridged, or merged with others stands on disk beside what is made of it.
+        in_pieces = core_ai or functions > 1 or (name == "unet" and options.chunks > 1)
+        whole = functions * (graph + stored) if in_pieces else 0
         parts.append(
             ComponentPlan(
                 name=name,
@@ -75,13 +79,20 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
 
 
 def component_bytes(
-    component: ComponentName, shapes: Mapping[str, tuple[int, ...]], recipe: Recipe | None, width: int = 2
+    component: ComponentName,
+    shapes: Mapping[str, tuple[int, ...]],
+    recipe: Recipe | None,
+    width: int = 2,
+    stored_as: Callable[[LayerRecipe], LayerRecipe] = lambda layer: layer,
 ) -> int:
-    """Bytes of all weights as `recipe` stores them; uncompressed ones take `width` bytes each."""
+    """Bytes of all weights as `recipe` stores them; uncompressed ones take `width` bytes each.
+
+    stored_as: how a format stores what the recipe asks for.
+    """
     total = 0
     for key, shape in shapes.items():
         if recipe is None or not compressible(key, shape):
             total += width * math.prod(shape)
         else:
-            total += stored_bytes(shape, recipe.layer(component, key.removesuffix(".weight")))
+            total += stored_bytes(shape, stored_as(recipe.layer(component, key.removesuffix(".weight"))))
     return total

@@ -75,7 +75,8 @@ def load_packages(
 
 
 def check_ml_program(bundle: Bundle, name: ComponentName, reader: str) -> None:
-    """Raise `UsageError` if a component is an ONNX file, which `reader` can't execute."""
-    package = bundle.package(name)
-    if bundle.manifest.components[name].format != "mlprogram":
-        raise UsageError(f"{package} is an ONNX file, which {reader} can't execute; use --runtime onnx.")
+    """Raise `UsageError` if a component is no ML Program, the only thing that `reader` can execute."""
+    package, found = bundle.package(name), bundle.manifest.components[name].format
+    if found != "mlprogram":
+        kind = "an ONNX file" if found == "onnx" else "an .aimodel"
+        raise UsageError(f"{package} is {kind}, which {reader} can't execute; use --runtime {found}.")

@@ -82,11 +82,15 @@ def open_source(
 
 
 def choose_runtime(choice: RuntimeChoice, bundle: Bundle) -> RuntimeKind:
-    """The runtime meant. "auto" is onnx for ONNX files; for ML Programs coreml on macOS and mil elsewhere."""
+    """The runtime meant. "auto" is onnx for ONNX files and coreai for .aimodels; for ML Programs coreml on macOS and
+    mil elsewhere."""
     if choice != "auto":
         return choice
-    if any(record.format == "onnx" for record in bundle.manifest.components.values()):
+    formats = {record.format for record in bundle.manifest.components.values()}
+    if "onnx" in formats:
         return "onnx"
+    if "coreai" in formats:
+        return "coreai"
     return "coreml" if platform.system() == "Darwin" else "mil"
 
 

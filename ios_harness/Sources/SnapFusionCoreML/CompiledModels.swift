@@ -49,8 +49,10 @@
         }
 
         private func compile(_ name: ComponentName, _ part: ChunkRecord, to place: URL) async throws {
-            guard try bundle.component(name).format == .mlprogram else {
-                throw UnavailableError("'\(name)' is an ONNX file, which Core ML can't run; export a Core ML bundle.")
+            let format = try bundle.component(name).format
+            guard format == .mlprogram else {
+                let found = format == .onnx ? "an ONNX file" : "an .aimodel of Core AI"
+                throw UnavailableError("'\(name)' is \(found), which Core ML can't run; export a Core ML bundle.")
             }
             let package = bundle.root.appendingPathComponent(part.package)
             let made: URL

@@ -167,7 +167,7 @@ public struct FunctionRecord: Sendable, Equatable {
 /// are those of the function to run, `functions` the others of the same package.
 public struct ComponentRecord: Sendable, Equatable {
     public enum Format: String, Sendable, CaseIterable {
-        case mlprogram, onnx
+        case mlprogram, onnx, coreai
     }
     public enum Precision: String, Sendable, CaseIterable {
         case float16, float32

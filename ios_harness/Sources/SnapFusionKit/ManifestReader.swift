@@ -184,8 +184,9 @@ extension ComponentRecord {
     /// Every chunk takes what is there when its turn comes, and together they give the component's outputs.
     private func checkChunks(_ fields: Fields) throws {
         if chunks.isEmpty { return }
-        guard format == .mlprogram, functions.isEmpty, chunks.count >= 2 else {
-            throw fields.problem("chunks", "chunks are two or more ML Programs of one function")
+        guard format != .onnx, functions.isEmpty, chunks.count >= 2 else {
+            throw fields.problem(
+                "chunks", "chunks are two or more packages of one function, none of them an ONNX file")
         }
         var known: [String: TensorRecord] = [:]
         for tensor in inputs { known[tensor.name] = tensor }

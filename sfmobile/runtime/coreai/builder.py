@@ -22,11 +22,15 @@ class GraphBuilder:
 
     precision: "fp32" makes every float a float32, "fp16" keeps the types that the program declares.
     widened: whether matrix products and gelu are computed in float32 and rounded once, as `mil` does.
+    shipped: whether the program is one to ship, its constants in the type that the result has.
     """
 
-    def __init__(self, program: Program, precision: Literal["fp32", "fp16"], *, widened: bool = False) -> None:
+    def __init__(
+        self, program: Program, precision: Literal["fp32", "fp16"], *, widened: bool = False, shipped: bool = False
+    ) -> None:
         self.program = program
         self.precision = precision
+        self.shipped = shipped
         self.widened = widened and precision == "fp16"
         self.values: dict[str, Value] = {}
         self.types: dict[str, TensorType] = dict(program.inputs)

@@ -47,7 +47,7 @@ def conv(operands: Operands) -> Value:
     return core.broadcasting_add(y, core.reshape(operands["bias"], along))
 
 
-def _product(operands: Operands, multiply: Callable[[Value, Value], Value], x: Value, y: Value) -> Value:
+def product(operands: Operands, multiply: Callable[[Value, Value], Value], x: Value, y: Value) -> Value:
     """A matrix product; widened, in float32 and rounded once."""
     from coreai import authoring as core
 
@@ -56,7 +56,8 @@ def _product(operands: Operands, multiply: Callable[[Value, Value], Value], x: V
     return core.cast(multiply(core.cast(x, np.float32), core.cast(y, np.float32)), operands.number)
 
 
-def _turned(value: Value, rank: int) -> Value:
+def turned(value: Value, rank: int) -> Value:
+    """With its last two axes exchanged."""
     from coreai import authoring as core
 
     return core.transpose(value, np.asarray([*range(rank - 2), rank - 1, rank - 2], np.uint32))
@@ -70,8 +71,8 @@ def matmul(operands: Operands) -> Value:
     factors = []
     for name in ("x", "y"):
         value, rank = operands[name], len(operands.shape(name))
-        factors.append(_turned(value, rank) if operands.constant(f"transpose_{name}", False) else value)
-    return _product(operands, core.broadcasting_batch_matmul, *factors)
+        factors.append(turned(value, rank) if operands.constant(f"transpose_{name}", False) else value)
+    return product(operands, core.broadcasting_batch_matmul, *factors)
 
 
 @bridges("linear")
@@ -79,8 +80,8 @@ def linear(operands: Operands) -> Value:
     """x weight^T + bias."""
     from coreai import authoring as core
 
-    product = _product(operands, core.broadcasting_batch_matmul, operands["x"], _turned(operands["weight"], 2))
-    return core.broadcasting_add(product, operands["bias"]) if "bias" in operands else product
+    multiplied = product(operands, core.broadcasting_batch_matmul, operands["x"], turned(operands["weight"], 2))
+    return core.broadcasting_add(multiplied, operands["bias"]) if "bias" in operands else multiplied
 
 
 @bridges("einsum")
@@ -104,11 +105,11 @@ def einsum(operands: Operands) -> Value:
         return core.reshape(core.transpose(value, np.asarray(order, np.uint32)), np.asarray(shape, np.uint32))
 
     x, y = operands.all("values")
-    product = _product(
+    multiplied = product(
         operands, core.batch_matmul, flat(x, first, batch, rows, summed), flat(y, second, batch, summed, columns)
     )
     order = [*batch, *rows, *columns]
-    shaped = core.reshape(product, np.asarray([sizes[index] for index in order], np.uint32))
+    shaped = core.reshape(multiplied, np.asarray([sizes[index] for index in order], np.uint32))
     return core.transpose(shaped, np.asarray([order.index(index) for index in result], np.uint32))
 
 

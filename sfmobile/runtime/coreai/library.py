@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -20,11 +21,14 @@ import numpy as np
 from sfmobile.errors import UnavailableError
 
 if TYPE_CHECKING:
-    from coreai.authoring import TensorType, Value
+    from coreai.authoring import AIProgram, TensorType, Value
 
 VERSION = "1.0.0b3"
 DISTRIBUTION = "coreai-core"
-MEND = "install the extra, pip install 'sfmobile[coreai]', or use the mil runtime"
+# What this version stamps into the assets it writes, and the layout of an asset that it reads.
+PRODUCER = f"{DISTRIBUTION} {VERSION}"
+ASSET_VERSION = "2.0"
+MEND = "install the extra, pip install 'sfmobile[coreai]', or do without Core AI"
 
 
 @cache
@@ -33,7 +37,7 @@ def require() -> None:
     if importlib.util.find_spec("coreai") is None:
         where = f"Python {sys.version_info.major}.{sys.version_info.minor} on {sys.platform}"
         raise UnavailableError(
-            f"The coreai runtime needs Apple's {DISTRIBUTION} {VERSION}, which isn't installed (it exists for Python "
+            f"Core AI needs Apple's {DISTRIBUTION} {VERSION}, which isn't installed (it exists for Python "
             f"3.11 and later on x86-64 Linux and macOS 27; this is {where}); {MEND}."
         )
     try:
@@ -41,7 +45,7 @@ def require() -> None:
     except PackageNotFoundError:
         found = "of another origin"
     if found != VERSION:
-        raise UnavailableError(f"The coreai runtime was written for {DISTRIBUTION} {VERSION}, found {found}; {MEND}.")
+        raise UnavailableError(f"Core AI is read and written for {DISTRIBUTION} {VERSION}, found {found}; {MEND}.")
 
 
 def declared(
@@ -92,18 +96,21 @@ def packed_constant(packed: np.ndarray, shape: tuple[int, ...], bits: int) -> Va
 def composite_call(
     name: str,
     body: Callable[..., Value],
-    operands: Sequence[Value],
-    attributes: Mapping[str, float | int | Sequence[int]],
+    operands: Mapping[str, Value],
+    attributes: Mapping[str, float | int | bool | Sequence[int]],
 ) -> Value:
     """One result of a private graph that Apple's compiler takes for the operation `name`; `body` says what it computes.
 
-    body: takes the operands as (input, gamma, beta) and uses no value from outside. The declaration's attribute has no
-    constructor in Python; what is parsed here is its textual form.
+    operands: by the names that Apple's own converter declares the operation with; body takes them in order and uses no
+    value from outside. The declaration's attribute has no constructor in Python; what is parsed here is its textual
+    form.
     """
     from coreai._compiler.ir import Attribute
     from coreai.authoring import graph
 
-    def text(value: float | int | str | Sequence[int] | Sequence[str]) -> str:
+    def text(value: float | int | bool | str | Sequence[int] | Sequence[str]) -> str:
+        if isinstance(value, bool):
+            return str(value).lower()
         if isinstance(value, str):
             return json.dumps(value)
         if isinstance(value, float):
@@ -113,18 +120,84 @@ def composite_call(
         return f"[{', '.join(text(item) for item in value)}]"
 
     options = ", ".join(f"{key} = {text(value)}" for key, value in sorted({**attributes, "version": 1}.items()))
-    names = 'input_names = ["input", "gamma", "beta"]'
+    names = f"input_names = {text(list(operands))}"
     declaration = f'"{name}" = {{{names}, op_attrs = {{{options}}}, output_names = ["output"]}}'
 
-    def named(input: Any, gamma: Any, beta: Any) -> Any:
-        return body(input, gamma, beta)
+    def composite(*arguments: Any) -> Any:
+        return body(*arguments)
 
-    named.__name__ = name
+    composite.__name__ = name
+    parameters = [inspect.Parameter(key, inspect.Parameter.POSITIONAL_OR_KEYWORD) for key in operands]
+    composite.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    composite.__annotations__ = dict.fromkeys([*operands, "return"], Any)
     built = graph(
-        named,
+        composite,
         private=True,
         no_inline=True,
         composite_decl=Attribute.parse(f"#coreai.composite_declaration<{declaration}>"),
     )
-    (result,) = built(*operands)
+    (result,) = built(*operands.values())
     return result
+
+
+def widen(program: AIProgram) -> None:
+    """Make every float16 of `program` a float32, in place.
+
+    Apple's package has no such pass; what is used are the bindings of MLIR itself, of which the program is made. Stored
+    values are widened here and not by a cast in the program: its compiler folds a cast of a constant, and gets
+    subnormal ones wrong (1e-5 becomes 6e-8).
+    """
+    from coreai._compiler import ir
+
+    module = program._module._mlir_module
+    resources = _resources(str(module))
+    with module.context, ir.Location.unknown(module.context):
+        half, wide = ir.F16Type.get(), ir.F32Type.get()
+
+        def widened(type_: Any) -> Any:
+            if isinstance(type_, ir.RankedTensorType) and type_.element_type == half:
+                return ir.RankedTensorType.get(type_.shape, wide)
+            return type_
+
+        for graph in module.body.operations:
+            declared = graph.attributes["function_type"].value
+            types = ir.FunctionType.get([*map(widened, declared.inputs)], [*map(widened, declared.results)])
+            graph.attributes["function_type"] = ir.TypeAttr.get(types)
+            for block in graph.regions[0].blocks:
+                for argument in block.arguments:
+                    argument.set_type(widened(argument.type))
+                for operation in list(block.operations):
+                    for result in operation.results:
+                        type_ = widened(result.type)
+                        if operation.name == "coreai.constant" and type_ != result.type:
+                            _widen_constant(operation, type_, resources)
+                        else:
+                            result.set_type(type_)
+
+
+def _widen_constant(operation: Any, type_: Any, resources: Mapping[str, bytes]) -> None:
+    """Put a constant of the wide type in the place of one of float16."""
+    from coreai._compiler import ir
+    from coreai._compiler._mlir_libs._coreaiIR._bindings.mlir.dialects.coreai import create_elements_attr
+    from coreai._compiler.dialects._coreai_ops_gen import ConstantOp
+
+    attribute = operation.attributes["value"]
+    named = None if isinstance(attribute, ir.DenseElementsAttr) else re.match(r"dense_resource<(\w+)>", str(attribute))
+    stored = np.frombuffer(resources[named[1]], np.float16) if named else np.array(attribute)
+    if stored.size == 1:
+        # One value for all.
+        stored = np.broadcast_to(stored.reshape(()), type_.shape)
+    with ir.InsertionPoint(operation):
+        values = np.ascontiguousarray(stored.reshape(type_.shape), np.float32)
+        wide = ConstantOp(value=create_elements_attr(ir.Location.unknown(), type_, values))
+    operation.results[0].replace_all_uses_with(wide.result)
+    operation.erase()
+
+
+def _resources(text: str) -> dict[str, bytes]:
+    """The large constants of a program by name, from its textual form: the bindings can't read them.
+
+    Each stands there in hexadecimal digits, its alignment of 4 bytes first.
+    """
+    found = re.finditer(r'^\s*(resource_\w+): "0x([0-9A-F]+)"', text, re.MULTILINE)
+    return {match[1]: bytes.fromhex(match[2])[4:] for match in found}

@@ -1,98 +1,26 @@
-"""The coreai runtime: a bundle's packages, bridged to Core AI and executed by Apple's runtime."""
+"""The coreai runtime: a bundle's .aimodels, or its ML Programs bridged to Core AI, executed by Apple's runtime."""
 
 from __future__ import annotations
 
-import asyncio
-import shutil
-import tempfile
-import threading
-from collections.abc import Coroutine, Mapping
-from functools import cache
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
-from typing_extensions import Self
 
 from sfmobile.bundle.directory import Bundle
 from sfmobile.bundle.manifest import ComponentName, ComponentRecord
-from sfmobile.errors import ArtifactError, UsageError
-from sfmobile.runtime.chunks import ChunkedComponent
-from sfmobile.runtime.component import Component
+from sfmobile.errors import ArtifactError
+from sfmobile.mlpackage.program import load_program
+from sfmobile.runtime.chunks import check_ml_program, load_packages
+from sfmobile.runtime.component import Component, check_border
 from sfmobile.runtime.coreai import library
+from sfmobile.runtime.coreai.asset import Asset, bridged
 
 if TYPE_CHECKING:
-    from coreai.runtime import InferenceFunction
-
-Result = TypeVar("Result")
-
-
-class EventLoop:
-    """Apple's runtime is asynchronous only: one event loop on a thread of its own serves blocking callers."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name="coreai", daemon=True).start()
-
-    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """The result of `work`, waited for."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
-
-@cache
-def event_loop() -> EventLoop:
-    """The process's loop for Apple's runtime, started when it is first needed."""
-    return EventLoop()
-
-
-class Asset:
-    """A written program, loaded by Apple's runtime. A context manager; `close` releases it."""
-
-    def __init__(self, path: Path) -> None:
-        """Raises `ArtifactError` if `path` holds no .aimodel that this version reads."""
-        from coreai.authoring import AIModelAsset
-
-        try:
-            # Only the asset's own executable runs on Linux: `AIModel.load` wants what is compiled for a device.
-            self._opened = AIModelAsset.load(path).executable()
-            self._model = event_loop().run(self._opened.__aenter__())
-        except RuntimeError as error:
-            raise ArtifactError(
-                f"'{path}' can't be loaded by {library.DISTRIBUTION} {library.VERSION} ({error}); export it again with "
-                "this version."
-            ) from error
-        self._functions: dict[str, InferenceFunction] = {}
-
-    def call(self, function: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs of a function by name, floats as float32; inputs are cast to the declared types."""
-        from coreai.runtime import NDArray
-
-        if function not in self._functions:
-            self._functions[function] = self._model.load_function(function)
-        loaded = self._functions[function]
-
-        async def run() -> dict[str, np.ndarray]:
-            given = {
-                name: NDArray(value.astype(loaded.desc.input_descriptor(name).dtype)) for name, value in inputs.items()
-            }
-            return {name: np.array(value.numpy()) for name, value in (await loaded(given)).items()}
-
-        found = event_loop().run(run())
-        return {name: value.astype(np.float32) if value.dtype.kind == "f" else value for name, value in found.items()}
-
-    def close(self) -> None:
-        """Let Apple's runtime release the program."""
-        self._functions.clear()
-        event_loop().run(self._opened.__aexit__(None, None, None))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    from sfmobile.mlpackage.types import TensorType
+    from sfmobile.runtime.choices import Precision
 
 
 class CoreAIComponent(Component):
@@ -114,9 +42,13 @@ class CoreAIComponent(Component):
 
 
 class CoreAIRuntime:
-    """Executes a bundle's ML Programs by Apple's Core AI runtime; on Linux by its reference CPU kernels, slowly."""
+    """Executes a bundle by Apple's Core AI runtime; on Linux by its reference CPU kernels, slowly.
 
-    def __init__(self, bundle: Bundle, precision: Literal["fp32", "fp16"] = "fp32", *, widened: bool = False) -> None:
+    ML Programs are bridged, operation by operation, to `precision`. An .aimodel holds float16 and runs so in "fp16"; in
+    "fp32" the same program computes wide with the weights that it stores.
+    """
+
+    def __init__(self, bundle: Bundle, precision: Precision = "fp32", *, widened: bool = False) -> None:
         """`widened`: fp16 with matrix products and gelu computed wide and rounded once, as `mil` does.
 
         Raises `UnavailableError` where Apple's package isn't.
@@ -131,29 +63,32 @@ class CoreAIRuntime:
         return f"coreai {self.precision} ({library.DISTRIBUTION} {library.VERSION} CPU)"
 
     def load(self, name: ComponentName) -> Component:
-        """Bridge one component's package and load it.
+        """Load one component: its .aimodel as it is, widened in fp32; its ML Program bridged.
 
-        Raises `ArtifactError` if its package is missing or broken, `UsageError` if it is no ML Program,
-        `UnavailableError` for an operation without a counterpart.
+        Raises `ArtifactError` if its package is missing or broken, `UsageError` if it is an ONNX file,
+        `UnavailableError` for an operation without a counterpart and for an .aimodel of another compiler.
         """
-        package = self.bundle.package(name)
-        record = self.bundle.manifest.components[name]
-        if record.format != "mlprogram":
-            raise UsageError(f"{package} is an ONNX file, which the coreai runtime can't execute; use --runtime onnx.")
-        if record.chunks:
-            return ChunkedComponent(name, record, lambda part: self._load_package(name, part))
-        return self._load_package(name, record)
+        return load_packages(self.bundle, name, partial(self._load_package, name))
 
     def _load_package(self, name: ComponentName, record: ComponentRecord) -> CoreAIComponent:
-        from sfmobile.mlpackage.program import load_program
-        from sfmobile.runtime.coreai.bridge import bridge, write_asset
+        path = self.bundle.root / record.package
+        if record.format == "coreai":
+            return self._load_asset(name, record, path)
+        check_ml_program(self.bundle, name, "the coreai runtime")
+        program = load_program(path, record.function)
+        check_border(record, path, shapes_of(program.inputs), shapes_of(program.output_types()))
+        return CoreAIComponent(name, record, bridged(program, self.precision, widened=self.widened))
 
-        program = load_program(self.bundle.root / record.package, record.function)
-        folder = Path(tempfile.mkdtemp(prefix="sfmobile-coreai-"))
+    def _load_asset(self, name: ComponentName, record: ComponentRecord, path: Path) -> CoreAIComponent:
+        asset = Asset(path, widened=self.precision == "fp32")
         try:
-            asset = folder / "program.aimodel"
-            write_asset(bridge({record.function: program}, self.precision, widened=self.widened), asset)
-            return CoreAIComponent(name, record, Asset(asset))
-        finally:
-            # It is in memory once loaded.
-            shutil.rmtree(folder, ignore_errors=True)
+            check_border(record, path, *asset.shapes(record.function))
+        except ArtifactError:
+            asset.close()
+            raise
+        return CoreAIComponent(name, record, asset)
+
+
+def shapes_of(types: Mapping[str, TensorType]) -> dict[str, tuple[int | None, ...]]:
+    """Shapes by name."""
+    return {name: type_.shape for name, type_ in types.items()}

@@ -10,7 +10,7 @@ import numpy as np
 from sfmobile.bundle.directory import Bundle
 from sfmobile.bundle.manifest import ComponentName, ComponentRecord
 from sfmobile.errors import ArtifactError, UnavailableError
-from sfmobile.runtime.chunks import ChunkedComponent, load_packages
+from sfmobile.runtime.chunks import ChunkedComponent, check_ml_program, load_packages
 from sfmobile.runtime.component import Component, check_border
 
 if TYPE_CHECKING:
@@ -93,6 +93,8 @@ class OnnxRuntime:
 
     def _load_package(self, name: ComponentName, record: ComponentRecord) -> OnnxComponent:
         path = self.bundle.root / record.package
+        if record.format == "coreai":
+            check_ml_program(self.bundle, name, "the onnx runtime")
         session = self._translated(path, record) if record.format == "mlprogram" else self._session(path)
         inputs, outputs = session.get_inputs(), session.get_outputs()
         check_border(
