@@ -10,6 +10,7 @@ from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.export.options import ExportOptions
 from sfmobile.testing import write_synthetic_checkpoint
+from tests.checkpoint.added_tokens import LAYOUTS
 from tests.exported import export_tiny
 from tests.tiny import (
     TINY_ASYMMETRIC_AUTOENCODER,
@@ -19,6 +20,16 @@ from tests.tiny import (
     TINY_TEXT_ENCODER,
     TINY_UNET,
 )
+
+
+@pytest.fixture(scope="session")
+def added_tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Tokenizer folders with added tokens, in each layout. Shared: don't write into them."""
+    root: Path = tmp_path_factory.mktemp("tokenizers")
+    for name, write in LAYOUTS.items():
+        (root / name).mkdir()
+        write(root / name)
+    return {name: root / name for name in LAYOUTS}
 
 
 @pytest.fixture(scope="session")

@@ -97,7 +97,8 @@ class ComponentRecord(StrictModel):
     """One exported component.
 
     runs: when it is called. package: an .mlpackage, .aimodel or .onnx file; for a component in chunks, the directory
-    that holds their packages. function, inputs, outputs: those of the function to run. functions: the others in the same one.
+    that holds their packages. function, inputs, outputs: those of the function to run. functions: the others in the
+    same package.
     """
 
     runs: Runs
@@ -204,7 +205,9 @@ class TimeEmbeddingRecord(StrictModel):
 class TokenizerRecord(StrictModel):
     """CLIP byte-pair tokenizer: files and the ids both sides must agree on.
 
-    added_tokens: ids of tokens that stand beside the vocabulary and are never split, such as learned embeddings.
+    added_tokens: found in a prompt before it is cut into words, whatever the case of its letters; exact_tokens: the
+    same, as they are written. Start and end of text are among them; a bundle that has neither means these two, whatever
+    their case.
     """
 
     vocab: BundlePath
@@ -214,6 +217,7 @@ class TokenizerRecord(StrictModel):
     eos_token_id: int
     pad_token_id: int
     added_tokens: dict[str, Annotated[int, Field(strict=True, ge=0)]] = Field(default_factory=dict)
+    exact_tokens: dict[str, Annotated[int, Field(strict=True, ge=0)]] = Field(default_factory=dict)
     files: Files
 
     @model_validator(mode="after")

@@ -1,16 +1,19 @@
-"""CLIP tokenizer directories: vocabulary, merges and special tokens, in either of the two forms they come in.
+"""CLIP tokenizer directories: vocabulary, merges, added and special tokens, in either of the two forms they come in.
 
 `vocab.json` and `merges.txt` are the original form and the one bundles hold; transformers 5 writes `tokenizer.json`
-alone.
+alone. Which of the files decides where several speak is transformers' order (`PreTrainedTokenizerBase`), since that is
+what diffusers reads by.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import StrictInt
+from pydantic import BaseModel, ConfigDict, Field
 
 from sfmobile.checkpoint.config import Json, read_config
 from sfmobile.errors import ArtifactError
@@ -19,58 +22,224 @@ from sfmobile.files import copy_inside, json_text, read_text, validated
 VOCAB_FILE = "vocab.json"
 MERGES_FILE = "merges.txt"
 FAST_FILE = "tokenizer.json"
-CONFIG_FILES = ("tokenizer_config.json", "special_tokens_map.json", "README.md")
+ADDED_FILE = "added_tokens.json"
+CONFIG_FILE = "tokenizer_config.json"
+SPECIAL_FILE = "special_tokens_map.json"
+CONFIG_FILES = (CONFIG_FILE, SPECIAL_FILE, ADDED_FILE, "README.md")
 MAX_LENGTH = 77
 MEND = "copy it again"
 LINK_MEND = "put the file itself there if the bundle is to hold it"
+DECODER_KEY = "added_tokens_decoder"
+# In transformers' order, which decides the ids of those that the vocabulary lacks.
+SPECIAL_NAMES: Json = {
+    "bos_token": "<|startoftext|>",
+    "eos_token": "<|endoftext|>",
+    "unk_token": "<|endoftext|>",
+    "pad_token": "<|endoftext|>",
+}
+_NO_STRIPPING = {"lstrip": False, "rstrip": False, "single_word": False, "special": False}
+_TokenId = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
+# The keys of a JSON object are strings.
+_DecimalId = Annotated[int, Field(ge=0, lt=2**31)]
+SPECIAL_LISTS = ("additional_special_tokens", "extra_special_tokens")
 
 
 @dataclass(frozen=True)
 class TokenizerConstants:
-    """`vocabulary` is one more than the largest token id."""
+    """`vocabulary` is one more than the largest token id.
+
+    added_tokens: found in a prompt as they are, before it is cut into words, whatever the case of its letters.
+    exact_tokens: the same, as they are written. Both by token; start and end of text are among them.
+    """
 
     vocabulary: int
     max_length: int
     bos_token_id: int
     eos_token_id: int
     pad_token_id: int
+    added_tokens: dict[str, int] = field(default_factory=dict)
+    exact_tokens: dict[str, int] = field(default_factory=dict)
+
+
+class _AddedToken(BaseModel):
+    """transformers' AddedToken. `lstrip` and `rstrip` change nothing: white space beside a token is no token here."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    content: str
+    normalized: bool | None = None
+    special: bool = False
+    single_word: bool = False
+
+    @property
+    def exact(self) -> bool:
+        """Whether the prompt is searched as it was typed; as in transformers, special tokens are unless they say."""
+        return not self.normalized if self.normalized is not None else self.special
 
 
 def read_tokenizer(folder: Path) -> TokenizerConstants:
     """Constants of the CLIP tokenizer in `folder`; raises `ArtifactError` if a file is missing or an id unknown.
 
-    Special tokens are those of `special_tokens_map.json` or `tokenizer_config.json`, CLIP's own where neither names
-    them. Stable Diffusion 2 pads with "!" and not with the end token.
+    Special tokens are those of `special_tokens_map.json`, or of `tokenizer_config.json` where that lists the added
+    tokens too; CLIP's own where neither names them. Stable Diffusion 2 pads with "!" and not with the end token.
     """
     vocab = read_vocabulary(folder)
     if not any((folder / file).is_file() for file in (MERGES_FILE, FAST_FILE)):
         raise ArtifactError(
             f"{folder / MERGES_FILE} is missing; expected CLIP's byte-pair merges beside the vocabulary."
         )
-    names: Json = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
-    for file in ("special_tokens_map.json", "tokenizer_config.json"):
-        if (folder / file).is_file():
-            config = read_config(folder / file)
-            names |= {key: config[key] for key in names if config.get(key) is not None}
-    ids = {key: _token_id(vocab, value, folder) for key, value in names.items()}
+    config = _optional(folder / CONFIG_FILE)
+    names = SPECIAL_NAMES | {key: config[key] for key in (*SPECIAL_NAMES, *SPECIAL_LISTS) if config.get(key)}
+    if config.get(DECODER_KEY) is None:
+        special = _optional(folder / SPECIAL_FILE)
+        names |= {key: special[key] for key in (*SPECIAL_NAMES, *SPECIAL_LISTS) if special.get(key)}
+    for key in ("bos_token", "eos_token"):
+        if _content(names[key], folder) not in vocab:
+            raise ArtifactError(_unknown_special(folder, names[key]))
+    listed = _listed_tokens(folder, config, names)
+    special_tokens = list(_special_tokens(names, folder))
+    tokens = _numbered(folder, vocab, listed, special_tokens)
+    ids = {token.content: index for index, token in tokens.items()}
     return TokenizerConstants(
-        vocabulary=max(vocab.values()) + 1,
+        vocabulary=max(*vocab.values(), *tokens) + 1,
         max_length=MAX_LENGTH,
-        bos_token_id=ids["bos_token"],
-        eos_token_id=ids["eos_token"],
-        pad_token_id=ids["pad_token"],
+        **{f"{key}_id": ids[_content(names[key], folder)] for key in ("bos_token", "eos_token", "pad_token")},
+        added_tokens={token.content: index for index, token in tokens.items() if not token.exact},
+        exact_tokens={token.content: index for index, token in tokens.items() if token.exact},
     )
+
+
+def _listed_tokens(folder: Path, config: Json, names: Json) -> dict[int, _AddedToken]:
+    """Added tokens by id, as the files list them."""
+    decoder = config.get(DECODER_KEY)
+    named = {_content(name, folder) for key in SPECIAL_NAMES for name in [names[key]]}
+    plain: dict[str, int] = {}
+    if (folder / ADDED_FILE).is_file():
+        where = f"'{folder / ADDED_FILE}'"
+        plain = validated(dict[str, _TokenId], read_config(folder / ADDED_FILE), where, "ids by added token", MEND)
+    fast = _fast_tokens(folder)
+    if decoder is not None:
+        where = f"'{folder / CONFIG_FILE}'"
+        listed = validated(dict[_DecimalId, _AddedToken], decoder, where, "added tokens by id", MEND)
+        known = {token.content for token in listed.values()}
+        for file, others in ((ADDED_FILE, plain), (FAST_FILE, {token.content: 0 for token in fast.values()})):
+            for token in others:
+                if token not in known:
+                    raise ArtifactError(
+                        f"{folder / file} adds the token '{token}', and {CONFIG_FILE} lists the added tokens without "
+                        f"it; transformers reads that list alone, so put '{token}' into it or take it out of {file}."
+                    )
+        return listed
+    listed = {}
+    for token, index in plain.items():
+        if index in listed:
+            raise ArtifactError(f"{folder / ADDED_FILE} gives '{listed[index].content}' and '{token}' one id, {index}.")
+        listed[index] = _AddedToken(content=token, normalized=token not in named, special=token in named)
+    return listed | fast
+
+
+def _fast_tokens(folder: Path) -> dict[int, _AddedToken]:
+    """The added tokens of `tokenizer.json`, by id."""
+    file = folder / FAST_FILE
+    if not file.is_file():
+        return {}
+    entries = read_config(file).get("added_tokens") or []
+    listed = validated(list[dict[str, Any]], entries, f"'{file}'", "a list of added tokens", MEND)
+    tokens = {}
+    for entry in listed:
+        index = validated(_TokenId, entry.get("id"), f"'{file}'", "an added token with its id", MEND)
+        tokens[index] = validated(_AddedToken, entry, f"'{file}'", "an added token", MEND)
+    return tokens
+
+
+def _special_tokens(names: Json, folder: Path) -> Iterator[_AddedToken]:
+    several: list[Any] = []
+    for key in SPECIAL_LISTS:
+        value = names.get(key) or []
+        several += value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+    for name in [*(names[key] for key in SPECIAL_NAMES), *several]:
+        flags = {"normalized": name.get("normalized")} if isinstance(name, dict) else {}
+        yield validated(
+            _AddedToken,
+            {"content": _content(name, folder), **flags, "special": True},
+            f"The configuration in {folder}",
+            "one with special tokens",
+            MEND,
+        )
+
+
+def _numbered(
+    folder: Path, vocab: Mapping[str, int], listed: Mapping[int, _AddedToken], special: list[_AddedToken]
+) -> dict[int, _AddedToken]:
+    """Added and special tokens by the ids that the `tokenizers` engine gives them, which must be those of the files.
+
+    A token of the vocabulary keeps its id; others are numbered on, in the order of the files' ids.
+    """
+    tokens: dict[int, _AddedToken] = {}
+    folded: dict[str, str] = {}
+    wanted = [(index, token) for index, token in sorted(listed.items())]
+    known = {token.content for _, token in wanted}
+    for token in special:
+        # One that isn't in the vocabulary would get a row of the table that nothing fills.
+        if token.content not in known and token.content not in vocab:
+            raise ArtifactError(_unknown_special(folder, token.content))
+    wanted += [(vocab[token.content], token) for token in special if token.content not in known]
+    numbered: dict[str, int] = {}
+    for index, token in wanted:
+        largest = max(tokens, default=-1)
+        expected = numbered.get(token.content, vocab.get(token.content, max(len(vocab), largest + 1)))
+        if index != expected:
+            raise ArtifactError(
+                f"The tokenizer in {folder} gives the added token '{token.content}' the id {index}, and transformers "
+                f"would give it {expected}; number the added tokens on from the vocabulary's {len(vocab)}."
+            )
+        if token.single_word:
+            raise ArtifactError(
+                f"The tokenizer in {folder} takes '{token.content}' for a token only where it is a whole word "
+                "(single_word), which sfmobile doesn't; set it to false if that is meant."
+            )
+        plain = normalized(token.content)
+        if not plain.strip():
+            raise ArtifactError(f"The tokenizer in {folder} adds a token of nothing but white space; take it out.")
+        if folded.setdefault(plain, token.content) != token.content:
+            raise ArtifactError(
+                f"The tokenizer in {folder} adds '{folded[plain]}' and '{token.content}', which are one token where "
+                "case doesn't count; rename one."
+            )
+        # Of a special token that is named twice, transformers takes the later form.
+        tokens[index] = token
+        numbered[token.content] = index
+    return tokens
+
+
+def normalized(text: str) -> str:
+    """`text` as CLIP's tokenizer sees it: composed (NFC), white space as single spaces, each character lowered."""
+    composed = unicodedata.normalize("NFC", text)
+    spaced = "".join(" " if character.isspace() else character.lower() for character in composed)
+    while "  " in spaced:
+        spaced = spaced.replace("  ", " ")
+    return spaced
+
+
+def _optional(file: Path) -> Json:
+    return read_config(file) if file.is_file() else {}
 
 
 def read_vocabulary(folder: Path) -> dict[str, int]:
     """Token ids by token, from whichever form `folder` holds."""
     file = folder / VOCAB_FILE
-    if file.is_file() or not (folder / FAST_FILE).is_file():
+    fast = folder / FAST_FILE
+    if file.is_file() or not fast.is_file():
         vocab = read_config(file)
+        if fast.is_file() and _fast_model(fast).get("vocab", {}) != vocab:
+            raise ArtifactError(
+                f"{file} and {FAST_FILE} beside it hold different vocabularies, and transformers reads the second; "
+                "delete the one that isn't the text encoder's."
+            )
     else:
-        file = folder / FAST_FILE
+        file = fast
         vocab = _fast_model(file).get("vocab", {})
-    ids = validated(dict[str, StrictInt], vocab, f"'{file}'", "a vocabulary of whole numbers by token", MEND)
+    ids = validated(dict[str, _TokenId], vocab, f"'{file}'", "a vocabulary of whole numbers by token", MEND)
     if not ids:
         raise ArtifactError(f"'{file}' holds no token: expected a vocabulary of whole numbers by token; {MEND}.")
     return ids
@@ -110,12 +279,17 @@ def _fast_model(file: Path) -> Json:
     return model
 
 
-def _token_id(vocab: dict[str, int], name: Any, folder: Path) -> int:
+def _content(name: Any, folder: Path) -> str:
     # transformers writes special tokens as strings or as objects with their content.
     token = name.get("content") if isinstance(name, dict) else name
-    if not isinstance(token, str) or token not in vocab:
-        raise ArtifactError(f"The vocabulary in {folder} has no token '{token}', which its config names as special.")
-    return vocab[token]
+    if not isinstance(token, str) or not token:
+        raise ArtifactError(_unknown_special(folder, token))
+    return token
+
+
+def _unknown_special(folder: Path, name: Any) -> str:
+    token = name.get("content") if isinstance(name, dict) else name
+    return f"The vocabulary in {folder} has no token '{token}', which its config names as special."
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
@@ -132,3 +306,15 @@ def copy_tokenizer(source: Path, target: Path) -> None:
     for file in CONFIG_FILES:
         if (source / file).is_file():
             copy_inside(source / file, target / file, source.resolve().parent, LINK_MEND)
+    config = _optional(source / CONFIG_FILE)
+    if config.get(DECODER_KEY) is None and _fast_tokens(source):
+        # What the file that isn't copied says of added tokens, in the form that stands beside a vocabulary.
+        constants = read_tokenizer(source)
+        config[DECODER_KEY] = {
+            str(index): {"content": token, "normalized": tokens is constants.added_tokens, **_NO_STRIPPING}
+            for tokens in (constants.added_tokens, constants.exact_tokens)
+            for token, index in tokens.items()
+        }
+        special = _optional(source / SPECIAL_FILE)
+        config |= {key: special[key] for key in SPECIAL_NAMES if key in special}
+        (target / CONFIG_FILE).write_text(json_text(config), encoding="utf-8")

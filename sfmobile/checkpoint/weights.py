@@ -12,9 +12,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from sfmobile.checkpoint.config import read_config
+from sfmobile.checkpoint.safetensors_file import FLOATS, NARROW_FLOATS, SafetensorsFile
 from sfmobile.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ _TEXT_LAYER = {
 _OLD_PIXEL_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 # Buffers of old files that hold no weight.
 _IGNORED = re.compile(r"(^|\.)position_ids$")
-_STORED_DTYPES = {"F16", "BF16", "F32"}
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
 
@@ -87,22 +87,6 @@ def belongs_to(part: PartName, name: str) -> bool:
     return _IGNORED.search(name) is None and not name.startswith(prefixes.get(part, ("\0",)))
 
 
-class _SafetensorsSlice(Protocol):
-    def get_dtype(self) -> str: ...
-
-    def get_shape(self) -> list[int]: ...
-
-
-class _SafetensorsFile(Protocol):
-    """What we use of `safetensors.safe_open`, which has no types of its own."""
-
-    def keys(self) -> list[str]: ...
-
-    def get_slice(self, name: str) -> _SafetensorsSlice: ...
-
-    def get_tensor(self, name: str) -> Tensor: ...
-
-
 class WeightFiles(Mapping[str, "Tensor"]):
     """Memory-mapped tensors of the safetensors file or shards in one component folder, by stored name.
 
@@ -111,38 +95,21 @@ class WeightFiles(Mapping[str, "Tensor"]):
 
     def __init__(self, folder: Path, stem: str) -> None:
         """Open `folder`; raises `ArtifactError` for a missing, cut or pickled file."""
-        from safetensors import SafetensorError, safe_open
-
         self.folder = folder
-        self._files: dict[str, Path] = {}
-        self._open: dict[Path, _SafetensorsFile] = {}
-        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._files: dict[str, SafetensorsFile] = {}
         for path, promised in weight_files(folder, stem).items():
-            try:
-                handle: _SafetensorsFile = safe_open(path, framework="pt")
-            except (SafetensorError, OSError) as error:
-                raise ArtifactError(
-                    f"{path} is not a whole safetensors file ({error}; {path.stat().st_size} bytes found); copy or "
-                    "download it again."
-                ) from error
-            names = set(handle.keys())
-            absent = sorted((promised or names) - names)
+            file = SafetensorsFile(path)
+            absent = sorted((promised or set()) - set(file))
             if absent:
                 raise ArtifactError(
                     f"{path} lacks '{absent[0]}' and {len(absent) - 1} more that its index lists; copy it again."
                 )
-            self._open[path] = handle
-            for name in promised or names:
-                entry = handle.get_slice(name)
-                if entry.get_dtype() not in _STORED_DTYPES and _IGNORED.search(name) is None:
-                    raise ArtifactError(
-                        f"{path}: '{name}' is stored as {entry.get_dtype()}; expected F16, BF16 or F32 weights."
-                    )
-                self._files[name] = path
-                self._shapes[name] = tuple(entry.get_shape())
+            for name in promised or file:
+                check_float(file, name)
+                self._files[name] = file
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._open[self._files[name]].get_tensor(name)
+        return self._files[name][name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
@@ -152,11 +119,19 @@ class WeightFiles(Mapping[str, "Tensor"]):
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Stored shape, from the header alone."""
-        return self._shapes[name]
+        return self._files[name].shape(name)
 
     def file(self, name: str) -> Path:
         """The file that holds `name`."""
-        return self._files[name]
+        return self._files[name].path
+
+
+def check_float(file: SafetensorsFile, name: str) -> None:
+    """Raise `ArtifactError` for a weight of a type that networks don't have."""
+    if file.dtype(name) not in FLOATS | NARROW_FLOATS and _IGNORED.search(name) is None:
+        raise ArtifactError(
+            f"{file.path}: '{name}' is stored as {file.dtype(name)}; expected F16, BF16 or F32 weights."
+        )
 
 
 def weight_files(folder: Path, stem: str) -> dict[Path, set[str] | None]:

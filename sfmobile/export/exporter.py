@@ -155,6 +155,8 @@ def _manifest(
                 bos_token_id=constants.bos_token_id,
                 eos_token_id=constants.eos_token_id,
                 pad_token_id=constants.pad_token_id,
+                added_tokens=constants.added_tokens,
+                exact_tokens=constants.exact_tokens,
                 files=tokenizer_files,
             )
         },

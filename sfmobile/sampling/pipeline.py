@@ -203,9 +203,10 @@ class TextToImage:
             "source_sha256": manifest.source.sha256,
             "runtime": self.runtime.describe(),
         }
-        dropped = self.tokenizer.tokenize(request.prompt).dropped
-        if dropped:
-            settings["prompt_tokens_dropped"] = dropped
+        for key in ("prompt", "negative_prompt"):
+            dropped = self.tokenizer.tokenize(getattr(request, key)).dropped
+            if dropped:
+                settings[f"{key}_tokens_dropped"] = dropped
         return settings
 
     def _done_with(self, name: ComponentName) -> None:
@@ -268,9 +269,10 @@ class Pipeline(TextToImage):
     def draw(self, request: Request, *, preview: bool = False, observer: Observer | None = None) -> Drawing:
         """Draw `request` and tell how long it took. preview: also decode what each step predicts."""
         observer = observer or Observer()
-        warning = self.tokenizer.tokenize(request.prompt).warning
-        if warning:
-            observer.note(warning)
+        for what, text in (("prompt", request.prompt), ("negative prompt", request.negative_prompt)):
+            warning = self.tokenizer.tokenize(text).warning_of(what)
+            if warning:
+                observer.note(warning)
         observer.start(shortened(request.prompt), request.steps or self.manifest.pipeline.default_steps)
         start = time.perf_counter()
         previews: list[Picture] = []

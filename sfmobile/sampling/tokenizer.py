@@ -2,6 +2,9 @@
 
 Built from the vocabulary and the merges with the steps of transformers' CLIPTokenizer (NFC, white space, lower case,
 CLIP's pattern, bytes), without importing transformers: it is ready in a tenth of a second.
+
+Added tokens, such as those of textual inversion, are cut out of the text first. One that stands for several vectors
+(`<x>`, `<x>_1`, `<x>_2`) is written out in the prompt as diffusers does (`maybe_convert_prompt`).
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 # CLIP's own pattern (openai/CLIP, simple_tokenizer.py).
-PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+PATTERN = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,16 @@ class Tokens:
 
     @property
     def warning(self) -> str | None:
-        """What a user must know: the part of the prompt that the model doesn't see. None if it sees all."""
+        """`warning_of` the prompt."""
+        return self.warning_of("prompt")
+
+    def warning_of(self, what: str) -> str | None:
+        """What a user must know: the part that the model doesn't see. None if it sees all. what: "negative prompt"."""
         if not self.dropped:
             return None
         shown = self.dropped_text if len(self.dropped_text) <= 60 else f"{self.dropped_text[:57]}..."
         return (
-            f"The prompt is {self.dropped} tokens longer than the {self.ids.shape[1]} that the text encoder reads; "
+            f"The {what} is {self.dropped} tokens longer than the {self.ids.shape[1]} that the text encoder reads; "
             f"'{shown}' is left out."
         )
 
@@ -61,7 +68,8 @@ class Tokenizer:
         self.bos_token_id = constants.bos_token_id
         self.eos_token_id = constants.eos_token_id
         self.pad_token_id = constants.pad_token_id
-        self._engine = _engine(folder, self.bos_token_id, self.eos_token_id)
+        self._added = {**constants.added_tokens, **constants.exact_tokens}
+        self._engine = _engine(folder, constants)
 
     def encode(self, text: str) -> np.ndarray:
         """Token ids of `text`, int32 (1, max_length)."""
@@ -79,6 +87,7 @@ class Tokenizer:
             raise UsageError(
                 f"The prompt isn't valid Unicode at character {error.start} ({text[error.start]!r}); type it again."
             ) from error
+        text = self._written_out(text)
         encoding = self._engine.encode(text, add_special_tokens=False)
         room = self.max_length - 2
         ids = [self.bos_token_id, *encoding.ids[:room], self.eos_token_id]
@@ -88,29 +97,52 @@ class Tokenizer:
         dropped_text = text[encoding.offsets[room][0] :] if dropped else ""
         return Tokens(padded, len(ids), dropped, dropped_text)
 
+    def _written_out(self, text: str) -> str:
+        """`text` with each token of several vectors followed by those of its other vectors."""
+        several = [token for token in self._added if f"{token}_1" in self._added]
+        if not several:
+            return text
+        found = set(self._engine.encode(text, add_special_tokens=False).tokens)
+        for token in sorted(found.intersection(several)):
+            parts = [token]
+            while f"{token}_{len(parts)}" in self._added:
+                parts.append(f"{token}_{len(parts)}")
+            text = text.replace(token, " ".join(parts))
+        return text
 
-def _engine(folder: Path, bos_token_id: int, eos_token_id: int) -> tokenizers.Tokenizer:
+
+def _engine(folder: Path, constants: TokenizerConstants | TokenizerRecord) -> tokenizers.Tokenizer:
     from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
     from tokenizers.models import BPE
 
     vocab = read_vocabulary(folder)
     merges = read_merges(folder, vocab)
     tokens = {index: token for token, index in vocab.items()}
-    if bos_token_id not in tokens or eos_token_id not in tokens:
+    ends = (constants.bos_token_id, constants.eos_token_id)
+    if any(index not in tokens for index in ends):
         raise ArtifactError(
-            f"The vocabulary in {folder} lacks token {bos_token_id} or {eos_token_id}; expected start and end of text."
+            f"The vocabulary in {folder} lacks token {ends[0]} or {ends[1]}; expected start and end of text."
         )
-    bos, eos = tokens[bos_token_id], tokens[eos_token_id]
-    engine = Tokenizer(BPE(vocab, merges, continuing_subword_prefix="", end_of_word_suffix="</w>", unk_token=eos))
+    # Bundles from before added tokens were recorded say nothing of start and end either.
+    added = constants.added_tokens or {tokens[index]: index for index in ends if not constants.exact_tokens}
+    engine = Tokenizer(
+        BPE(vocab, merges, continuing_subword_prefix="", end_of_word_suffix="</w>", unk_token=tokens[ends[1]])
+    )
     engine.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     )
-    special = "".join(rf"{token}|" for token in (bos, eos)).replace("<|", r"<\|").replace("|>", r"\|>")
     engine.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(special + PATTERN), behavior="removed", invert=True),
+            pre_tokenizers.Split(Regex(PATTERN), behavior="removed", invert=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
-    engine.add_special_tokens([AddedToken(token, special=True, normalized=True) for token in (bos, eos)])
+    # The engine numbers those that the vocabulary lacks itself, one after the other.
+    for token, index in sorted({**added, **constants.exact_tokens}.items(), key=lambda item: item[1]):
+        engine.add_tokens([AddedToken(token, normalized=token not in constants.exact_tokens)])
+        if engine.token_to_id(token) != index:
+            raise ArtifactError(
+                f"The tokenizer in {folder} gives the added token '{token}' the id {index}, and by its place it would "
+                f"be {engine.token_to_id(token)}; export the checkpoint again."
+            )
     return engine

@@ -8,9 +8,18 @@ from transformers import CLIPTokenizer
 
 from sfmobile.checkpoint.tokenizer import TokenizerConstants, copy_tokenizer, read_tokenizer
 from sfmobile.errors import ArtifactError
+from tests.checkpoint.added_tokens import ADDED, FIRST_ID, LAYOUTS, stable_diffusion_2
 from tests.tiny import TOKENIZER_DIR
 
-CLIP = TokenizerConstants(vocabulary=49408, max_length=77, bos_token_id=49406, eos_token_id=49407, pad_token_id=49407)
+ENDS = {"<|startoftext|>": 49406, "<|endoftext|>": 49407}
+CLIP = TokenizerConstants(
+    vocabulary=49408,
+    max_length=77,
+    bos_token_id=49406,
+    eos_token_id=49407,
+    pad_token_id=49407,
+    added_tokens=ENDS,
+)
 
 
 def test_the_built_in_tokenizer_is_clips() -> None:
@@ -45,6 +54,96 @@ def test_stable_diffusion_2_pads_with_an_exclamation_mark(form: str, tmp_path: P
     assert read_tokenizer(tmp_path).pad_token_id == 0
 
 
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name.startswith("transformers")])
+def test_added_tokens_are_read_whatever_wrote_them(layout: str, added_tokenizers: dict[str, Path]) -> None:
+    constants = read_tokenizer(added_tokenizers[layout])
+    new = {token: index for index, token in enumerate(ADDED, start=FIRST_ID)}
+    assert constants.added_tokens | constants.exact_tokens == {**ENDS, **new}
+    assert not set(new) & set(constants.exact_tokens)
+    assert constants.vocabulary == FIRST_ID + len(ADDED)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_copy_is_the_same_tokenizer(layout: str, added_tokenizers: dict[str, Path], tmp_path: Path) -> None:
+    source = added_tokenizers[layout]
+    copy_tokenizer(source, tmp_path)
+    assert read_tokenizer(tmp_path) == read_tokenizer(source)
+    if layout == "transformers 5":
+        theirs = [CLIPTokenizer.from_pretrained(folder) for folder in (source, tmp_path)]
+        assert theirs[0].get_added_vocab() == theirs[1].get_added_vocab()
+
+
+def test_the_map_of_special_tokens_comes_before_the_configuration_as_in_transformers(tmp_path: Path) -> None:
+    stable_diffusion_2(tmp_path)
+    constants = read_tokenizer(tmp_path)
+    assert (constants.pad_token_id, constants.exact_tokens) == (0, {"!": 0})
+    assert CLIPTokenizer.from_pretrained(tmp_path).pad_token_id == 0
+
+
+def decoder_of(index: object, **token: object) -> str:
+    return json.dumps({"added_tokens_decoder": {str(index): token}})
+
+
+ADDED_DAMAGE: dict[str, tuple[str, str, str]] = {
+    "not an object": ("added_tokens.json", "[]", "added_tokens.json' is not a JSON file"),
+    "no number": ("added_tokens.json", '{"<x>": "1"}', "is not ids by added token at <x>: "),
+    "a gap": ("added_tokens.json", '{"<x>": 49409}', "'<x>' the id 49409, and transformers would give it 49408"),
+    "a negative id": ("added_tokens.json", '{"<x>": -1}', "at <x>: .*greater than or equal to 0, found -1"),
+    "an id beyond numbers": ("added_tokens.json", '{"<x>": 1e99}', "is not ids by added token at <x>"),
+    "an id beyond 32 bits": ("added_tokens.json", '{"<x>": 4294967296}', "is not ids by added token at <x>"),
+    "a token of the vocabulary": ("added_tokens.json", '{"cat</w>": 49408}', "would give it 2368"),
+    "two of one id": ("added_tokens.json", '{"<x>": 49408, "<y>": 49408}', "gives '<x>' and '<y>' one id, 49408"),
+    "white space": ("added_tokens.json", '{"  ": 49408}', "a token of nothing but white space"),
+    "an empty token": ("added_tokens.json", '{"": 49408}', "a token of nothing but white space"),
+    "two that differ in case": ("added_tokens.json", '{"<X>": 49408, "<x>": 49409}', "'<X>' and '<x>', which are one"),
+    "one id for one token twice": (
+        "tokenizer_config.json",
+        json.dumps({"added_tokens_decoder": {"49408": {"content": "<x>"}, "49409": {"content": "<x>"}}}),
+        "'<x>' the id 49409, and transformers would give it 49408",
+    ),
+    "whole words only": (
+        "tokenizer_config.json",
+        decoder_of(49408, content="<x>", single_word=True),
+        "is a whole word",
+    ),
+    "no content": ("tokenizer_config.json", decoder_of(49408), "is not added tokens by id at 49408.content: "),
+    "an id that is a word": ("tokenizer_config.json", decoder_of("x", content="<x>"), "is not added tokens by id at"),
+    "a special token of no kind": ("special_tokens_map.json", '{"extra_special_tokens": [1]}', "has no token '1'"),
+    "a special token without a row": (
+        "special_tokens_map.json",
+        '{"additional_special_tokens": ["<z>"]}',
+        "has no token '<z>', which its config names as special",
+    ),
+    "tokens that the configuration leaves out": (
+        "tokenizer.json",
+        json.dumps({"added_tokens": [{"id": 49408, "content": "<x>"}]}),
+        "tokenizer.json adds the token '<x>', and tokenizer_config.json lists the added tokens without it",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", ADDED_DAMAGE)
+def test_damaged_added_tokens_are_refused_in_one_sentence(damage: str, tmp_path: Path) -> None:
+    file, content, sentence = ADDED_DAMAGE[damage]
+    for name in ("vocab.json", "merges.txt"):
+        (tmp_path / name).write_bytes((TOKENIZER_DIR / name).read_bytes())
+    if file == "tokenizer.json":
+        (tmp_path / "tokenizer_config.json").write_text('{"added_tokens_decoder": {}}')
+        model = {"vocab": json.loads((TOKENIZER_DIR / "vocab.json").read_text())}
+        content = json.dumps({**json.loads(content), "model": model})
+    (tmp_path / file).write_text(content)
+    with pytest.raises(ArtifactError, match=sentence) as refusal:
+        read_tokenizer(tmp_path)
+    assert "\n" not in str(refusal.value)
+
+
+def test_two_vocabularies_of_one_folder_must_be_one(tmp_path: Path) -> None:
+    copy_tokenizer(TOKENIZER_DIR, tmp_path)
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"type": "BPE", "vocab": {"a": 0}}}))
+    with pytest.raises(ArtifactError, match=r"vocab.json and tokenizer.json beside it hold different vocabularies"):
+        read_tokenizer(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("file", "content", "sentence"),
     [
@@ -57,12 +156,15 @@ def test_stable_diffusion_2_pads_with_an_exclamation_mark(form: str, tmp_path: P
         ("vocab.json", "{}", "vocab.json' holds no token: expected a vocabulary of whole numbers by token"),
         ("vocab.json", '{"a": 0}', "has no token '<|startoftext|>', which its config names as special"),
         ("merges.txt", None, "merges.txt is missing"),
-        ("tokenizer_config.json", '{"pad_token": "<pad>"}', "has no token '<pad>'"),
-        ("tokenizer_config.json", '{"pad_token": ["!"]}', "has no token '['!']'"),
+        ("special_tokens_map.json", '{"pad_token": "<pad>"}', "has no token '<pad>'"),
+        ("special_tokens_map.json", '{"pad_token": ["!"]}', "has no token '['!']'"),
     ],
 )
 def test_damaged_files_are_named(file: str, content: str | None, sentence: str, tmp_path: Path) -> None:
     copy_tokenizer(TOKENIZER_DIR, tmp_path)
+    if file == "special_tokens_map.json":
+        # Where it lists the added tokens, transformers reads this one alone.
+        (tmp_path / "tokenizer_config.json").unlink()
     if content is None:
         (tmp_path / file).unlink()
     else:

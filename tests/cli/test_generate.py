@@ -93,8 +93,20 @@ def test_the_exported_programs_draw_what_the_torch_reference_draws(
 
 
 def test_a_prompt_beyond_the_text_encoder_is_cut_and_says_so(tiny_bundle: Bundle, tmp_path: Path, capsys) -> None:
-    outcome = run(capsys, "generate", tiny_bundle.root, "apple " * 1700, "--steps", 1, "-o", tmp_path / "a.png")
+    outcome = run(
+        capsys,
+        "generate",
+        tiny_bundle.root,
+        "apple " * 1700,
+        "--negative",
+        "a " * 99,
+        "--steps",
+        1,
+        "-o",
+        tmp_path / "a.png",
+    )
     assert outcome.code == 0 and "tokens longer than the 77" in outcome.err
+    assert "The negative prompt is " in outcome.err
     assert read_settings(tmp_path / "a.png")["prompt_tokens_dropped"] > 1000
 
 

@@ -83,6 +83,38 @@ def write_tokens() -> None:
     write_json("tokens.json", cases)
 
 
+def write_added_tokens() -> None:
+    """added-tokens.json: tokenizers with added tokens, in each layout; prompts with the ids that diffusers feeds."""
+    import tempfile
+
+    from diffusers.loaders import TextualInversionLoaderMixin
+    from transformers import CLIPTokenizer
+
+    from tests.checkpoint.added_tokens import LAYOUTS, PROMPTS
+
+    tokenizers = []
+    for name, write in LAYOUTS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            write(Path(folder))
+            tokenizer = CLIPTokenizer.from_pretrained(folder)
+        tokens = tokenizer.added_tokens_decoder.items()
+        cases = []
+        for text in PROMPTS:
+            converted = TextualInversionLoaderMixin().maybe_convert_prompt(text, tokenizer)
+            ids = tokenizer(converted, padding="max_length", truncation=True, max_length=77).input_ids
+            cases.append({"text": text, "ids": ids})
+        tokenizers.append(
+            {
+                "name": name,
+                "pad": tokenizer.pad_token_id,
+                "added": {token.content: index for index, token in tokens if token.normalized},
+                "exact": {token.content: index for index, token in tokens if not token.normalized},
+                "cases": cases,
+            }
+        )
+    write_json("added-tokens.json", tokenizers)
+
+
 def write_noise() -> None:
     """noise.json and noise.npy: draws from seeded generators, their values one after the other."""
     import torch
@@ -201,6 +233,7 @@ def write_arrays() -> None:
 
 def main() -> None:
     write_tokens()
+    write_added_tokens()
     write_noise()
     write_schedules()
     write_embeddings()

@@ -11,6 +11,7 @@ import pytest
 
 from sfmobile.bundle.manifest import TimeEmbeddingRecord
 from sfmobile.bundle.samplers import DDIMRecord
+from sfmobile.checkpoint.tokenizer import read_tokenizer
 from sfmobile.sampling.ddim import DDIM
 from sfmobile.sampling.noise import initial_latents
 from sfmobile.sampling.picture import to_pixels
@@ -39,6 +40,17 @@ def test_token_ids_equal_transformers_on_every_text() -> None:
         if tokenizer.encode(case["text"])[0].tolist() != case["ids"] + [49407] * (77 - len(case["ids"]))
     ]
     assert wrong == []
+
+
+@pytest.mark.parametrize("case", read("added-tokens.json"), ids=lambda case: str(case["name"]))
+def test_ids_with_added_tokens_equal_diffusers(case: dict[str, Any], added_tokenizers: dict[str, Path]) -> None:
+    folder = added_tokenizers[case["name"]]
+    constants = read_tokenizer(folder)
+    assert (constants.added_tokens, constants.exact_tokens) == (case["added"], case["exact"])
+    assert constants.pad_token_id == case["pad"]
+    tokenizer = Tokenizer(folder)
+    for one in case["cases"]:
+        assert tokenizer.encode(one["text"])[0].tolist() == one["ids"], one["text"]
 
 
 def test_the_texts_are_those_of_their_list() -> None:

@@ -137,13 +137,13 @@ def test_defaults_are_the_manifests(tiny_checkpoint: Checkpoint) -> None:
 
 
 def test_settings_say_all_that_is_needed_to_draw_it_again(tiny_checkpoint: Checkpoint) -> None:
-    request = Request("cat " * 100, negative_prompt="dog", seed=9, steps=2, guidance_scale=2.5)
+    request = Request("cat " * 100, negative_prompt="dog " * 90, seed=9, steps=2, guidance_scale=2.5)
     with reference_pipeline(tiny_checkpoint) as pipeline:
         settings = dict(pipeline.generate(request).settings)
     assert settings.pop("runtime").startswith("torch fp32")
     assert settings == {
         "prompt": request.prompt,
-        "negative_prompt": "dog",
+        "negative_prompt": request.negative_prompt,
         "seed": 9,
         "steps": 2,
         "guidance_scale": 2.5,
@@ -151,6 +151,7 @@ def test_settings_say_all_that_is_needed_to_draw_it_again(tiny_checkpoint: Check
         "model": "tiny",
         "source_sha256": "0" * 64,
         "prompt_tokens_dropped": 300 - 75,
+        "negative_prompt_tokens_dropped": 270 - 75,
     }
 
 

@@ -290,7 +290,9 @@ public struct TokenizerRecord: Sendable, Equatable {
     public let bosTokenID: Int
     public let eosTokenID: Int
     public let padTokenID: Int
+    /// Ids of tokens that are found in a prompt in any case of their letters, and as they are written.
     public let addedTokens: [String: Int]
+    public let exactTokens: [String: Int]
     public let files: [String: FileRecord]
 }
 

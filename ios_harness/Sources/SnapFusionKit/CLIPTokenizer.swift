@@ -2,8 +2,8 @@ import Foundation
 
 /// CLIP's byte-pair tokenizer, id for id as transformers' `CLIPTokenizer` (its tokenizers backend).
 ///
-/// Text is composed (NFC), runs of white space become one space, and every scalar is lowercased by itself; the ends of
-/// text stay whole; the rest is cut into contractions, runs of letters, single digits and runs of anything else; each
+/// Added tokens, such as the ends of text and those of textual inversion, are cut out of the text first. The rest is
+/// composed (NFC), runs of white space become one space, every scalar is lowercased by itself; it is cut into contractions, runs of letters, single digits and runs of anything else; each
 /// piece's UTF-8 bytes are merged pair by pair in the order of `merges.txt`.
 public struct CLIPTokenizer: Sendable {
     public let maxLength: Int
@@ -11,7 +11,11 @@ public struct CLIPTokenizer: Sendable {
     private let eos: Int32
     private let pad: Int32
     private let unknown: Int32
-    private let special: [(text: [Unicode.Scalar], id: Int32)]
+    /// Found in the text as it is typed, and in what the rest becomes.
+    private let exact: AddedTokens
+    private let added: AddedTokens
+    /// Tokens of several vectors, with the names of all of them: diffusers' `maybe_convert_prompt`.
+    private let writtenOut: [(token: String, all: String)]
     /// Ids of the 256 bytes inside a word, and at the end of one.
     private let inner: [Int32]
     private let final: [Int32]
@@ -33,11 +37,17 @@ public struct CLIPTokenizer: Sendable {
         try self.init(
             vocab: bundle.root.appendingPathComponent(record.vocab),
             merges: bundle.root.appendingPathComponent(record.merges), maxLength: record.maxLength,
-            bos: record.bosTokenID, eos: record.eosTokenID, pad: record.padTokenID)
+            bos: record.bosTokenID, eos: record.eosTokenID, pad: record.padTokenID, added: record.addedTokens,
+            exact: record.exactTokens)
     }
 
-    /// Throws `FileFormatError` if a file can't be read, or a merge or id isn't in the vocabulary.
-    public init(vocab: URL, merges mergesFile: URL, maxLength: Int, bos: Int, eos: Int, pad: Int) throws {
+    /// added, exact: ids of tokens that are found in any case of their letters, and as they are written; without any the
+    /// two ends of text are found in any case. Throws `FileFormatError` if a file can't be read, or a merge or id isn't in
+    /// the vocabulary.
+    public init(
+        vocab: URL, merges mergesFile: URL, maxLength: Int, bos: Int, eos: Int, pad: Int, added: [String: Int] = [:],
+        exact: [String: Int] = [:]
+    ) throws {
         func problem(_ file: URL, _ text: String) -> FileFormatError { FileFormatError(file: file.path, problem: text) }
         let ids: [String: Int32]
         do {
@@ -54,9 +64,20 @@ public struct CLIPTokenizer: Sendable {
         }
         (self.maxLength, self.bos, self.eos, self.pad) = (maxLength, bos, eos, pad)
         unknown = ids["<|endoftext|>"] ?? eos
-        special = ["<|startoftext|>", "<|endoftext|>"].compactMap { text in
-            ids[text].map { (Array(text.unicodeScalars), $0) }
+        func narrowed(_ tokens: [String: Int]) throws -> [String: Int32] {
+            try Dictionary(
+                uniqueKeysWithValues: tokens.map { token, id in
+                    guard let id = Int32(exactly: id), id >= 0, !token.isEmpty else {
+                        throw problem(vocab, "the added token '\(token)' can't have the id \(id)")
+                    }
+                    return (token, id)
+                })
         }
+        let ends = ids.filter { added.isEmpty && exact.isEmpty && ["<|startoftext|>", "<|endoftext|>"].contains($0.key) }
+        let (addedIDs, exactIDs) = try (narrowed(added).merging(ends) { id, _ in id }, narrowed(exact))
+        self.added = AddedTokens(addedIDs) { CLIPTokenizer.normalize($0.unicodeScalars) }
+        self.exact = AddedTokens(exactIDs) { Array($0.unicodeScalars) }
+        writtenOut = CLIPTokenizer.severalVectors(Set(addedIDs.keys).union(exactIDs.keys))
         let symbols = CLIPTokenizer.byteSymbols
         let fallback = unknown
         inner = symbols.map { ids[$0] ?? fallback }
@@ -86,9 +107,9 @@ public struct CLIPTokenizer: Sendable {
     /// The ids of `encode`, and how many more the whole text has.
     public func tokenize(_ text: String) -> Tokens {
         var whole: [Int32] = []
-        for piece in pieces(of: text) {
+        for piece in pieces(of: written(out: text)) {
             switch piece {
-            case .special(let id): whole.append(id)
+            case .token(let id, _): whole.append(id)
             case .text(let scalars): whole += merge(scalars)
             }
         }
@@ -99,34 +120,98 @@ public struct CLIPTokenizer: Sendable {
     }
 
     private enum Piece {
-        case special(Int32)
+        /// An added token, and the text that it was found as.
+        case token(Int32, ArraySlice<Unicode.Scalar>)
         case text(ArraySlice<Unicode.Scalar>)
     }
 
     private func pieces(of text: String) -> [Piece] {
-        let scalars = CLIPTokenizer.normalize(text)
         var pieces: [Piece] = []
-        var start = 0
-        var position = 0
-        while position < scalars.count {
-            guard scalars[position] == "<",
-                let match = special.first(where: { scalars[position...].starts(with: $0.text) })
-            else {
-                position += 1
+        for outer in exact.cut(Array(text.unicodeScalars)[...]) {
+            guard case .text(let typed) = outer else {
+                pieces.append(outer)
                 continue
             }
-            pieces += CLIPTokenizer.words(scalars[start..<position]).map(Piece.text)
-            pieces.append(.special(match.id))
-            position += match.text.count
-            start = position
+            var view = String.UnicodeScalarView()
+            view.append(contentsOf: typed)
+            for inner in added.cut(CLIPTokenizer.normalize(view)[...]) {
+                guard case .text(let scalars) = inner else {
+                    pieces.append(inner)
+                    continue
+                }
+                pieces += CLIPTokenizer.words(scalars).map(Piece.text)
+            }
         }
-        return pieces + CLIPTokenizer.words(scalars[start...]).map(Piece.text)
+        return pieces
     }
 
-    static func normalize(_ text: String) -> [Unicode.Scalar] {
+    /// The text with each token of several vectors followed by those of its other vectors.
+    private func written(out text: String) -> String {
+        guard !writtenOut.isEmpty else { return text }
+        let found = Set(
+            pieces(of: text).compactMap { piece -> [Unicode.Scalar]? in
+                if case .token(_, let scalars) = piece { Array(scalars) } else { nil }
+            })
+        var scalars = Array(text.unicodeScalars)
+        for (token, all) in writtenOut where found.contains(Array(token.unicodeScalars)) {
+            let (old, new) = (Array(token.unicodeScalars), Array(all.unicodeScalars))
+            var replaced: [Unicode.Scalar] = []
+            var position = 0
+            while position < scalars.count {
+                let here = scalars[position...].starts(with: old)
+                replaced += here ? new : [scalars[position]]
+                position += here ? old.count : 1
+            }
+            scalars = replaced
+        }
+        var view = String.UnicodeScalarView()
+        view.append(contentsOf: scalars)
+        return String(view)
+    }
+
+    private static func severalVectors(_ tokens: Set<String>) -> [(token: String, all: String)] {
+        tokens.filter { tokens.contains("\($0)_1") }
+            .sorted { $0.unicodeScalars.lexicographicallyPrecedes($1.unicodeScalars) }
+            .map { token in
+                var all = [token]
+                while tokens.contains("\(token)_\(all.count)") { all.append("\(token)_\(all.count)") }
+                return (token, all.joined(separator: " "))
+            }
+    }
+
+    /// Tokens that are found in text before it is cut into words: the leftmost first, of those the longest.
+    private struct AddedTokens: Sendable {
+        private let byFirst: [Unicode.Scalar: [(scalars: [Unicode.Scalar], id: Int32)]]
+
+        init(_ ids: [String: Int32], scalars: (String) -> [Unicode.Scalar]) {
+            let tokens = ids.map { (scalars: scalars($0.key), id: $0.value) }.filter { !$0.scalars.isEmpty }
+            byFirst = Dictionary(grouping: tokens) { $0.scalars[0] }
+                .mapValues { $0.sorted { $0.scalars.count > $1.scalars.count } }
+        }
+
+        func cut(_ scalars: ArraySlice<Unicode.Scalar>) -> [Piece] {
+            var pieces: [Piece] = []
+            var start = scalars.startIndex
+            var position = start
+            while position < scalars.endIndex {
+                guard let token = byFirst[scalars[position]]?.first(where: { scalars[position...].starts(with: $0.scalars) })
+                else {
+                    position += 1
+                    continue
+                }
+                if start < position { pieces.append(.text(scalars[start..<position])) }
+                let end = position + token.scalars.count
+                pieces.append(.token(token.id, scalars[position..<end]))
+                (start, position) = (end, end)
+            }
+            return start < scalars.endIndex ? pieces + [.text(scalars[start...])] : pieces
+        }
+    }
+
+    static func normalize(_ text: String.UnicodeScalarView) -> [Unicode.Scalar] {
         var scalars: [Unicode.Scalar] = []
         var afterSpace = false
-        for scalar in text.precomposedStringWithCanonicalMapping.unicodeScalars {
+        for scalar in String(text).precomposedStringWithCanonicalMapping.unicodeScalars {
             let space = isSpace(scalar)
             if space && afterSpace { continue }
             afterSpace = space

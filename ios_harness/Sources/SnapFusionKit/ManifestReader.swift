@@ -266,6 +266,7 @@ extension TokenizerRecord {
         eosTokenID = try fields.integer("eos_token_id")
         padTokenID = try fields.integer("pad_token_id")
         addedTokens = try fields.dictionary("added_tokens", default: [:]) { tokens, key in try tokens.count(key) }
+        exactTokens = try fields.dictionary("exact_tokens", default: [:]) { tokens, key in try tokens.count(key) }
         files = try fields.files("files")
         for path in [vocab, merges] where files[path] == nil {
             throw fields.problem("files", "tokenizer file '\(path)' has no checksum")

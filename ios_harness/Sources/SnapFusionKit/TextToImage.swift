@@ -222,7 +222,9 @@ public struct TextToImage: Sendable {
         of request: Request, steps: Int, scale: Double, _ engine: String
     ) -> [OrderedJSON.Member] {
         let manifest = bundle.manifest
-        let dropped = tokenizer.tokenize(request.prompt).dropped
+        let dropped = [
+            ("prompt_tokens_dropped", request.prompt), ("negative_prompt_tokens_dropped", request.negativePrompt),
+        ].map { (name: $0, count: tokenizer.tokenize($1).dropped) }
         let settings: [OrderedJSON.Member] = [
             .init("guidance_scale", .number(scale)),
             .init("model", .string(manifest.name)),
@@ -234,7 +236,7 @@ public struct TextToImage: Sendable {
             .init("source_sha256", .string(manifest.source.sha256)),
             .init("steps", .integer(steps)),
         ]
-        return settings + (dropped > 0 ? [.init("prompt_tokens_dropped", .integer(dropped))] : [])
+        return settings + dropped.filter { $0.count > 0 }.map { .init($0.name, .integer($0.count)) }
     }
 }
 

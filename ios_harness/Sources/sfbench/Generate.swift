@@ -90,9 +90,11 @@ struct Generate: AsyncParsableCommand {
     private func draw(
         _ request: TextToImage.Request, on pipeline: TextToImage, to path: URL
     ) async throws -> (GeneratedPicture, OrderedJSON) {
-        let dropped = pipeline.tokenizer.tokenize(request.prompt).dropped
-        if dropped > 0 {
-            note("The prompt is \(dropped) tokens longer than the text encoder reads; its end is left out.")
+        for (what, text) in [("prompt", request.prompt), ("negative prompt", request.negativePrompt)] {
+            let dropped = pipeline.tokenizer.tokenize(text).dropped
+            if dropped > 0 {
+                note("The \(what) is \(dropped) tokens longer than the text encoder reads; its end is left out.")
+            }
         }
         let start = ContinuousClock.now
         var seconds: [Double] = []

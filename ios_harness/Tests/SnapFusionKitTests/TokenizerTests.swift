@@ -24,6 +24,38 @@ final class TokenizerTests: XCTestCase {
         print("tokenizer: \(cases.count) texts compared")
     }
 
+    private struct AddedTokens: Decodable {
+        let name: String
+        let pad: Int
+        let added: [String: Int]
+        let exact: [String: Int]
+        let cases: [Case]
+    }
+
+    func testIdsWithAddedTokensEqualDiffusers() throws {
+        let tokenizers = try GoldenFiles.json("added-tokens.json", as: [AddedTokens].self)
+        XCTAssertEqual(tokenizers.count, 5)
+        for golden in tokenizers {
+            let tokenizer = try CLIPTokenizer(
+                vocab: GoldenFiles.tokenizer("vocab.json"), merges: GoldenFiles.tokenizer("merges.txt"), maxLength: 77,
+                bos: 49406, eos: 49407, pad: golden.pad, added: golden.added, exact: golden.exact)
+            for one in golden.cases {
+                XCTAssertEqual(tokenizer.encode(one.text), one.ids, "\(golden.name): \(one.text.debugDescription)")
+            }
+        }
+    }
+
+    func testAnAddedTokensIdMustFit() throws {
+        let vocab = try GoldenFiles.tokenizer("vocab.json")
+        let merges = try GoldenFiles.tokenizer("merges.txt")
+        for id in [-1, Int(Int32.max) + 1] {
+            assertThrows(FileFormatError(file: vocab.path, problem: "the added token '<x>' can't have the id \(id)")) {
+                try CLIPTokenizer(
+                    vocab: vocab, merges: merges, maxLength: 77, bos: 49406, eos: 49407, pad: 49407, added: ["<x>": id])
+            }
+        }
+    }
+
     func testLongTextIsCutBeforeItsEnd() throws {
         let ids = try makeTokenizer(maxLength: 5).encode("a b c d e f")
         XCTAssertEqual(ids.count, 5)
