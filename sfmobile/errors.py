@@ -8,11 +8,23 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+MOST_CHARACTERS = 1500
+
 
 class SfmobileError(Exception):
-    """Base of all expected failures; `str(error)` is the one sentence a user reads."""
+    """Base of all expected failures; `str(error)` is the one sentence a user reads.
+
+    It stays one, and can be read, whatever a name or a value out of a file brings into it: lines are joined, and of a
+    text beyond `MOST_CHARACTERS` the middle is left out, since the mend stands at the end.
+    """
 
     exit_code: ClassVar[int] = 2
+
+    def __init__(self, sentence: str = "") -> None:
+        text = " ".join(sentence.splitlines())
+        if len(text) > MOST_CHARACTERS:
+            text = f"{text[: MOST_CHARACTERS // 2]} … {text[-MOST_CHARACTERS // 3 :]}"
+        super().__init__(text)
 
 
 class GateError(SfmobileError):

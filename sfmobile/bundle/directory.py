@@ -211,6 +211,15 @@ def check_constants(manifest: Manifest, path: Path) -> None:
     """Raise `BundleError` for a constant of the manifest at `path` that makes no sense, such as a scale of zero."""
     if (found := out_of_bounds(manifest.model_dump(exclude={"options", "tools"}))) is not None:
         raise BundleError("invalid_manifest", f"'{path}' is not a valid manifest: {found}; {MEND}.")
+    for name in ("unet", "decoder"):
+        record = manifest.components.get(name)
+        for function in () if record is None else record.all_functions():
+            if not any(tensor.name == "latents" and len(tensor.shape) == 4 for tensor in function.inputs):
+                raise BundleError(
+                    "invalid_manifest",
+                    f"'{path}' is not a valid manifest: function '{function.function}' of {name} takes no latents of "
+                    f"four dimensions; {MEND}.",
+                )
 
 
 def check_inside(root: Path, relative: str, mend: str = MEND) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -209,8 +210,8 @@ class _Reader:
         return True
 
     def _operation(self, position: int, proto: Any) -> Operation:
-        name = read_value(proto.attributes["name"], self.weights) if "name" in proto.attributes else f"#{position}"
-        bare = Operation(position, proto.type, str(name), {}, ())
+        name = self._name(position, proto)
+        bare = Operation(position, proto.type, name, {}, ())
         try:
             outputs = tuple((item.name, value_type(item.type)) for item in proto.outputs)
         except ValueError as error:
@@ -233,7 +234,7 @@ class _Reader:
         captured = dict.fromkeys(name for reader in readers for name in reader.captured)
         if captured:
             inputs[CAPTURED] = tuple(captured)
-        return Operation(position, proto.type, str(name), inputs, outputs, blocks)
+        return Operation(position, proto.type, name, inputs, outputs, blocks)
 
     def _inner(self, operation: Operation, block: Any) -> _Reader:
         """Who reads a block of `operation`."""
@@ -244,6 +245,15 @@ class _Reader:
             raise program.error(operation, f"has a block that takes {error}") from None
         inner = Program(program.package, program.function, program.opset, inputs, tuple(block.outputs))
         return _Reader(inner, block, self.weights, self)
+
+    def _name(self, position: int, proto: Any) -> str:
+        """What an operation is called; its number where it has no name, or something else in its place."""
+        if "name" in proto.attributes:
+            with suppress(ValueError, ArtifactError):
+                name = read_value(proto.attributes["name"], self.weights)
+                if isinstance(name, str):
+                    return name
+        return f"#{position}"
 
     def _literal(self, operation: Operation, proto: Any) -> Constant:
         try:

