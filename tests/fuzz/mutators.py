@@ -159,11 +159,8 @@ def as_safetensors(content: bytes, chance: Random) -> bytes:
     return struct.pack("<Q", claimed) + header + content[8 + length :]
 
 
-# fmt: off
-DTYPES = ("<f4", "<f2", "<f8", ">f4", "<i4", "<i8", "|b1", "|u1", "<c8", "|O", "<U4", "|S0", "<M8[s]", "V5", "", "<f99", None, 3)
+DTYPES = ("<f4", "<f2", "<f8", ">f4", "<i4", "<i8", "|b1", "|u1", "<c8", "|O", "<U4", "|S0", "V5", "<f99", "", None, 3)
 SHAPES = ((), (0,), (1,), (-1,), (2**40,), (2**62, 2**62), (2**31, 0), ("a",), (1.5,), None, 4, (True,), (None,), [4])
-
-# fmt: on
 
 
 def as_vector(content: bytes, chance: Random) -> bytes:
