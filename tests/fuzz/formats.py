@@ -148,6 +148,16 @@ def write_program(folder: Path) -> None:
         rows = mb.gather(x=numbers(10, 4), indices=ids, axis=0)
         rows = mb.linear(x=rows, weight=numbers(4, 4), bias=numbers(4))
         rows = mb.slice_by_index(x=rows, begin=[0, 0, 0], end=[1, 2, 4])
+        rows, _ = mb.while_loop(
+            _cond=lambda value, left: mb.greater(x=left, y=np.int32(0)),
+            _body=lambda value, left: (mb.mul(x=value, y=np.float16(0.5)), mb.sub(x=left, y=np.int32(1))),
+            loop_vars=(rows, np.int32(2)),
+        )
+        rows = mb.cond(
+            pred=mb.greater(x=mb.reduce_max(x=mb.cast(x=ids, dtype="fp16"), keep_dims=False), y=np.float16(0)),
+            _true_fn=lambda: mb.relu(x=rows),
+            _false_fn=lambda: mb.add(x=rows, y=np.float16(1)),
+        )
         return mb.sub(x=mb.reduce_sum(x=rows, axes=[1], keep_dims=True), y=x)
 
     inputs = {"image": numbers(1, 3, 8, 8), "ids": np.zeros((1, 3), np.int32)}
