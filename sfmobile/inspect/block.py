@@ -32,12 +32,12 @@ class BlockInspection:
 def inspect_blocks(target: LintTarget, findings: Sequence[Finding]) -> tuple[BlockInspection, ...]:
     """The blocks of a program in running order, with those of `findings` that are in them."""
     weights: dict[str, list[float]] = {}
-    for block, weight in weights_of(target.subject.graph):
+    for block, weight in weights_of(target.costed):
         sums = weights.setdefault(block, [0, 0])
         sums[0] += weight.values
         sums[1] += weight.bytes
     rows = []
-    for cost in block_costs(op_table(target.subject.graph)):
+    for cost in block_costs(op_table(target.costed)):
         values, stored = weights.get(cost.block, [0, 0])
         own = [one for one in findings if one.package == target.label and one.block == cost.block]
         rows.append(

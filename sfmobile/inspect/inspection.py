@@ -20,7 +20,7 @@ from sfmobile.inspect.lint.rule import read_exceptions
 from sfmobile.inspect.lint.sarif import write_sarif
 from sfmobile.inspect.lint.targets import bundle_targets, lint_targets, package_target
 from sfmobile.inspect.operations.compute_plan import read_plan
-from sfmobile.inspect.operations.package import inspect_package
+from sfmobile.inspect.operations.package import inspect_package, inspect_packages
 from sfmobile.inspect.tables import (
     blocks_table,
     findings_parts,
@@ -29,6 +29,7 @@ from sfmobile.inspect.tables import (
     tensors_table,
     time_tables,
 )
+from sfmobile.mlpackage.weight_file import MissingWeights
 from sfmobile.observer import Observer
 from sfmobile.runtime.chunks import part_records
 from sfmobile.tables import Table, as_text
@@ -48,7 +49,8 @@ class Inspection:
     """What was found, by package: a component's name, "unet 1/2" for a chunk, or a single package's own name.
 
     blocks and findings: of ML Programs. time: on the device asked for. factors: its measured times over the estimated
-    ones, where there are any. places: each program's path relative to `path`.
+    ones, where there are any. places: each program's path relative to `path`. notes: what couldn't be looked at, a
+    sentence each.
     """
 
     path: Path
@@ -58,6 +60,7 @@ class Inspection:
     time: DeviceTime | None
     factors: DeviceFactors | None
     places: dict[str, str]
+    notes: tuple[str, ...] = ()
 
     def severe(self, least: FailOn) -> list[Finding]:
         """Findings without an exception of severity `least` or worse."""
@@ -77,6 +80,8 @@ class Inspection:
             if name in self.blocks:
                 result[name]["blocks"] = [asdict(block) for block in self.blocks[name]]
                 result[name]["findings"] = [one.model_dump(mode="json") for one in self.findings if one.package == name]
+        if self.notes:
+            result["notes"] = list(self.notes)
         if self.time is not None:
             result["time"] = self.time.model_dump(mode="json")
         return result
@@ -89,7 +94,8 @@ class Inspection:
             if name in self.blocks:
                 parts.append(blocks_table(name, self.blocks[name]))
         if self.blocks:
-            parts += findings_parts(self.findings)
+            parts += [] if self.notes and not self.findings else findings_parts(self.findings)
+        parts += self.notes
         return parts if self.time is None else [*parts, *time_tables(self.time)]
 
     def __str__(self) -> str:
@@ -130,9 +136,18 @@ def inspect(
     # What is executed is what was exported; to look at a program its size is enough.
     root, bundle = _opened(path, "full" if activations else "sizes")
     packages = _packages(root, bundle, names)
-    targets = _targets(root, bundle, names, activations, observer)
+    # The programs of a pipeline are listed, not judged: what one of them costs says nothing of the whole.
+    single = root.name in packages and packages[root.name].format == "mlprogram"
+    targets = _targets(root, bundle, names, activations, observer, single)
     observer.start("Checking the rules")
-    findings = lint_targets(targets, None if exceptions is None else read_exceptions(Path(exceptions)))
+    notes: list[str] = []
+    try:
+        findings = lint_targets(targets, None if exceptions is None else read_exceptions(Path(exceptions)))
+    except MissingWeights as error:
+        if bundle is not None:
+            raise
+        findings = []
+        notes.append(f"Not checked against the rules, which look at weights: {error}")
     time: DeviceTime | None = None
     factors: DeviceFactors | None = None
     if device is not None:
@@ -147,6 +162,7 @@ def inspect(
         time=time,
         factors=factors,
         places={target.label: target.uri if target.in_bundle else "" for target in targets},
+        notes=(*notes, *(target.note for target in targets if target.note)),
     )
 
 
@@ -163,7 +179,7 @@ def _packages(root: Path, bundle: Bundle | None, components: Sequence[str]) -> d
     if bundle is None:
         if components:
             raise UsageError(f"'{root}' is not a bundle, so --component has nothing to choose from; leave it out.")
-        return {root.name: inspect_package(root)}
+        return inspect_packages(root)
     records = bundle.manifest.components
     unknown = [name for name in components if name not in records]
     if unknown:
@@ -180,13 +196,13 @@ def _packages(root: Path, bundle: Bundle | None, components: Sequence[str]) -> d
 
 
 def _targets(
-    root: Path, bundle: Bundle | None, components: Sequence[str], steps: int, observer: Observer
+    root: Path, bundle: Bundle | None, components: Sequence[str], steps: int, observer: Observer, single: bool
 ) -> list[LintTarget]:
     """The ML Programs of a bundle, or the one package; with the magnitudes of a run of so many steps, if any."""
     if bundle is None:
         if steps:
             raise UsageError(f"--activations draws a picture, which needs a bundle; '{root}' is one package.")
-        return [package_target(root)] if root.is_dir() else []
+        return [package_target(root)] if single else []
     magnitudes = None
     if steps:
         from sfmobile.inspect.operations.activations import record_magnitudes

@@ -48,9 +48,12 @@ def tensors_table(name: str, package: PackageInspection) -> Table:
 
     def row(direction: str, tensor: TensorInspection) -> tuple[str, ...]:
         shape = " x ".join("?" if size is None else str(size) for size in tensor.shape)
-        return direction, tensor.name, tensor.dtype, shape
+        said = [shape, *([tensor.allowed] if tensor.allowed else []), *(["optional"] if tensor.optional else [])]
+        kind = f"picture {tensor.picture}" if tensor.picture else tensor.dtype
+        return direction, tensor.name, kind, ", ".join(said)
 
-    rows = [row("in", tensor) for tensor in package.inputs] + [row("out", tensor) for tensor in package.outputs]
+    directions = (("in", package.inputs), ("state", package.states), ("out", package.outputs))
+    rows = [row(direction, tensor) for direction, tensors in directions for tensor in tensors]
     columns = ("", "name", "type", "shape")
     return Table(f"{name}: inputs and outputs", columns, tuple(rows), text_columns=(0, 1, 2, 3))
 

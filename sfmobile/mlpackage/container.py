@@ -18,6 +18,7 @@ DATA_FOLDER = "Data"
 COMPILED_PROGRAM = "model.mil"
 COMPILED_METADATA = "metadata.json"
 MEND = "copy or download the model anew, or export it again"
+PIPELINES = ("pipeline", "pipelineClassifier", "pipelineRegressor")
 # What `import coremltools` calls the kinds of models that aren't programs, in words.
 _WORDS = {
     "neuralNetwork": "a neural network of the kind before ML Programs",
@@ -73,6 +74,13 @@ def open_container(path: Path) -> Container:
         return Container(path, _compiled(path), WeightFiles(path))
     file = path if path.is_file() and path.suffix == ".mlmodel" else _model_file(path)
     return Container(path, _read_model(file), WeightFiles(file.parent))
+
+
+def stage_containers(container: Container) -> list[Container]:
+    """The stages of a pipeline, as models of their own that share its weights."""
+    message = getattr(container.model, container.kind)
+    models = message.models if container.kind == "pipeline" else message.pipeline.models
+    return [Container(container.path, model, container.weights) for model in models]
 
 
 def no_program(path: Path, kind: str) -> ArtifactError:

@@ -143,8 +143,8 @@ class Description:
 def describe(model: Any, function: str | None = None) -> Description:
     """The description of one function of a Model message, or of the whole model where it has none by that name."""
     found = model.description
-    for one in found.functions:
-        if one.name == (function or found.defaultFunctionName):
+    for one in model.description.functions:
+        if one.name == (function or model.description.defaultFunctionName):
             found = one
     return Description(
         _features(found.input),

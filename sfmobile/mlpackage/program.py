@@ -120,6 +120,14 @@ class Program:
         return {name: types[name] for name in self.outputs}
 
 
+def blocks_of(program: Program) -> Iterator[Program]:
+    """A program and the blocks of its operations, and theirs."""
+    yield program
+    for operation in program.operations:
+        for block in operation.blocks:
+            yield from blocks_of(block)
+
+
 def load_program(package: Path, function: str | None = None) -> Program:
     """Read one function of `package` (its default one unless named). Weights stay memory-mapped.
 

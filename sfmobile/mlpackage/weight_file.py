@@ -37,6 +37,10 @@ _POINTER = b"version https://git-lfs.github.com/spec/"
 _NAMES = {row.blob: row.name for row in DATA_TYPES.values() if row.blob is not None}
 
 
+class MissingWeights(ArtifactError):
+    """A weight file isn't there, or only a note of where it is: the program itself can still be read."""
+
+
 @dataclass(frozen=True)
 class Blob:
     """One blob of a mapped file.
@@ -59,10 +63,10 @@ class Blob:
 
 
 def check_pointer(path: Path) -> None:
-    """Raise `ArtifactError` if a file is only Git LFS's note of where it is."""
+    """Raise `MissingWeights` if a file is only Git LFS's note of where it is."""
     with path.open("rb") as file:
         if file.read(len(_POINTER)) == _POINTER:
-            raise ArtifactError(
+            raise MissingWeights(
                 f"{path} is a pointer of Git LFS in place of the file itself; run `git lfs pull` in its repository."
             )
 
@@ -79,7 +83,7 @@ class WeightFile:
                 # A private mapping: torch takes only writable buffers without a warning; the file is never changed.
                 self._map: mmap.mmap | bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         except FileNotFoundError:
-            raise ArtifactError(
+            raise MissingWeights(
                 f"{path} with weights of the program is missing; copy or download the whole folder anew, or export it "
                 "again."
             ) from None

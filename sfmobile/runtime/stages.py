@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from sfmobile.errors import ArtifactError, UnavailableError, UsageError
-from sfmobile.mlpackage.container import Container, no_program
+from sfmobile.mlpackage.container import PIPELINES, Container, no_program, stage_containers
 from sfmobile.mlpackage.description import Array, Description, Feature, describe
 from sfmobile.mlpackage.package import Package
 from sfmobile.mlpackage.program import Program, read_program
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 Engine = Literal["mil", "onnx"]
 States = Mapping[str, "State"]
-_PIPELINES = ("pipeline", "pipelineClassifier", "pipelineRegressor")
 # A pipeline in a pipeline in a pipeline.
 _DEPTH = 8
 
@@ -163,18 +162,15 @@ def open_stage(
     Raises `ArtifactError` for a model that is no program and no pipeline, `UnavailableError` for a pipeline with a
     stage that isn't executed here.
     """
-    if container.kind not in _PIPELINES:
+    if container.kind not in PIPELINES:
         return ProgramStage(Package(container), function, precision, engine)
     if function is not None:
         raise UsageError(f"{container.path} is a pipeline, which has no functions; leave out --function.")
-    message = getattr(container.model, container.kind)
-    models = message.models if container.kind == "pipeline" else message.pipeline.models
     stages: list[Stage] = []
-    for place, model in enumerate(models, start=1):
-        part = Container(container.path, model, container.weights)
+    for place, part in enumerate(stage_containers(container), start=1):
         if part.kind in GLUES:
-            stages.append(GlueStage(model, part.kind))
-        elif part.kind == "mlProgram" or (part.kind in _PIPELINES and depth < _DEPTH):
+            stages.append(GlueStage(part.model, part.kind))
+        elif part.kind == "mlProgram" or (part.kind in PIPELINES and depth < _DEPTH):
             stages.append(open_stage(part, None, precision, engine, depth + 1))
         else:
             found = str(no_program(container.path, part.kind)).split(" holds ", 1)[1].split(";", 1)[0]

@@ -11,8 +11,12 @@ from sfmobile.compress.recipe import FULL_BITS, Recipe
 from sfmobile.inspect.lint.linter import Finding, lint
 from sfmobile.inspect.lint.rule import LintException, read_exceptions
 from sfmobile.inspect.lint.subject import Subject
+from sfmobile.inspect.operations.default_shapes import at_default_shapes
+from sfmobile.mlpackage.description import describe
+from sfmobile.mlpackage.graph import Graph
 from sfmobile.mlpackage.names import layer_constant, origin
-from sfmobile.mlpackage.program import load_program
+from sfmobile.mlpackage.package import Package
+from sfmobile.mlpackage.program import load_program, read_program
 from sfmobile.runtime.chunks import part_records
 
 if TYPE_CHECKING:
@@ -34,11 +38,19 @@ class LintTarget:
     attention: str
     in_bundle: bool
     subject: Subject
+    # The program at its default shapes, if some vary, and what is to be said of that.
+    sized: Graph | None = None
+    note: str = ""
 
     @property
     def program(self) -> Program:
         """The program to check."""
         return self.subject.program
+
+    @property
+    def costed(self) -> Graph:
+        """The graph whose types say what a call costs."""
+        return self.sized or self.subject.graph
 
 
 def bundle_targets(
@@ -67,7 +79,15 @@ def bundle_targets(
 
 def package_target(path: Path) -> LintTarget:
     """A package on its own: nothing is known of it beyond its program."""
-    return LintTarget(path.name, path.name, path.name, "", False, Subject(load_program(path)))
+    package = Package(path)
+    subject = Subject(read_program(package))
+    sized = at_default_shapes(subject.program, describe(package.model))
+    if sized.program is subject.program:
+        return LintTarget(path.name, path.name, path.name, "", False, subject)
+    note = "Costs are those at the default shapes of the inputs"
+    if sized.unknown:
+        note += f"; {sized.unknown} operations have sizes that couldn't be followed and count 1 in each that varies"
+    return LintTarget(path.name, path.name, path.name, "", False, subject, Graph(sized.program), f"{note}.")
 
 
 def _left_at_16_bits(bundle: Bundle, name: ComponentName, record: ComponentRecord, program: Program) -> frozenset[str]:

@@ -11,20 +11,33 @@ from typing import TYPE_CHECKING
 from sfmobile.bundle.digest import LISTING_FILE
 from sfmobile.errors import ArtifactError, UnavailableError
 from sfmobile.files import StrictModel
+from sfmobile.mlpackage.container import PIPELINES, Container, no_program, open_container, stage_containers
+from sfmobile.mlpackage.description import Array, Image, describe
+from sfmobile.mlpackage.package import Package
+from sfmobile.mlpackage.program import blocks_of, read_program
 
 if TYPE_CHECKING:
     import onnx
 
+    from sfmobile.mlpackage.description import Feature
     from sfmobile.mlpackage.program import Constant, Program
     from sfmobile.mlpackage.types import TensorType
 
 
 class TensorInspection(StrictModel):
-    """An input or output as the package declares it; a dimension that varies is null."""
+    """An input, output or state as the package declares it; a dimension that varies is null.
+
+    picture: the order of its colours, where it is declared as one. allowed: the shapes or sizes it may have, where it
+    has several. default: the shape it has unless asked otherwise, if some vary. optional: it may be left out.
+    """
 
     name: str
     dtype: str
     shape: tuple[int | None, ...]
+    picture: str | None = None
+    allowed: str | None = None
+    default: tuple[int, ...] | None = None
+    optional: bool = False
 
 
 class PackageInspection(StrictModel):
@@ -34,6 +47,7 @@ class PackageInspection(StrictModel):
     with more than one element, each counted once however it is stored. bytes: all files; weight_bytes: of the weight
     file alone (ONNX: of those weights). bits_per_weight: weight_bytes per weight, lookup tables included.
     compressed_weights: those of the weights that are stored compressed (palettized, quantized).
+    function, functions: the one inspected and all there are. states: what it keeps between calls.
     """
 
     package: str
@@ -47,53 +61,106 @@ class PackageInspection(StrictModel):
     weight_bytes: int
     bits_per_weight: float | None
     compressed_weights: int
+    function: str | None = None
+    functions: tuple[str, ...] = ()
+    states: tuple[TensorInspection, ...] = ()
 
 
 def inspect_package(path: Path, function: str | None = None) -> PackageInspection:
-    """Inspect an .mlpackage directory or an .onnx file. Raises `ArtifactError` if it is neither, or broken."""
+    """Inspect one function of an ML Program (its default one unless named), or an .onnx file.
+
+    Raises `ArtifactError` if it is neither, or broken.
+    """
     if path.suffix == ".onnx" and path.is_file():
         return _inspect_onnx(path)
+    return _inspect_program(Package(_opened(path)), function)
+
+
+def inspect_packages(path: Path) -> dict[str, PackageInspection]:
+    """All there is in a file or folder that is no bundle, by label: its default function under its own name, further
+    functions and the programs of a pipeline each with theirs added. Raises as `inspect_package` does."""
+    if path.suffix == ".onnx" and path.is_file():
+        return {path.name: _inspect_onnx(path)}
+    container = _opened(path)
+    if container.kind not in PIPELINES:
+        package = Package(container)
+        others = [name for name in package.functions if name != package.default_function]
+        found = {path.name: _inspect_program(package, None)}
+        return {**found, **{f"{path.name} {name}": _inspect_program(package, name) for name in others}}
+    stages = stage_containers(container)
+    programs = {place: stage for place, stage in enumerate(stages, start=1) if stage.kind == "mlProgram"}
+    if not programs:
+        raise no_program(path, container.kind)
+    return {
+        f"{path.name} {place}/{len(stages)}": _inspect_program(Package(stage), None)
+        for place, stage in programs.items()
+    }
+
+
+def _opened(path: Path) -> Container:
     if not path.exists():
         raise ArtifactError(f"'{path}' doesn't exist; expected a bundle, an .mlpackage or an .onnx file.")
-    if not (path / LISTING_FILE).is_file():
+    if path.suffix not in (".mlmodel", ".mlmodelc") and not (path / LISTING_FILE).is_file():
         raise ArtifactError(f"'{path}' is neither a bundle nor an .mlpackage nor an .onnx file.")
-    from sfmobile.mlpackage.program import load_program
-
-    return _inspect_program(load_program(path, function))
+    return open_container(path)
 
 
-def _inspect_program(program: Program) -> PackageInspection:
+def _inspect_program(package: Package, function: str | None) -> PackageInspection:
+    program = read_program(package, function)
+    description = describe(package.model, function)
     constants = _constants_read(program)
     weights = sum(constant.type.elements for constant in constants)
-    files = {file: file.stat().st_size for file in program.package.rglob("*") if file.is_file()}
+    root = program.package
+    files = {file: file.stat().st_size for file in ([root] if root.is_file() else root.rglob("*")) if file.is_file()}
     weight_bytes = sum(size for file, size in files.items() if file.suffix == ".bin")
     return PackageInspection(
         package=program.package.name,
         format="mlprogram",
         opset=program.opset,
-        inputs=tuple(_tensor(name, type_) for name, type_ in program.inputs.items()),
-        outputs=tuple(_tensor(name, type_) for name, type_ in program.output_types().items()),
-        operations=_histogram(operation.kind for operation in program.operations),
+        inputs=tuple(_tensor(name, type_, description.inputs.get(name)) for name, type_ in program.inputs.items()),
+        outputs=tuple(
+            _tensor(name, type_, description.outputs.get(name)) for name, type_ in program.output_types().items()
+        ),
+        operations=_histogram(operation.kind for block in blocks_of(program) for operation in block.operations),
         weights=weights,
         bytes=sum(files.values()),
         weight_bytes=weight_bytes,
         bits_per_weight=weight_bytes * 8 / weights if weights else None,
         compressed_weights=sum(constant.type.elements for constant in constants if constant.compressed),
+        function=program.function,
+        functions=package.functions,
+        states=tuple(_tensor(name, type_, None) for name, type_ in program.states.items()),
     )
 
 
 def _constants_read(program: Program) -> list[Constant]:
-    """Float constants of more than one element that operations read, each once."""
-    read = {name for operation in program.operations for name in operation.reads()}
-    return [
-        constant
-        for name, constant in program.constants.items()
-        if name in read and constant.type.is_float and constant.type.elements > 1
-    ]
+    """Float constants of more than one element that operations read, each once, those in loops included."""
+    found: dict[str, Constant] = {}
+    for block in blocks_of(program):
+        read = {name for operation in block.operations for name in operation.reads()}
+        found.update({name: constant for name, constant in block.constants.items() if name in read})
+    return [constant for constant in found.values() if constant.type.is_float and constant.type.elements > 1]
 
 
-def _tensor(name: str, type_: TensorType) -> TensorInspection:
-    return TensorInspection(name=name, dtype=type_.data_type, shape=type_.shape)
+def _tensor(name: str, type_: TensorType, feature: Feature | None) -> TensorInspection:
+    kind = None if feature is None else feature.kind
+    varies = None in type_.shape
+    picture, allowed, default = None, None, None
+    if isinstance(kind, Image):
+        picture, allowed = kind.layout, kind.sizes() if kind.ranges or kind.choices else None
+        default = (1, kind.channels, *kind.size) if varies else None
+    elif isinstance(kind, Array):
+        allowed = kind.shapes() if kind.ranges or kind.choices else None
+        default = kind.shape if varies and kind.shape else None
+    return TensorInspection(
+        name=name,
+        dtype=type_.data_type,
+        shape=type_.shape,
+        picture=picture,
+        allowed=allowed,
+        default=default,
+        optional=feature is not None and feature.optional,
+    )
 
 
 def _histogram(kinds: Iterable[str]) -> dict[str, int]:

@@ -47,7 +47,8 @@ def sampled(x: Tensor, rows: Tensor, columns: Tensor, sampling: Sampling, paddin
     limit = 2.0**31
     rows, columns = (places.nan_to_num(limit, limit, -limit).clamp(-limit, limit) for places in (rows, columns))
     if sampling == "nearest":
-        return _at(x, rows.round().long(), columns.round().long(), padding, value)
+        # Of two as near, the further one: coremltools' own test has it so where it matters.
+        return _at(x, (rows + 0.5).floor().long(), (columns + 0.5).floor().long(), padding, value)
     top, left = rows.floor(), columns.floor()
     down, right = (rows - top).unsqueeze(1), (columns - left).unsqueeze(1)
     upper, lower = (
