@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from tokenize import TokenError
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import ValidationError
@@ -138,11 +138,13 @@ def read_vector(path: Path) -> np.ndarray:
     def refuse(sentence: str) -> BundleError:
         return BundleError("wrong_size", sentence)
 
+    # Typed in some releases of numpy and not in others.
+    npy: Any = np.lib.format
     what = "a golden vector of numbers (.npy)"
     content = io.BytesIO(read_bytes(path, what, MEND, error=refuse))
     try:
-        version = np.lib.format.read_magic(content)
-        read_header = np.lib.format.read_array_header_1_0 if version[0] == 1 else np.lib.format.read_array_header_2_0
+        version = npy.read_magic(content)
+        read_header = npy.read_array_header_1_0 if version[0] == 1 else npy.read_array_header_2_0
         shape, fortran, dtype = read_header(content)
     # The header is Python's own notation, read by its parser.
     except (ValueError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError, AttributeError) as error:
