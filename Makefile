@@ -22,7 +22,8 @@ BUNDLE := $(OUT)/glyph
 PROMPTS ?= "a red apple" "a yellow star on a blue background" "a smiling cat face" "a penguin, 3d style" \
 	"a red heart" "a cactus" "a strawberry" "a tiger face" "a robot" "a frog" "an octopus" "a pizza"
 SEED ?= 0
-PYTEST_FLAGS ?= -n auto
+# A file to a worker: what its tests share is made once.
+PYTEST_FLAGS ?= -n auto --dist loadfile
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.export.options import ExportOptions
 from sfmobile.testing import write_synthetic_checkpoint
 from tests.checkpoint.added_tokens import LAYOUTS
-from tests.exported import export_tiny
+from tests.exported import SharedExports, shared_folder
 from tests.tiny import (
     TINY_ASYMMETRIC_AUTOENCODER,
     TINY_AUTOENCODER,
@@ -35,14 +36,18 @@ def added_tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """A tiny checkpoint in fp16 that diffusers can load too. Shared: don't write into it."""
-    root: Path = tmp_path_factory.mktemp("checkpoints") / "tiny"
-    write_synthetic_checkpoint(
-        root,
-        unet_layout=TINY_UNET,
-        text_encoder_layout=TINY_TEXT_ENCODER,
-        autoencoder_layout=TINY_AUTOENCODER,
-        latent_size=TINY_LATENT_SIZE,
-    )
+    root = shared_folder(tmp_path_factory) / "tiny"
+    with FileLock(f"{root}.lock"):
+        if not root.exists():
+            draft = root.with_name("tiny.draft")
+            write_synthetic_checkpoint(
+                draft,
+                unet_layout=TINY_UNET,
+                text_encoder_layout=TINY_TEXT_ENCODER,
+                autoencoder_layout=TINY_AUTOENCODER,
+                latent_size=TINY_LATENT_SIZE,
+            )
+            draft.rename(root)
     return Checkpoint.open(root)
 
 
@@ -61,13 +66,18 @@ def tiny_snapfusion_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Chec
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The tiny checkpoint exported in fp16, guidance batch 2, with golden vectors. Shared: don't write into it."""
-    return export_tiny(tiny_checkpoint, tmp_path_factory.mktemp("bundles") / "tiny", ExportOptions())
+def tiny_exports(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> SharedExports:
+    """The tiny checkpoint exported in any way, each once in a run of the tests."""
+    return SharedExports(tiny_checkpoint, shared_folder(tmp_path_factory))
 
 
 @pytest.fixture(scope="session")
-def tiny_palettized_bundle(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def tiny_bundle(tiny_exports: SharedExports) -> Bundle:
+    """The tiny checkpoint exported in fp16, guidance batch 2, with golden vectors. Shared: don't write into it."""
+    return tiny_exports(ExportOptions(), golden=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_palettized_bundle(tiny_exports: SharedExports) -> Bundle:
     """The tiny checkpoint at 6 bits, split attention, guidance batch 1. Shared: don't write into it."""
-    options = ExportOptions(bits=6, attention="split-einsum", guidance_batch=1)
-    return export_tiny(tiny_checkpoint, tmp_path_factory.mktemp("bundles") / "tiny-palettized", options)
+    return tiny_exports(ExportOptions(bits=6, attention="split-einsum", guidance_batch=1), golden=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import coremltools as ct
@@ -12,10 +13,9 @@ from coremltools.libmodelpackage import ModelPackage
 from sfmobile.bundle.digest import digest_file, is_listing, listing_text
 from sfmobile.bundle.directory import Bundle, BundleError, check_file
 from sfmobile.bundle.manifest import FileRecord
-from sfmobile.checkpoint.directory import Checkpoint
-from sfmobile.export.exporter import export_bundle
 from sfmobile.export.options import ExportOptions
 from sfmobile.mlpackage.package import write_package_manifest
+from tests.exported import SharedExports
 
 LISTING = "X.mlpackage/Manifest.json"
 OPTIONS = {
@@ -27,9 +27,9 @@ OPTIONS = {
 
 @pytest.mark.parametrize("kind", OPTIONS)
 def test_a_bundle_is_whole_after_coremltools_opened_every_package(
-    tiny_checkpoint: Checkpoint, tmp_path: Path, kind: str
+    tiny_exports: SharedExports, tmp_path: Path, kind: str
 ) -> None:
-    bundle = export_bundle(tiny_checkpoint, tmp_path / "bundle", OPTIONS[kind])
+    bundle = Bundle.open(shutil.copytree(tiny_exports(OPTIONS[kind]).root, tmp_path / "bundle"))
     before = {relative: (bundle.root / relative).read_bytes() for relative in bundle.files()}
     packages = sorted(bundle.root.rglob("*.mlpackage"))
     assert len(packages) == {"plain": 3, "chunked": 4, "multifunction": 3}[kind]

@@ -10,10 +10,8 @@ import pytest
 import torch
 
 from sfmobile.bundle.directory import Bundle
-from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.errors import ArtifactError, UsageError
 from sfmobile.export.chunk import crossing, find_cut, weight_bytes, write_chunks
-from sfmobile.export.exporter import export_bundle
 from sfmobile.export.options import ExportOptions
 from sfmobile.export.stored_weights import check_stored
 from sfmobile.mlpackage.graph import Graph
@@ -21,6 +19,7 @@ from sfmobile.mlpackage.package import Package
 from sfmobile.mlpackage.program import load_program
 from sfmobile.runtime.opening import open_runtime
 from sfmobile.runtime.protocol import Arrays
+from tests.exported import SharedExports
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +43,9 @@ def crossing_names(graph: Graph, cut: int) -> set[str]:
 @pytest.mark.parametrize("chunks", [2, 3, 5])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_chunks_give_bit_for_bit_what_the_whole_package_gives(
-    tiny_checkpoint: Checkpoint, tiny_palettized_bundle: Bundle, tmp_path: Path, chunks: int, precision: str
+    tiny_exports: SharedExports, tiny_palettized_bundle: Bundle, chunks: int, precision: str
 ) -> None:
-    options = ExportOptions(bits=6, guidance_batch=1, chunks=chunks)
-    bundle = export_bundle(tiny_checkpoint, tmp_path / "chunked", options)
+    bundle = tiny_exports(ExportOptions(bits=6, guidance_batch=1, chunks=chunks))
     record = Bundle.open(bundle.root).manifest.components["unet"]
     assert len(record.chunks) == chunks
     inputs = unet_inputs(bundle)
@@ -59,9 +57,9 @@ def test_chunks_give_bit_for_bit_what_the_whole_package_gives(
 
 
 def test_all_weights_ship_once_compressed_and_in_equal_parts(
-    tiny_checkpoint: Checkpoint, tiny_palettized_bundle: Bundle, tmp_path: Path
+    tiny_exports: SharedExports, tiny_palettized_bundle: Bundle
 ) -> None:
-    bundle = export_bundle(tiny_checkpoint, tmp_path / "b", ExportOptions(bits=6, guidance_batch=1, chunks=2))
+    bundle = tiny_exports(ExportOptions(bits=6, guidance_batch=1, chunks=2))
     packages = [bundle.root / chunk.package for chunk in bundle.manifest.components["unet"].chunks]
     sizes = [int(weight_bytes(Graph(load_program(package))).sum()) for package in packages]
     whole = int(weight_bytes(Graph(load_program(tiny_palettized_bundle.package("unet")))).sum())

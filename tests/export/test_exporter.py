@@ -30,6 +30,7 @@ from sfmobile.nets.attention import AttentionForm
 from sfmobile.runtime.mil.evaluate import Evaluator
 from sfmobile.sampling.golden import GoldenRun
 from sfmobile.verify.signal import psnr
+from tests.exported import SharedExports
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,10 +64,8 @@ def export(checkpoint: Checkpoint, root: Path, **options: Any) -> Log:
 
 
 @pytest.fixture(scope="module")
-def exported(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("exported") / "bundle"
-    export(tiny_checkpoint, root, bits=6)
-    return root
+def exported(tiny_exports: SharedExports) -> Path:
+    return tiny_exports(ExportOptions(bits=6)).root
 
 
 @pytest.fixture
@@ -85,10 +84,9 @@ PAIRS: list[tuple[Target, AttentionForm]] = [
 
 @pytest.mark.parametrize(("target", "form"), PAIRS)
 def test_every_target_and_attention_form_computes_what_the_networks_compute(
-    tiny_checkpoint: Checkpoint, tmp_path: Path, target: Target, form: AttentionForm
+    tiny_checkpoint: Checkpoint, tiny_exports: SharedExports, target: Target, form: AttentionForm
 ) -> None:
-    export(tiny_checkpoint, tmp_path / "bundle", target=target, attention=form, latent_size=(8, 16))
-    bundle = Bundle.open(tmp_path / "bundle")
+    bundle = tiny_exports(ExportOptions(target=target, attention=form, latent_size=(8, 16)))
     for name, record in bundle.manifest.components.items():
         torch.manual_seed(0)
         inputs = {
@@ -232,6 +230,7 @@ KILLED = """
     from pathlib import Path
     from sfmobile.checkpoint.directory import Checkpoint
     from sfmobile.export.exporter import export_bundle
+from tests.exported import SharedExports
     from sfmobile.export.options import ExportOptions
     from sfmobile.export.phases import ExportObserver
     class Kill(ExportObserver):

@@ -10,7 +10,6 @@ from coremltools.converters.mil import Builder as mb
 
 from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.directory import Checkpoint
-from sfmobile.export.exporter import export_bundle
 from sfmobile.export.footprint import (
     ComponentFootprint,
     Footprint,
@@ -25,6 +24,7 @@ from sfmobile.inspect.estimate import phones
 from sfmobile.mlpackage.graph import Graph
 from sfmobile.mlpackage.program import load_program
 from tests.cli.run import run
+from tests.exported import SharedExports
 
 GB = 10**9
 
@@ -64,10 +64,9 @@ def test_weights_are_counted_as_stored_and_as_decompressed(tiny_bundle: Bundle, 
 
 
 def test_chunks_together_weigh_what_the_whole_weighs(
-    tiny_checkpoint: Checkpoint, tiny_palettized_bundle: Bundle, tmp_path: Path
+    tiny_exports: SharedExports, tiny_palettized_bundle: Bundle
 ) -> None:
-    options = ExportOptions(bits=6, guidance_batch=1, chunks=2)
-    chunked = export_bundle(tiny_checkpoint, tmp_path / "chunked", options)
+    chunked = tiny_exports(ExportOptions(bits=6, guidance_batch=1, chunks=2))
     parts = [
         component_footprint(one.root, "unet", one.manifest.components["unet"])
         for one in (tiny_palettized_bundle, chunked)

@@ -8,24 +8,30 @@ import numpy as np
 import pytest
 import torch
 
+from sfmobile.bundle.choices import ComponentName
 from sfmobile.bundle.directory import Bundle
-from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.errors import UsageError
-from sfmobile.export.exporter import export_bundle
 from sfmobile.export.multifunction import merge_packages
 from sfmobile.export.options import ExportOptions
 from sfmobile.runtime.opening import open_runtime
 from sfmobile.verify.signal import psnr
+from tests.exported import SharedExports
 
 SIZES = ((8, 8), (8, 16))
 
 
 @pytest.fixture(scope="module")
-def bundle(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def bundle(tiny_exports: SharedExports) -> Bundle:
     options = ExportOptions(
         target="ios18", bits=4, multifunction=True, more_latent_sizes=SIZES[1:], multifunction_decoder=True
     )
-    return export_bundle(tiny_checkpoint, tmp_path_factory.mktemp("bundles") / "functions", options)
+    return tiny_exports(options)
+
+
+def alone(tiny_exports: SharedExports, size: tuple[int, int], batch: int) -> Bundle:
+    """Packages of one function."""
+    parts: tuple[ComponentName, ...] = ("unet", "decoder")
+    return tiny_exports(ExportOptions(target="ios18", bits=4, latent_size=size, guidance_batch=batch, components=parts))
 
 
 def weight_file(package: Path) -> Path:
@@ -35,39 +41,34 @@ def weight_file(package: Path) -> Path:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("batch", [1, 2])
 def test_each_function_computes_what_a_package_of_its_own_computes(
-    tiny_checkpoint: Checkpoint, bundle: Bundle, tmp_path: Path, size: tuple[int, int], batch: int
+    tiny_exports: SharedExports, bundle: Bundle, size: tuple[int, int], batch: int
 ) -> None:
-    options = ExportOptions(
-        target="ios18", bits=4, latent_size=size, guidance_batch=batch, components=("unet", "decoder")  # type: ignore[arg-type]
-    )  # fmt: skip
-    alone = export_bundle(tiny_checkpoint, tmp_path / "alone", options)
+    single = alone(tiny_exports, size, batch)
     chosen = bundle.for_shapes(size, batch)
     torch.manual_seed(0)
     for name in ("unet", "decoder"):
         record = chosen.manifest.components[name]
-        assert [item.shape for item in record.inputs] == [item.shape for item in alone.manifest.components[name].inputs]
+        expected = single.manifest.components[name].inputs
+        assert [item.shape for item in record.inputs] == [item.shape for item in expected]
         inputs = {item.name: torch.randn(item.shape).half().numpy() for item in record.inputs}
-        found = [open_runtime("mil", one).load(name).predict(inputs) for one in (chosen, alone)]
+        found = [open_runtime("mil", one).load(name).predict(inputs) for one in (chosen, single)]
         for output in found[0]:
             np.testing.assert_array_equal(found[0][output], found[1][output])
 
 
-def test_weights_are_stored_once(tiny_checkpoint: Checkpoint, bundle: Bundle, tmp_path: Path) -> None:
-    alone = export_bundle(
-        tiny_checkpoint, tmp_path / "alone", ExportOptions(target="ios18", bits=4, components=("unet", "decoder"))
-    )
+def test_weights_are_stored_once(tiny_exports: SharedExports, bundle: Bundle) -> None:
     for name in ("unet", "decoder"):
-        merged, single = (weight_file(one.package(name)).stat().st_size for one in (bundle, alone))
+        one_function = alone(tiny_exports, (8, 8), 2)
+        merged, single = (weight_file(one.package(name)).stat().st_size for one in (bundle, one_function))
         # Even less than alone: equal norms of one function are stored once too.
         assert 0.9 * single < merged <= single
 
 
-def test_the_package_is_what_coremltools_would_have_merged(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_the_package_is_what_coremltools_would_have_merged(tiny_exports: SharedExports, tmp_path: Path) -> None:
     parts = {}
     descriptor = ct.utils.MultiFunctionDescriptor()
     for batch in (2, 1):
-        options = ExportOptions(target="ios18", bits=4, guidance_batch=batch, components=("unet",))  # type: ignore[arg-type]
-        package = export_bundle(tiny_checkpoint, tmp_path / f"batch-{batch}", options).package("unet")
+        package = alone(tiny_exports, (8, 8), batch).package("unet")
         parts[f"batch_{batch}"] = Path(shutil.copytree(package, tmp_path / f"{batch}.mlpackage"))
         descriptor.add_function(str(parts[f"batch_{batch}"]), "main", f"batch_{batch}")
     descriptor.default_function_name = "batch_2"
@@ -100,14 +101,12 @@ def test_shapes_that_were_not_exported_are_refused_with_those_that_were(bundle: 
         tiny_bundle.for_shapes(guidance_batch=1)
 
 
-def test_the_decoder_has_one_function_unless_it_is_asked_for_more(
-    tiny_checkpoint: Checkpoint, tmp_path: Path, bundle: Bundle
-) -> None:
+def test_the_decoder_has_one_function_unless_it_is_asked_for_more(tiny_exports: SharedExports, bundle: Bundle) -> None:
     """iOS 18 was seen to crash while loading a decoder of several."""
-    options = ExportOptions(target="ios18", multifunction=True, more_latent_sizes=SIZES[1:])
+    options = ExportOptions(target="ios18", bits=4, multifunction=True, more_latent_sizes=SIZES[1:])
     assert options.functions("decoder", SIZES[0]) == ((*SIZES[0], 2),)
     assert len(options.functions("unet", SIZES[0])) == 4
-    plain = export_bundle(tiny_checkpoint, tmp_path / "plain", options)
+    plain = tiny_exports(options)
     assert plain.manifest.components["decoder"].functions == ()
     assert len(bundle.manifest.components["decoder"].functions) == 1
     # Guidance batches are the UNet's alone; a size that can't be decoded is refused with what helps.

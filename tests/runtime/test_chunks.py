@@ -12,9 +12,7 @@ from coremltools.converters.mil import Builder as mb
 
 from sfmobile.bundle.directory import Bundle
 from sfmobile.bundle.manifest import ChunkRecord, ComponentRecord, TensorRecord
-from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.errors import ArtifactError, UsageError
-from sfmobile.export.exporter import export_bundle
 from sfmobile.export.options import ExportOptions
 from sfmobile.mlpackage.program import load_program
 from sfmobile.runtime.chunks import ChunkedComponent, load_packages, part_records
@@ -24,6 +22,7 @@ from sfmobile.runtime.mil.evaluate import Evaluator
 from sfmobile.runtime.opening import open_runtime
 from sfmobile.runtime.protocol import Runtime
 from sfmobile.sampling.pipeline import Request, TextToImage
+from tests.exported import SharedExports
 from tests.runtime.mil.programs import build_program, psnr, save_program
 from tests.runtime.sample import TABLE, expected_output, sample_inputs
 from tests.runtime.test_torch import inputs_of
@@ -58,17 +57,16 @@ OF_PACKAGES = ("mil", "onnx", "coreml")
 
 
 @pytest.fixture(scope="module")
-def chunked(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Bundle]:
+def chunked(tiny_exports: SharedExports) -> dict[int, Bundle]:
     """The tiny bundle, its UNet in so many chunks."""
-    root = tmp_path_factory.mktemp("bundles")
-    return {count: export_bundle(tiny_checkpoint, root / str(count), ExportOptions(chunks=count)) for count in (2, 5)}
+    return {count: tiny_exports(ExportOptions(chunks=count)) for count in (2, 5)}
 
 
 @pytest.fixture(scope="module")
-def functions(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def functions(tiny_exports: SharedExports) -> Bundle:
     """The tiny checkpoint at two sizes and both guidance batches, in one package a component."""
     options = ExportOptions(target="ios18", multifunction=True, multifunction_decoder=True, more_latent_sizes=SIZES[1:])
-    return export_bundle(tiny_checkpoint, tmp_path_factory.mktemp("bundles") / "functions", options)
+    return tiny_exports(options)
 
 
 def draw(bundle: Bundle, runtime: Runtime) -> list[np.ndarray]:

@@ -15,19 +15,19 @@ import torch
 from sfmobile.bundle.directory import Bundle
 from sfmobile.bundle.manifest import COMPONENTS, ComponentName
 from sfmobile.checkpoint.directory import Checkpoint
-from sfmobile.export.exporter import export_bundle
 from sfmobile.export.options import ExportOptions
 from sfmobile.mlpackage.program import load_program
 from sfmobile.mlpackage.rewriting import rewrite
 from sfmobile.runtime.mil.evaluate import Evaluator
 from sfmobile.runtime.mil.fusion import FUSIONS
 from sfmobile.runtime.opening import open_runtime
+from tests.exported import SharedExports
 from tests.runtime.mil.programs import psnr
 from tests.runtime.test_torch import inputs_of
 
 FORMS = {
-    "ios16 original": ExportOptions(target="ios16", attention="original"),
-    "ios18 split-einsum-v2": ExportOptions(target="ios18", attention="split-einsum-v2"),
+    "ios16 original": ExportOptions(target="ios16", attention="original", latent_size=(8, 16)),
+    "ios18 split-einsum-v2": ExportOptions(target="ios18", attention="split-einsum-v2", latent_size=(8, 16)),
 }
 # What of each network is one call in fp32 evaluation: every group norm and every attention.
 FUSED: dict[tuple[str, ComponentName], dict[str, int]] = {
@@ -41,9 +41,8 @@ FUSED: dict[tuple[str, ComponentName], dict[str, int]] = {
 
 
 @pytest.fixture(scope="module")
-def bundles(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
-    root = tmp_path_factory.mktemp("exports")
-    return {form: export_bundle(tiny_checkpoint, root / form, options) for form, options in FORMS.items()}
+def bundles(tiny_exports: SharedExports) -> dict[str, Bundle]:
+    return {form: tiny_exports(options) for form, options in FORMS.items()}
 
 
 @pytest.mark.parametrize("name", COMPONENTS)
