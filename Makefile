@@ -1,12 +1,13 @@
 # make demo   from nothing to a picture: environment, export, verify, generate, latency table
 # make test   everything a change must pass: lint, types, tests, Swift tests where there is a toolchain
+# make fuzz   changed files of every format, read as commands read them; FUZZ_SECONDS for each
 # make ios-test DEVICE="iPhone 14 Pro" BUNDLE=...   measure a bundle on a connected iPhone (on a Mac with Xcode)
 # make house  draw docs/house.svg, which room imports which, from the code
 # make newest-coremltools   what sfmobile uses of coremltools, held against the newest release of the package index
 # make clean  remove what all of these made
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types pytest swift house ios-test newest-coremltools environment clean
+.PHONY: help demo test lint types pytest fuzz swift house ios-test newest-coremltools environment clean
 
 # The newest supported Python found; choose another with `make PYTHON=...`.
 PYTHON ?= $(shell for python in python3.12 python3.13 python3.11 python3.10 python3; do \
@@ -59,6 +60,12 @@ types: environment
 # One thread a worker: the workers share the cores already.
 pytest: environment
 	OMP_NUM_THREADS=1 $(RUN)/python -m pytest $(PYTEST_FLAGS)
+
+# Changed files of every format, FUZZ_SECONDS each; what is read wrongly is kept in tests/fuzz/crashes, where the suite
+# reads it. Another SEED gives other cases.
+FUZZ_SECONDS ?= 120
+fuzz: environment
+	OMP_NUM_THREADS=1 $(RUN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) --seed $(SEED) $(FORMATS)
 
 # Pre-releases too. Only coremltools is new; in front of the environment's packages, which stay as they are.
 newest-coremltools: environment

@@ -17,27 +17,19 @@ The loops are compiled by numba at first use and cached; they release the GIL.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar, cast
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from sfmobile.compress.compiled import compiled
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
 
-Loop = TypeVar("Loop", bound=Callable[..., object])
-
 CODES = 65536
 # Search steps before the bracket is spliced as it stands; about six are used.
 MAX_STEPS = 60
-
-
-def _compiled(loop: Loop) -> Loop:
-    """Compile at first use, keep the machine code, release the GIL."""
-    return cast(Loop, njit(cache=True, nogil=True)(loop))
 
 
 @dataclass(frozen=True)
@@ -53,21 +45,21 @@ class Palette:
     price: float
 
 
-@_compiled
+@compiled
 def _count(codes: NDArray[np.uint16], histogram: Float) -> None:
     """Add the number of each code to `histogram` (65536,)."""
     for code in codes:
         histogram[code] += 1.0
 
 
-@_compiled
+@compiled
 def _count_weighted(codes: NDArray[np.uint16], importance: NDArray[np.float32], histogram: Float) -> None:
     """Add each code's importance to `histogram` (65536,)."""
     for position in range(codes.size):
         histogram[codes[position]] += importance[position]
 
 
-@_compiled
+@compiled
 def _distinct(
     histogram: Float, order: NDArray[np.uint16], table: NDArray[np.float32], values: Float, weights: Float
 ) -> int:
@@ -86,7 +78,7 @@ def _distinct(
     return count
 
 
-@_compiled
+@compiled
 def _prefix_sums(values: Float, weights: Float) -> Float:
     """Moments (3, n + 1) of weight, weight * value and weight * value**2, summed outward from the value nearest zero.
 
@@ -106,7 +98,7 @@ def _prefix_sums(values: Float, weights: Float) -> Float:
     return sums
 
 
-@_compiled
+@compiled
 def _cost(sums: Float, start: int, stop: int) -> float:
     """Weighted squared error of values[start:stop] around their mean."""
     first = sums[1, stop] - sums[1, start]
@@ -114,7 +106,7 @@ def _cost(sums: Float, start: int, stop: int) -> float:
     return cost
 
 
-@_compiled
+@compiled
 def _cheapest(sums: Float, price: float, best: Float, previous: Int, candidates: Int, starts: Int) -> tuple[int, float]:
     """Clusters minimising cost + price * clusters; fills `previous` and returns their number and the bare cost."""
     n = best.size - 1
@@ -173,7 +165,7 @@ def _cheapest(sums: Float, price: float, best: Float, previous: Int, candidates:
     return clusters, cost
 
 
-@_compiled
+@compiled
 def _path(previous: Int, clusters: int) -> Int:
     """Cluster boundaries (clusters + 1,) from 0 to n."""
     path = np.empty(clusters + 1, np.int64)
@@ -185,7 +177,7 @@ def _path(previous: Int, clusters: int) -> Int:
     return path
 
 
-@_compiled
+@compiled
 def _splice(fewer: Int, more: Int, clusters: int) -> Int:
     """A path of `clusters` clusters from two optimal ones with fewer and more, itself optimal by the Monge property."""
     shift = clusters - (fewer.size - 1)
@@ -198,7 +190,7 @@ def _splice(fewer: Int, more: Int, clusters: int) -> Int:
     return path
 
 
-@_compiled
+@compiled
 def _first_price(values: Float, weights: Float, clusters: int) -> float:
     """Price for `clusters` clusters by high-resolution theory: f(k) = (integral of p**(1/3))**3 / 12 k**2."""
     integral = 0.0
@@ -208,7 +200,7 @@ def _first_price(values: Float, weights: Float, clusters: int) -> float:
     return integral**3 / (6.0 * clusters**3)
 
 
-@_compiled
+@compiled
 def _solve(values: Float, weights: Float, clusters: int, hint: float) -> tuple[Int, float]:
     """Boundaries (clusters + 1,) of the best `clusters` intervals of n > clusters values, and the price behind them."""
     n = values.size
@@ -248,7 +240,7 @@ def _solve(values: Float, weights: Float, clusters: int, hint: float) -> tuple[I
     return _splice(fewer, more, clusters), price
 
 
-@_compiled
+@compiled
 def _centroids(values: Float, weights: Float, path: Int) -> Float:
     """Weighted mean of each cluster."""
     means = np.empty(path.size - 1)
@@ -262,7 +254,7 @@ def _centroids(values: Float, weights: Float, path: Int) -> Float:
     return means
 
 
-@_compiled
+@compiled
 def _assign(
     codes: NDArray[np.uint16],
     present: NDArray[np.bool_],
@@ -284,7 +276,7 @@ def _assign(
         indices[position] = nearest[codes[position]]
 
 
-@_compiled
+@compiled
 def _squared_error(
     histogram: Float, table: NDArray[np.float32], lut: NDArray[np.float32], nearest: NDArray[np.uint8]
 ) -> float:
@@ -296,7 +288,7 @@ def _squared_error(
     return error
 
 
-@_compiled
+@compiled
 def pack_bits(indices: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     """Indices of `bits` bits each, packed from the least significant bit on, as MIL's constexpr_lut_to_dense reads
     them: (M,) to (ceil(M * bits / 8),)."""

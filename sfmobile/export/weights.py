@@ -8,12 +8,12 @@ from typing import cast
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sfmobile.bundle.manifest import ComponentName
 from sfmobile.checkpoint.directory import Checkpoint
+from sfmobile.compress.compiled import compiled
 from sfmobile.errors import ArtifactError
 
 FLOAT16_MAX = torch.finfo(torch.float16).max
@@ -69,7 +69,7 @@ def _largest(codes: NDArray[np.uint16]) -> int:
 
 
 # torch.isfinite takes 17 ns for a float16 value on a CPU, this a tenth of one.
-_largest_magnitude = cast("Callable[[NDArray[np.uint16]], int]", njit(cache=True, nogil=True)(_largest))
+_largest_magnitude = cast("Callable[[NDArray[np.uint16]], int]", compiled(_largest))
 
 
 def _cast_into_file(weights: dict[str, Tensor], path: Path, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -23,10 +23,10 @@ from typing import cast
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sfmobile.compress.compiled import compiled
 from sfmobile.compress.kmeans import TABLE
 from sfmobile.compress.palettize import worker_count
 
@@ -204,5 +204,5 @@ def _project_loop(
     return along, alone
 
 
-_sum_by_code = cast("Callable[..., None]", njit(cache=True, nogil=True)(_sum_by_code_loop))
-_project = cast("Callable[..., tuple[float, float]]", njit(cache=True, nogil=True)(_project_loop))
+_sum_by_code = cast("Callable[..., None]", compiled(_sum_by_code_loop))
+_project = cast("Callable[..., tuple[float, float]]", compiled(_project_loop))

@@ -17,7 +17,6 @@ import struct
 import subprocess
 import sys
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import Literal
 
 from sfmobile.errors import ArtifactError, UnavailableError
-from sfmobile.files import PIECE_BYTES
+from sfmobile.files import PIECE_BYTES, draft_folder
 from sfmobile.train.package_index import fetch_file
 
 # All members of an archive together: the largest that is read has a tenth of it. An entry costs a header at least.
@@ -86,15 +85,15 @@ def fetch(archive: Archive, directory: Path, by_hand: str) -> Path:
     """
     directory.mkdir(parents=True, exist_ok=True)
     # Fetched into a folder of its own: a reader in another process sees the whole file or none.
-    with tempfile.TemporaryDirectory(prefix=".fetching-", dir=directory) as scratch:
-        fetched = Path(scratch) / archive.filename
+    with draft_folder(directory / archive.filename) as scratch:
+        fetched = scratch / archive.filename
         if archive.registry == "pypi" and fetched.suffix != ".whl":
             try:
                 fetch_file(archive.name, archive.filename, fetched)
             except UnavailableError as error:
                 raise UnavailableError(f"{archive} could not be fetched: {error} Else {by_hand}.") from error
         else:
-            _ask_client(archive, Path(scratch), by_hand)
+            _ask_client(archive, scratch, by_hand)
         archive.check(fetched, by_hand)
         return fetched.replace(directory / archive.filename)
 

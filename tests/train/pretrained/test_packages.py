@@ -172,3 +172,14 @@ def test_an_archive_that_unpacks_to_too_much_is_refused_while_it_is_read(
             archive.addfile(entry, io.BytesIO(bytes(entry.size)))
     with pytest.raises(ArtifactError, match=r"bomb\.tgz unpacks to more than 1048576 bytes"):
         archives.read_members(tmp_path / "bomb.tgz", "icons", re.compile("x"), most=1 << 20)
+
+
+def test_what_was_made_of_an_archive_counts_while_its_bytes_are_those_that_were_written(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    assert not packages.is_whole(path)
+    path.write_bytes(b"weights")
+    assert not packages.is_whole(path)
+    packages.record(path)
+    assert packages.is_whole(path)
+    path.write_bytes(b"wEights")
+    assert not packages.is_whole(path)
