@@ -7,38 +7,38 @@ from pathlib import Path
 
 import pytest
 
-from sfmobile.bundle.manifest import COMPONENTS
+from sfmobile.bundle.pipeline import TEXT_TO_IMAGE
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.errors import UsageError
-from sfmobile.export.component import SPECS, Setting, setting_for
+from sfmobile.export.component import Setting, component_specs, setting_for
 from sfmobile.export.options import ExportOptions
 
 
 def test_inputs_are_named_as_the_networks_arguments(tiny_checkpoint: Checkpoint) -> None:
     setting = Setting(tiny_checkpoint, (8, 8), 2)
-    for name in COMPONENTS:
+    for name in TEXT_TO_IMAGE:
         arguments = list(inspect.signature(tiny_checkpoint.load(name).forward).parameters)
-        names = [record.name for record in SPECS[name].inputs(setting)]
+        names = [record.name for record in component_specs(tiny_checkpoint)[name].inputs(setting)]
         assert names == arguments[: len(names)]
 
 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_one_components_output_is_the_nexts_input(tiny_checkpoint: Checkpoint, batch: int) -> None:
     setting = Setting(tiny_checkpoint, (8, 12), batch)
-    (text,) = SPECS["text_encoder"].outputs(setting)
-    unet = {record.name: record for record in SPECS["unet"].inputs(setting)}
-    (prediction,) = SPECS["unet"].outputs(setting)
-    (latents,) = SPECS["decoder"].inputs(setting)
+    (text,) = component_specs(tiny_checkpoint)["text_encoder"].outputs(setting)
+    unet = {record.name: record for record in component_specs(tiny_checkpoint)["unet"].inputs(setting)}
+    (prediction,) = component_specs(tiny_checkpoint)["unet"].outputs(setting)
+    (latents,) = component_specs(tiny_checkpoint)["decoder"].inputs(setting)
     assert unet["encoder_hidden_states"].shape == (batch, *text.shape[1:])
     assert prediction.shape == unet["latents"].shape == (batch, *latents.shape[1:])
-    (image,) = SPECS["decoder"].outputs(setting)
+    (image,) = component_specs(tiny_checkpoint)["decoder"].outputs(setting)
     factor = tiny_checkpoint.autoencoder_layout.downsampling
     assert image.shape == (1, 3, 8 * factor, 12 * factor)
 
 
 def test_every_input_and_output_is_described(tiny_checkpoint: Checkpoint) -> None:
     setting = Setting(tiny_checkpoint, (8, 8), 2)
-    for spec in SPECS.values():
+    for spec in component_specs(tiny_checkpoint).values():
         for record in (*spec.inputs(setting), *spec.outputs(setting)):
             assert record.description.endswith(".") and len(record.description) > 15
 
