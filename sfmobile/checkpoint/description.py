@@ -29,8 +29,11 @@ DEFAULT_GUIDANCE_SCALE = 7.5
 
 
 @dataclass(frozen=True)
-class _Kind:
-    """What a pipeline class says. content: what its UNet takes behind the latents, and in how many channels."""
+class Kind:
+    """What a class of diffusers' pipelines says of a checkpoint.
+
+    content: what its UNet takes behind the latents, in so many channels.
+    """
 
     family: Family = "stable-diffusion"
     task: Task = "text-to-image"
@@ -40,15 +43,15 @@ class _Kind:
     guidance_scale: float | None = None
 
 
-_LATENT_CONSISTENCY = _Kind("latent-consistency", steps=4, guidance_scale=8.5)
-_KINDS = {
-    "StableDiffusionPipeline": _Kind(),
+_LATENT_CONSISTENCY = Kind("latent-consistency", steps=4, guidance_scale=8.5)
+PIPELINES = {
+    "StableDiffusionPipeline": Kind(),
     # Ours, where a layout is none that diffusers has.
-    "SfmobilePipeline": _Kind(),
-    "StableDiffusionImg2ImgPipeline": _Kind(),
-    "StableDiffusionInpaintPipeline": _Kind(task="inpainting", content="mask_and_masked_picture", channels=5),
-    "StableDiffusionInstructPix2PixPipeline": _Kind(task="instructed-editing", content="picture", channels=4),
-    "StableDiffusionDepth2ImgPipeline": _Kind(task="depth-to-image", content="depth", channels=1),
+    "SfmobilePipeline": Kind(),
+    "StableDiffusionImg2ImgPipeline": Kind(),
+    "StableDiffusionInpaintPipeline": Kind(task="inpainting", content="mask_and_masked_picture", channels=5),
+    "StableDiffusionInstructPix2PixPipeline": Kind(task="instructed-editing", content="picture", channels=4),
+    "StableDiffusionDepth2ImgPipeline": Kind(task="depth-to-image", content="depth", channels=1),
     "LatentConsistencyModelPipeline": _LATENT_CONSISTENCY,
     "LatentConsistencyModelImg2ImgPipeline": _LATENT_CONSISTENCY,
 }
@@ -92,7 +95,7 @@ def describe(
     Raises `ArtifactError` for a class that sfmobile doesn't know and for a UNet that isn't of the class.
     """
     name = index.get("_class_name")
-    kind = _KINDS.get(name) if isinstance(name, str) else None
+    kind = PIPELINES.get(name) if isinstance(name, str) else None
     if not isinstance(name, str) or kind is None:
         raise ArtifactError(_unknown(file, name))
     task, content = kind.task, kind.content
@@ -158,19 +161,19 @@ def _left_out(index: Json) -> list[str]:
 
 
 def _that_takes(extra: int) -> str:
-    found = [name for name, kind in _KINDS.items() if kind.channels == extra and name != "SfmobilePipeline"]
+    found = [name for name, kind in PIPELINES.items() if kind.channels == extra and name != "SfmobilePipeline"]
     return f", such as {found[0]}" if found else ""
 
 
 def _unknown(file: Path, name: object) -> str:
     if not isinstance(name, str):
         return (
-            f"{file} names no pipeline class ('_class_name' is {name!r}); expected one of {', '.join(_KINDS)}: what a "
-            "checkpoint is for is never guessed."
+            f"{file} names no pipeline class ('_class_name' is {name!r}); expected one of {', '.join(PIPELINES)}: what "
+            "a checkpoint is for is never guessed."
         )
     if "ControlNet" in name or "Adapter" in name:
         return (
             f"{file}: a {name} draws what a control picture says, which sfmobile can't do yet; for pictures from text "
             "alone, name StableDiffusionPipeline in '_class_name': the other folders' weights are that pipeline's."
         )
-    return f"{file}: a {name} is no pipeline that sfmobile has; expected one of {', '.join(_KINDS)}."
+    return f"{file}: a {name} is no pipeline that sfmobile has; expected one of {', '.join(PIPELINES)}."

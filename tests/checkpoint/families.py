@@ -25,7 +25,7 @@ def _ddim(**changes: Any) -> tuple[str, dict[str, Any]]:
     return "DDIMScheduler", {**DDIM[1], **changes}
 
 
-def _blocks(kinds: str) -> dict[str, Any]:
+def blocks(kinds: str) -> dict[str, Any]:
     """Down and up blocks: "x" with attention, "." without, from the highest resolution to the lowest."""
     return {
         "down_block_types": tuple("CrossAttnDownBlock2D" if kind == "x" else "DownBlock2D" for kind in kinds),
@@ -75,7 +75,7 @@ TEXT_TO_IMAGE: dict[str, Family] = {
     ),
     "BK-SDM base": Family(unet={"layers_per_block": 1}),
     "BK-SDM small, small-sd": Family(unet={"layers_per_block": 1, "mid_block_type": None}),
-    "BK-SDM tiny, tiny-sd": Family(unet={"layers_per_block": 1, "mid_block_type": None, **_blocks("xxx")}),
+    "BK-SDM tiny, tiny-sd": Family(unet={"layers_per_block": 1, "mid_block_type": None, **blocks("xxx")}),
     "LCM": Family("LatentConsistencyModelPipeline", unet={"time_cond_proj_dim": 24}),
     "image-to-image class": Family("StableDiffusionImg2ImgPipeline"),
     "inpainting class, plain UNet": Family("StableDiffusionInpaintPipeline"),
@@ -102,7 +102,7 @@ def write_family(family: Family, root: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     kind, constants = family.scheduler
     unet: dict[str, Any] = {
-        **_blocks("xxx."),
+        **blocks("xxx."),
         "sample_size": 8,
         "layers_per_block": 2,
         "cross_attention_dim": 24,

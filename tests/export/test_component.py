@@ -10,7 +10,7 @@ import pytest
 from sfmobile.bundle.pipeline import TEXT_TO_IMAGE
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.errors import UsageError
-from sfmobile.export.component import Setting, component_specs, setting_for
+from sfmobile.export.component import Setting, chosen_components, component_specs, fitted, setting_for
 from sfmobile.export.options import ExportOptions
 
 
@@ -57,12 +57,23 @@ def test_latent_size_that_fits_no_layout_or_memory_is_refused(
         setting_for(tiny_checkpoint, ExportOptions(latent_size=size))
 
 
-def test_a_unet_that_takes_the_guidance_scale_is_refused(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_a_unet_that_takes_the_guidance_scale_is_called_with_the_prompt_alone(
+    tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
     root = Path(shutil.copytree(tiny_checkpoint.root, tmp_path / "conditioned"))
     path = root / "unet" / "config.json"
     config = json.loads(path.read_text())
     path.write_text(json.dumps({**config, "time_cond_proj_dim": 64}))
-    with pytest.raises(UsageError, match=r"takes the guidance scale as an input \(time_cond_proj_dim = 64\)"):
-        setting_for(Checkpoint.open(root), ExportOptions())
-    # The other components don't depend on it.
-    setting_for(Checkpoint.open(root), ExportOptions(components=("decoder",)))
+    checkpoint = Checkpoint.open(root)
+    options = fitted(ExportOptions(target="ios18", multifunction=True), checkpoint)
+    setting = setting_for(checkpoint, options)
+    inputs = {record.name: record.shape for record in component_specs(checkpoint)["unet"].inputs(setting)}
+    assert inputs["guidance_embedding"] == (1, 64, 1, 1) and inputs["latents"][0] == 1
+    assert [batch for _, _, batch in options.functions("unet", setting.latent_size)] == [1]
+
+
+def test_components_are_those_of_the_pipeline(tiny_checkpoint: Checkpoint) -> None:
+    assert chosen_components(tiny_checkpoint, ExportOptions()) == TEXT_TO_IMAGE
+    assert chosen_components(tiny_checkpoint, ExportOptions(components=("decoder", "unet"))) == ("unet", "decoder")
+    with pytest.raises(UsageError, match="Unknown component 'vae'; expected one of text_encoder, unet, decoder"):
+        chosen_components(tiny_checkpoint, ExportOptions(components=("vae",)))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -19,7 +20,8 @@ SIZE = (64, 64)
         ({"attention": "flash"}, "Unknown attention form 'flash'"),
         ({"format": "tflite"}, "Unknown format 'tflite'"),
         ({"components": ()}, "No component chosen"),
-        ({"components": ("vae",)}, "Unknown component 'vae'"),
+        ({"default_steps": 0}, "0 steps make no picture"),
+        ({"default_guidance": math.nan}, "The guidance scale nan makes no sense"),
         ({"guidance_batch": 3}, "Unknown guidance batch '3'"),
         ({"bits": 5}, "5 bits can't be stored"),
         ({"bits": 3}, "3 bits need target ios18, found ios17"),
