@@ -17,8 +17,9 @@ from collections import Counter
 from pathlib import Path
 
 from sfmobile.bench.machine import describe_machine
-from sfmobile.bundle.choices import COMPONENTS, ComponentName
+from sfmobile.bundle.choices import ComponentName
 from sfmobile.bundle.directory import Bundle
+from sfmobile.bundle.pipeline import TEXT_TO_IMAGE
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.cli.console import note, print_table
 from sfmobile.errors import SfmobileError
@@ -45,7 +46,7 @@ def main() -> None:
     start = time.perf_counter()
     found: Counter[tuple[str, str]] = Counter()
     with tempfile.TemporaryDirectory() as scratch:
-        for component in COMPONENTS:
+        for component in TEXT_TO_IMAGE:
             for mutant in package_mutants(bundle, component, options.n, options.seed):
                 caught = by_what(bundle, checkpoint, component, mutant, Path(scratch) / "mutant")
                 found[mutant.kind, caught] += 1

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfmobile.bundle.samplers import DDIMRecord
-from sfmobile.checkpoint.directory import DEFAULT_GUIDANCE_SCALE, DEFAULT_STEPS
+from sfmobile.checkpoint.description import DEFAULT_GUIDANCE_SCALE, DEFAULT_STEPS
 from sfmobile.checkpoint.weights import PartName
 from sfmobile.checkpoint.writer import Weights, write_parts
 from sfmobile.errors import UsageError
@@ -76,7 +76,7 @@ def write_synthetic_checkpoint(
     with tempfile.TemporaryDirectory() as scratch:
         if tokenizer_dir is None:
             tokenizer_dir = Path(scratch)
-            write_byte_tokenizer(tokenizer_dir, text_encoder_layout.vocabulary)
+            write_byte_tokenizer(tokenizer_dir, text_encoder_layout.vocabulary, text_encoder_layout.max_length)
         write_parts(
             root,
             {part: _random_weights(part, net, seed) for part, net in nets.items()},
@@ -113,7 +113,7 @@ def random_weight(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
     return uniform / math.sqrt(fan_in)
 
 
-def write_byte_tokenizer(folder: Path, vocabulary: int) -> None:
+def write_byte_tokenizer(folder: Path, vocabulary: int, max_length: int = 77) -> None:
     """CLIP tokenizer files without merges: one token per byte, and start and end as the last two ids."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     symbols = [chr(byte) for byte in printable] + [chr(256 + index) for index in range(256 - len(printable))]
@@ -128,6 +128,6 @@ def write_byte_tokenizer(folder: Path, vocabulary: int) -> None:
     (folder / "vocab.json").write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
     (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
     names = {"bos_token": "<|startoftext|>"} | dict.fromkeys(("eos_token", "pad_token", "unk_token"), "<|endoftext|>")
-    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, **names}
+    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": max_length, **names}
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     (folder / "special_tokens_map.json").write_text(json.dumps(names, indent=2), encoding="utf-8")

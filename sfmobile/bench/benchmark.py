@@ -86,7 +86,7 @@ def measure(
             advance=observer.advance,
             what=f"Measuring the {name}",
         )
-    if drawing is not None and bundle.manifest.is_whole:
+    if drawing is not None and bundle.manifest.can_draw:
         observer.start("Measuring the whole loop", len(bundle.manifest.components) + (drawing.steps or 0) + 1)
         measured_loop = run_isolated(
             measure_loop, request, drawing, advance=observer.advance, what="Measuring the whole loop"

@@ -6,7 +6,6 @@ from typing import Literal, TypeAlias, get_args
 
 # What a component is called: "text_encoder", "unet", "decoder" and whatever else a pipeline has.
 ComponentName: TypeAlias = str
-COMPONENTS: tuple[ComponentName, ...] = ("text_encoder", "unet", "decoder")
 
 # When a component is called.
 Runs = Literal["per_prompt", "per_step", "per_picture"]
@@ -14,7 +13,8 @@ Runs = Literal["per_prompt", "per_step", "per_picture"]
 # Checkpoints that are read and sampled alike.
 Family = Literal["stable-diffusion", "latent-consistency"]
 
-Task = Literal["text-to-image"]
+# Bundles of the others hold networks that nothing here runs as a whole yet.
+Task = Literal["text-to-image", "inpainting", "instructed-editing", "depth-to-image"]
 
 # The earliest system that a package runs on.
 Target = Literal["ios16", "ios17", "ios18"]

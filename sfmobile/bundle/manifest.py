@@ -14,7 +14,6 @@ from pydantic import (
 )
 from typing_extensions import Self
 
-from sfmobile.bundle.choices import COMPONENTS as COMPONENTS
 from sfmobile.bundle.choices import AttentionForm, FloatType, Format, Runs, Target
 from sfmobile.bundle.choices import ComponentName as ComponentName
 from sfmobile.bundle.pipeline import ComponentKey, PipelineRecord, TextCondition
@@ -281,6 +280,11 @@ class Manifest(StrictModel):
         return set(self.components) == set(self.pipeline.components)
 
     @property
+    def can_draw(self) -> bool:
+        """Whether the bundle draws pictures: it is whole, and its task is one that sfmobile runs."""
+        return self.is_whole and self.pipeline.task == "text-to-image"
+
+    @property
     def tokenizer(self) -> TokenizerRecord:
         """The tokenizer of the (first) text condition."""
         return self.tokenizers[self.pipeline.text.tokenizer]
@@ -312,8 +316,7 @@ class Manifest(StrictModel):
         components = dict(self.components)
         for name in ("unet", "decoder"):
             if name in components:
-                rows = batch if name == "unet" else 1
-                components[name] = _select(name, components[name], (rows, self.latents.channels, height, width))
+                components[name] = _select(name, components[name], (batch if name == "unet" else 1, height, width))
         return self.model_copy(
             update={
                 "components": components,
@@ -327,12 +330,13 @@ def _latents_shape(inputs: tuple[TensorRecord, ...]) -> tuple[int, ...]:
     return next(tensor.shape for tensor in inputs if tensor.name == "latents")
 
 
-def _select(name: str, record: ComponentRecord, latents: tuple[int, ...]) -> ComponentRecord:
-    """`record` with the function for latents of that shape."""
+def _select(name: str, record: ComponentRecord, shape: tuple[int, int, int]) -> ComponentRecord:
+    """`record` with the function for latents of that batch, height and width."""
     for function in record.all_functions():
-        if _latents_shape(function.inputs) == latents:
+        batch, _, *size = _latents_shape(function.inputs)
+        if (batch, *size) == shape:
             return record.selected(function.function)
     raise UsageError(
-        f"The bundle's {name} has no function for latents {latents[2]}x{latents[3]}; export it again with "
+        f"The bundle's {name} has no function for latents {shape[1]}x{shape[2]}; export it again with "
         "--multifunction-decoder."
     )

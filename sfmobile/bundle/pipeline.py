@@ -15,12 +15,16 @@ ComponentKey = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)
 
 
 class TextCondition(StrictModel):
-    """The prompt's hidden states: tokens of `tokenizer` through the text encoder `component`, the UNet's `input`."""
+    """The prompt's hidden states: tokens of `tokenizer` through the text encoder `component`, the UNet's `input`.
+
+    skipped_layers: of the encoder's last ones, left out at export ("clip skip").
+    """
 
     kind: Literal["text"] = "text"
     input: str = "encoder_hidden_states"
     component: ComponentKey = "text_encoder"
     tokenizer: ComponentKey = "tokenizer"
+    skipped_layers: int = Field(default=0, ge=0)
 
 
 class GuidanceEmbeddingCondition(StrictModel):
@@ -35,7 +39,23 @@ class GuidanceEmbeddingCondition(StrictModel):
     dimension: int = Field(gt=0)
 
 
-ConditionRecord: TypeAlias = Annotated[TextCondition | GuidanceEmbeddingCondition, Field(discriminator="kind")]
+# What a UNet may take behind the noisy latents: a mask and the latents of the picture without what it covers
+# (1 + 4 channels), the latents of a picture, a depth map.
+Content = Literal["mask_and_masked_picture", "picture", "depth"]
+
+
+class ConcatenatedCondition(StrictModel):
+    """Further channels of the UNet's `input`, behind the noisy latents and of their height and width."""
+
+    kind: Literal["concatenated"] = "concatenated"
+    input: str = "latents"
+    content: Content
+    channels: int = Field(gt=0)
+
+
+ConditionRecord: TypeAlias = Annotated[
+    TextCondition | GuidanceEmbeddingCondition | ConcatenatedCondition, Field(discriminator="kind")
+]
 
 
 class PipelineRecord(StrictModel):
@@ -65,6 +85,11 @@ class PipelineRecord(StrictModel):
             if text.component not in self.components:
                 raise ValueError(f"a condition is of '{text.component}', which is no component of the pipeline")
         return self
+
+    @property
+    def takes_guidance(self) -> bool:
+        """Whether the UNet takes the guidance scale as an input: it is called once a step, with the prompt alone."""
+        return any(isinstance(condition, GuidanceEmbeddingCondition) for condition in self.conditions)
 
     @property
     def text(self) -> TextCondition:

@@ -7,6 +7,7 @@ below and the layout itself.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from sfmobile.nets.layout import (
     AutoencoderLayout,
     Stage,
     TextEncoderLayout,
+    TinyAutoencoderLayout,
     UNetLayout,
 )
 
@@ -33,6 +35,7 @@ Config = TypeVar("Config", bound=BaseModel)
 
 UNET_CLASS = "SfmobileUNet"
 AUTOENCODER_CLASS = "SfmobileAutoencoder"
+TINY_AUTOENCODER_CLASS = "AutoencoderTiny"
 # diffusers skips keys with an underscore in front.
 NAME_KEY = "_layout_name"
 
@@ -78,6 +81,16 @@ AUTOENCODER_CONSTANTS: Json = {
 }
 
 
+TINY_AUTOENCODER_CONSTANTS: Json = {
+    "act_fn": "relu",
+    "in_channels": 3,
+    "out_channels": 3,
+    "shift_factor": 0.0,
+    "upsample_fn": "nearest",
+    "upsampling_scaling_factor": 2,
+}
+
+
 class ForeignConfig(BaseModel):
     """The keys that vary; the rest is compared with the constants above or doesn't change the result."""
 
@@ -118,6 +131,13 @@ class _AutoencoderConfig(ForeignConfig):
     latent_channels: int = 4
     norm_num_groups: int = 32
     scaling_factor: float = 0.18215
+
+
+class _TinyAutoencoderConfig(ForeignConfig):
+    decoder_block_out_channels: tuple[int, ...] = (64, 64, 64, 64)
+    num_decoder_blocks: tuple[int, ...] = (3, 3, 3, 1)
+    latent_channels: int = 4
+    scaling_factor: float = 1.0
 
 
 class _StoredUNet(ForeignConfig):
@@ -235,11 +255,19 @@ def unet_config(layout: UNetLayout, latent_size: tuple[int, int]) -> Json:
 
 
 def latent_size(config: Json, file: Path) -> tuple[int, int]:
-    """Height and width of the latents the UNet was trained on (`sample_size`; 64x64 where it isn't said)."""
+    """Height and width of the latents the UNet was trained on (`sample_size`; 64x64 where it isn't said).
+
+    Files of diffusers before 0.9 say 32 and mean 64; diffusers reads every smaller number of theirs so.
+    """
     size = parse(_UNetConfig, {"sample_size": config.get("sample_size")}, file).sample_size
-    if size is None:
+    if size is None or (isinstance(size, int) and size < 64 and _is_before_0_9(config.get("_diffusers_version"))):
         return (64, 64)
     return (size, size) if isinstance(size, int) else size
+
+
+def _is_before_0_9(version: Any) -> bool:
+    found = re.match(r"(\d+)\.(\d+)", version) if isinstance(version, str) else None
+    return found is not None and (int(found[1]), int(found[2])) < (0, 9)
 
 
 def time_embedding(config: Json, layout: UNetLayout, file: Path) -> TimeEmbeddingRecord:
@@ -253,8 +281,10 @@ def time_embedding(config: Json, layout: UNetLayout, file: Path) -> TimeEmbeddin
     )
 
 
-def autoencoder_layout(config: Json, file: Path) -> AutoencoderLayout:
+def autoencoder_layout(config: Json, file: Path) -> AutoencoderLayout | TinyAutoencoderLayout:
     """Layout of an autoencoder config, diffusers' or our own; raises `ArtifactError` for a network we don't have."""
+    if config.get("_class_name") == TINY_AUTOENCODER_CLASS:
+        return _tiny_autoencoder_layout(config, file)
     if config.get("_class_name") == AUTOENCODER_CLASS:
         return parse(_StoredAutoencoder, config, file).layout
     _check_class(config, "AutoencoderKL", file)
@@ -270,6 +300,24 @@ def autoencoder_layout(config: Json, file: Path) -> AutoencoderLayout:
         scaling_factor=values.scaling_factor,
     )
     return _with_known_name(layout, AUTOENCODER_LAYOUTS)
+
+
+def _tiny_autoencoder_layout(config: Json, file: Path) -> TinyAutoencoderLayout:
+    _check_constants(config, TINY_AUTOENCODER_CONSTANTS, file)
+    values = parse(_TinyAutoencoderConfig, config, file)
+    widths = values.decoder_block_out_channels
+    if len(set(widths)) != 1 or len(widths) != len(values.num_decoder_blocks):
+        raise ArtifactError(
+            f"{file}: 'decoder_block_out_channels' is {list(widths)} for {len(values.num_decoder_blocks)} levels; "
+            "expected one width for each, and all the same."
+        )
+    return TinyAutoencoderLayout(
+        name="tiny",
+        decoder_blocks=values.num_decoder_blocks,
+        decoder_width=widths[0],
+        latent_channels=values.latent_channels,
+        scaling_factor=values.scaling_factor,
+    )
 
 
 def autoencoder_config(layout: AutoencoderLayout, parts: tuple[str, ...], image_size: int) -> Json:
@@ -295,6 +343,8 @@ def autoencoder_config(layout: AutoencoderLayout, parts: tuple[str, ...], image_
 
 def autoencoder_parts(config: Json, file: Path) -> tuple[str, ...]:
     """The halves whose weights a checkpoint with this config holds."""
+    if config.get("_class_name") == TINY_AUTOENCODER_CLASS:
+        return ("decoder",)
     if config.get("_class_name") != AUTOENCODER_CLASS:
         return ("decoder", "encoder")
     stored = parse(_StoredAutoencoder, config, file).parts

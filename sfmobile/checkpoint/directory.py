@@ -7,12 +7,12 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pydantic import Field
 
 from sfmobile.bundle.manifest import TimeEmbeddingRecord
-from sfmobile.bundle.pipeline import TEXT_TO_IMAGE, PipelineRecord, TextCondition
+from sfmobile.bundle.pipeline import PipelineRecord, TextCondition
 from sfmobile.bundle.samplers import SamplerRecord
 from sfmobile.checkpoint.config import (
     ForeignConfig,
@@ -26,49 +26,47 @@ from sfmobile.checkpoint.config import (
     time_embedding,
     unet_layout,
 )
+from sfmobile.checkpoint.description import Description, describe
 from sfmobile.checkpoint.scheduler import read_scheduler
 from sfmobile.checkpoint.tokenizer import TokenizerConstants, read_tokenizer
 from sfmobile.checkpoint.weights import FOLDERS, PARTS, STEMS, PartName, WeightFiles, read_weights
-from sfmobile.errors import ArtifactError
+from sfmobile.errors import ArtifactError, UsageError
 from sfmobile.models import find_checkpoint
-from sfmobile.nets.layout import AutoencoderLayout, TextEncoderLayout, UNetLayout
+from sfmobile.nets.layout import AutoencoderLayout, TextEncoderLayout, TinyAutoencoderLayout, UNetLayout
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+Default = TypeVar("Default", int, float)
 MODEL_INDEX = "model_index.json"
-DEFAULT_GUIDANCE_SCALE = 7.5
-DEFAULT_STEPS = 8
+_POSITIONS = "position_embedding.weight"
 # Keys that diffusers skips (it drops names with an underscore in front) and that sfmobile writes.
 GUIDANCE_KEY = "_default_guidance_scale"
 STEPS_KEY = "_default_steps"
 
 
-class _ModelIndex(ForeignConfig):
-    guidance_scale: float = Field(default=DEFAULT_GUIDANCE_SCALE, validation_alias=GUIDANCE_KEY)
-
-
-class _Steps(ForeignConfig):
+class _Saved(ForeignConfig):
+    guidance_scale: float | None = Field(default=None, validation_alias=GUIDANCE_KEY)
     steps: int | None = Field(default=None, gt=0, validation_alias=STEPS_KEY)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A text-to-image checkpoint on disk. Opening reads configs and file headers; weights are mapped when asked for."""
+    """A checkpoint on disk. Opening reads configs and file headers; weights are mapped when asked for."""
 
     root: Path
     name: str
     text_encoder_layout: TextEncoderLayout
     unet_layout: UNetLayout
-    autoencoder_layout: AutoencoderLayout
+    autoencoder_layout: AutoencoderLayout | TinyAutoencoderLayout
     sampler: SamplerRecord
     time_embedding: TimeEmbeddingRecord
     latent_size: tuple[int, int]
-    guidance_scale: float
-    default_steps: int
+    description: Description
     tokenizer_dir: Path
     tokenizer: TokenizerConstants
+    text_positions: int
     licence: str
     parts: tuple[PartName, ...]
     _files: dict[str, WeightFiles] = field(repr=False, compare=False, default_factory=dict)
@@ -93,6 +91,10 @@ class Checkpoint:
         text_encoder = text_encoder_layout(configs["text_encoder"], root / "text_encoder" / "config.json")
         autoencoder = autoencoder_layout(configs["vae"], root / "vae" / "config.json")
         _check_fit(root, text_encoder, unet, autoencoder)
+        scheduler = read_config(root / "scheduler" / "scheduler_config.json")
+        description = describe(
+            root / MODEL_INDEX, index, scheduler, unet, autoencoder.latent_channels, _saved(root, index, scheduler)
+        )
         tokenizer_dir = root / "tokenizer"
         tokenizer = read_tokenizer(tokenizer_dir)
         if tokenizer.vocabulary > text_encoder.vocabulary:
@@ -100,6 +102,13 @@ class Checkpoint:
                 f"{tokenizer_dir / 'vocab.json'} has token ids up to {tokenizer.vocabulary - 1} and the text encoder "
                 f"knows {text_encoder.vocabulary} tokens; they are not of one model."
             )
+        positions = text_encoder.max_length
+        if tokenizer.max_length > positions:
+            raise ArtifactError(
+                f"{tokenizer_dir / 'tokenizer_config.json'}: 'model_max_length' is {tokenizer.max_length} and the text "
+                f"encoder has {positions} positions; they are not of one model."
+            )
+        text_encoder = replace(text_encoder, max_length=tokenizer.max_length)
         halves = autoencoder_parts(configs["vae"], root / "vae" / "config.json")
         return cls(
             root=root,
@@ -110,10 +119,10 @@ class Checkpoint:
             sampler=read_scheduler(root, index),
             time_embedding=time_embedding(configs["unet"], unet, unet_file),
             latent_size=latent_size(configs["unet"], unet_file),
-            guidance_scale=parse(_ModelIndex, index, root / MODEL_INDEX).guidance_scale,
-            default_steps=_default_steps(root, index),
+            description=description,
             tokenizer_dir=tokenizer_dir,
-            tokenizer=replace(tokenizer, max_length=text_encoder.max_length),
+            tokenizer=tokenizer,
+            text_positions=positions,
             licence=_licence(root),
             parts=tuple(part for part in PARTS if FOLDERS[part] != "vae" or part in halves),
             _files={folder: WeightFiles(root / folder, stem) for folder, stem in STEMS.items()},
@@ -123,14 +132,34 @@ class Checkpoint:
     def pipeline(self) -> PipelineRecord:
         """What the checkpoint's components together are."""
         return PipelineRecord(
-            family="stable-diffusion",
-            task="text-to-image",
-            components=TEXT_TO_IMAGE,
-            conditions=(TextCondition(),),
+            family=self.description.family,
+            task=self.description.task,
+            components=self.description.components,
+            conditions=self.description.conditions,
             default_steps=self.default_steps,
         )
 
-    def layout(self, part: PartName) -> TextEncoderLayout | UNetLayout | AutoencoderLayout:
+    @property
+    def default_steps(self) -> int:
+        """Steps of a picture. Raises `UsageError` if the checkpoint doesn't say and can't be asked."""
+        return _known(self, self.description.default_steps)
+
+    @property
+    def guidance_scale(self) -> float:
+        """Guidance scale of a picture. Raises `UsageError` if the checkpoint doesn't say and can't be asked."""
+        return _known(self, self.description.guidance_scale)
+
+    def with_defaults(self, steps: int | None, guidance_scale: float | None) -> Checkpoint:
+        """The checkpoint with other defaults of a picture; None keeps its own."""
+        own = self.description
+        description = replace(
+            own,
+            default_steps=own.default_steps if steps is None else steps,
+            guidance_scale=own.guidance_scale if guidance_scale is None else guidance_scale,
+        )
+        return replace(self, description=description)
+
+    def layout(self, part: PartName) -> TextEncoderLayout | UNetLayout | AutoencoderLayout | TinyAutoencoderLayout:
         """The layout that `part` is built from."""
         if part == "text_encoder":
             return self.text_encoder_layout
@@ -144,7 +173,14 @@ class Checkpoint:
         self._check_part(part)
         if part not in self._shapes:
             self._shapes[part] = {key: tuple(value.shape) for key, value in self._empty(part).state_dict().items()}
-        return read_weights(part, self._files[FOLDERS[part]], self._shapes[part])
+        shapes = self._shapes[part]
+        if part != "text_encoder":
+            return read_weights(part, self._files[FOLDERS[part]], shapes)
+        # Positions behind the last token that the tokenizer gives, and layers that are skipped, are of no use.
+        layout = self.text_encoder_layout
+        stored = {**shapes, _POSITIONS: (self.text_positions, layout.hidden)}
+        weights = read_weights(part, self._files[FOLDERS[part]], stored, layout.layers)
+        return {**weights, _POSITIONS: weights[_POSITIONS][: layout.max_length]}
 
     def load(self, part: PartName, dtype: torch.dtype | Literal["float32"] | None = "float32") -> nn.Module:
         """`part` in eval mode with its weights as `dtype`.
@@ -189,6 +225,27 @@ class Checkpoint:
         """Number of weights of `part`."""
         return sum(tensor.numel() for tensor in self.state_dict(part).values())
 
+    def with_clip_skip(self, layers: int) -> Checkpoint:
+        """The checkpoint without the last `layers` of its text encoder, the final norm behind what is left.
+
+        Raises `UsageError` if no layer would be left.
+        """
+        text = next(one for one in self.description.conditions if isinstance(one, TextCondition))
+        if layers == text.skipped_layers:
+            return self
+        total = self.text_encoder_layout.layers + text.skipped_layers
+        if not 0 <= layers < total:
+            raise UsageError(f"Of {total} text layers {layers} can't be skipped; expected 0 to {total - 1}.")
+        skipping = text.model_copy(update={"skipped_layers": layers})
+        conditions = tuple(skipping if one == text else one for one in self.description.conditions)
+        return replace(
+            self,
+            text_encoder_layout=replace(self.text_encoder_layout, layers=total - layers),
+            description=replace(self.description, conditions=conditions),
+            _shapes={},
+            _digests={},
+        )
+
     def _check_part(self, part: PartName) -> None:
         if part not in self.parts:
             raise ArtifactError(
@@ -201,6 +258,7 @@ class Checkpoint:
 
         from sfmobile.nets.autoencoder import Decoder, Encoder
         from sfmobile.nets.text_encoder import TextEncoder
+        from sfmobile.nets.tiny_autoencoder import TinyDecoder
         from sfmobile.nets.unet import UNet
 
         with torch.device("meta"):
@@ -208,6 +266,8 @@ class Checkpoint:
                 return TextEncoder(self.text_encoder_layout)
             if part == "unet":
                 return UNet(self.unet_layout)
+            if isinstance(self.autoencoder_layout, TinyAutoencoderLayout):
+                return TinyDecoder(self.autoencoder_layout)
             return (Decoder if part == "decoder" else Encoder)(self.autoencoder_layout)
 
 
@@ -228,17 +288,26 @@ def _read_index(root: Path) -> Json:
     return read_config(root / MODEL_INDEX)
 
 
-def _default_steps(root: Path, index: Json) -> int:
-    """Steps of a picture; sfmobile used to write them into the scheduler's file."""
-    scheduler = root / "scheduler" / "scheduler_config.json"
-    for config, file in ((index, root / MODEL_INDEX), (read_config(scheduler), scheduler)):
-        steps = parse(_Steps, config, file).steps
-        if steps is not None:
-            return steps
-    return DEFAULT_STEPS
+def _saved(root: Path, index: Json, scheduler: Json) -> tuple[int | None, float | None]:
+    """Default steps and guidance scale that sfmobile wrote; it used to write the steps into the scheduler's file."""
+    saved = parse(_Saved, index, root / MODEL_INDEX)
+    older = parse(_Saved, scheduler, root / "scheduler" / "scheduler_config.json")
+    return saved.steps or older.steps, saved.guidance_scale
 
 
-def _check_fit(root: Path, text: TextEncoderLayout, unet: UNetLayout, autoencoder: AutoencoderLayout) -> None:
+def _known(checkpoint: Checkpoint, value: Default | None) -> Default:
+    if value is None:
+        raise UsageError(
+            f"'{checkpoint.root}' is a model of few steps by its scheduler's file, and none of its files says of how "
+            "many and at which guidance scale; give both: --default-steps and --default-guidance at export "
+            "(SD-Turbo: 1 and 0), --steps and --guidance elsewhere."
+        )
+    return value
+
+
+def _check_fit(
+    root: Path, text: TextEncoderLayout, unet: UNetLayout, autoencoder: AutoencoderLayout | TinyAutoencoderLayout
+) -> None:
     """The components must belong together: what one gives, the next takes."""
     file = root / "unet" / "config.json"
     if text.hidden != unet.cross_attention_dim:
@@ -250,11 +319,6 @@ def _check_fit(root: Path, text: TextEncoderLayout, unet: UNetLayout, autoencode
         raise ArtifactError(
             f"{file}: 'out_channels' is {unet.out_channels} and the autoencoder's latents have "
             f"{autoencoder.latent_channels} channels; they are not of one model."
-        )
-    if unet.in_channels != autoencoder.latent_channels:
-        raise ArtifactError(
-            f"{file}: 'in_channels' is {unet.in_channels} and the autoencoder's latents have "
-            f"{autoencoder.latent_channels}; inpainting and other conditional UNets are not text-to-image models."
         )
 
 

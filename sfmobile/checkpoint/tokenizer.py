@@ -29,6 +29,8 @@ CONFIG_FILES = (CONFIG_FILE, SPECIAL_FILE, ADDED_FILE, "README.md")
 MAX_LENGTH = 77
 MEND = "copy it again"
 LINK_MEND = "put the file itself there if the bundle is to hold it"
+# No text encoder has so many positions.
+_UNLIMITED = 1 << 20
 DECODER_KEY = "added_tokens_decoder"
 # In transformers' order, which decides the ids of those that the vocabulary lacks.
 SPECIAL_NAMES: Json = {
@@ -46,7 +48,7 @@ SPECIAL_LISTS = ("additional_special_tokens", "extra_special_tokens")
 
 @dataclass(frozen=True)
 class TokenizerConstants:
-    """`vocabulary` is one more than the largest token id.
+    """`vocabulary` is one more than the largest token id; `max_length`, how many tokens a text is padded to.
 
     added_tokens: found in a prompt as they are, before it is cut into words, whatever the case of its letters.
     exact_tokens: the same, as they are written. Both by token; start and end of text are among them.
@@ -102,11 +104,20 @@ def read_tokenizer(folder: Path) -> TokenizerConstants:
     ids = {token.content: index for index, token in tokens.items()}
     return TokenizerConstants(
         vocabulary=max(*vocab.values(), *tokens) + 1,
-        max_length=MAX_LENGTH,
+        max_length=_max_length(config.get("model_max_length", MAX_LENGTH), folder / CONFIG_FILE),
         **{f"{key}_id": ids[_content(names[key], folder)] for key in ("bos_token", "eos_token", "pad_token")},
         added_tokens={token.content: index for index, token in tokens.items() if not token.exact},
         exact_tokens={token.content: index for index, token in tokens.items() if token.exact},
     )
+
+
+def _max_length(value: object, file: Path) -> int:
+    # transformers writes 1e30 where nobody said, as a float or as a whole number.
+    if isinstance(value, (int, float)) and value > _UNLIMITED:
+        return MAX_LENGTH
+    if not isinstance(value, int) or isinstance(value, bool) or value < 2:
+        raise ArtifactError(f"{file}: 'model_max_length' is {value!r}; expected 2 tokens or more; {MEND}.")
+    return value
 
 
 def _listed_tokens(folder: Path, config: Json, names: Json) -> dict[int, _AddedToken]:

@@ -42,8 +42,10 @@ _TEXT_LAYER = {
     "fc2": "mlp.fc2",
 }
 _OLD_PIXEL_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-# Buffers of old files that hold no weight.
-_IGNORED = re.compile(r"(^|\.)position_ids$")
+# Buffers of old files that hold no weight, and the projection to the space of pictures behind a text encoder, which
+# Stable Diffusion takes nothing from.
+_IGNORED = re.compile(r"(^|\.)position_ids$|^text_projection\.weight$")
+_TEXT_LAYER_NUMBER = re.compile(r"(?:text_model\.)?encoder\.layers\.(\d+)\.")
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
 
@@ -178,10 +180,13 @@ def _shards(index: Path) -> dict[Path, set[str] | None]:
     return shards
 
 
-def read_weights(part: PartName, files: WeightFiles, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+def read_weights(
+    part: PartName, files: WeightFiles, expected: Mapping[str, tuple[int, ...]], text_layers: int | None = None
+) -> dict[str, Tensor]:
     """Our weights of `part` from `files`, memory-mapped, with our names and shapes and the stored dtype.
 
-    `expected` maps our names to our shapes. Raises `ArtifactError` on a missing or unexpected weight or a wrong shape.
+    `expected` maps our names to our shapes. text_layers: of a text encoder, those that run; a file may hold more, as
+    transformers loads it too. Raises `ArtifactError` on a missing or unexpected weight or a wrong shape.
     """
     found: dict[str, str] = {}
     missing: list[str] = []
@@ -192,7 +197,11 @@ def read_weights(part: PartName, files: WeightFiles, expected: Mapping[str, tupl
         else:
             found[key] = name
     taken = set(found.values())
-    unexpected = sorted(name for name in files if name not in taken and belongs_to(part, name))
+    unexpected = sorted(
+        name
+        for name in files
+        if name not in taken and belongs_to(part, name) and not _is_skipped_layer(name, text_layers)
+    )
     if missing or unexpected:
         raise ArtifactError(_wrong_names(files.folder, missing, unexpected))
     for key, name in found.items():
@@ -204,6 +213,11 @@ def read_weights(part: PartName, files: WeightFiles, expected: Mapping[str, tupl
                 f"{stored_shape(key, expected[key])}: config and weights are not of one model."
             )
     return {key: files[name].reshape(expected[key]) for key, name in found.items()}
+
+
+def _is_skipped_layer(name: str, text_layers: int | None) -> bool:
+    matched = _TEXT_LAYER_NUMBER.match(name)
+    return text_layers is not None and matched is not None and int(matched[1]) >= text_layers
 
 
 def _without_kernel(shape: tuple[int, ...]) -> tuple[int, ...]:

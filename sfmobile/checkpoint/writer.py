@@ -18,9 +18,8 @@ from sfmobile.checkpoint.config import (
     text_encoder_config,
     unet_config,
 )
+from sfmobile.checkpoint.description import DEFAULT_GUIDANCE_SCALE, DEFAULT_STEPS
 from sfmobile.checkpoint.directory import (
-    DEFAULT_GUIDANCE_SCALE,
-    DEFAULT_STEPS,
     GUIDANCE_KEY,
     MODEL_INDEX,
     STEPS_KEY,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sfmobile.bundle.choices import COMPONENTS, Target
+from sfmobile.bundle.choices import Target
 from sfmobile.cli import console, export, options
 from sfmobile.errors import UsageError
 
@@ -78,7 +78,7 @@ def search(
             signal=signal,
             same_signal_as=same_signal_as,
             same_size_as=same_size_as,
-            component=options.parse_choices("--component", component, COMPONENTS) or "unet",
+            component=component or "unet",
             target=target,
             group_size=group_size or (),
             prompt=prompt or (),

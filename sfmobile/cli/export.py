@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sfmobile.bundle.choices import COMPONENTS, AttentionForm, FloatType, Format, Target
+from sfmobile.bundle.choices import AttentionForm, FloatType, Format, Target
 from sfmobile.cli import console, options
 from sfmobile.errors import UsageError
 from sfmobile.tables import Table, in_bytes
@@ -46,7 +46,9 @@ def export(
     component: Annotated[
         list[str] | None,
         typer.Option(
-            "--component", metavar=options.COMPONENT_METAVAR, help="Only this one; may be repeated. All without it."
+            "--component",
+            metavar=options.COMPONENT_METAVAR,
+            help="Only this one; may be repeated. All of the checkpoint's pipeline without it.",
         ),
     ] = None,
     latent_size: Annotated[
@@ -83,6 +85,26 @@ def export(
     onnx_precision: Annotated[
         FloatType, typer.Option("--onnx-precision", help="Float type of ONNX files; Core ML packages are float16.")
     ] = "float16",
+    clip_skip: Annotated[
+        int,
+        typer.Option(
+            "--clip-skip",
+            metavar="N",
+            help="Leave out the text encoder's last N layers, counted as diffusers does (elsewhere one more).",
+        ),
+    ] = 0,
+    default_steps: Annotated[
+        int | None,
+        typer.Option("--default-steps", metavar="N", help="Steps of a picture if nobody says; the checkpoint's own."),
+    ] = None,
+    default_guidance: Annotated[
+        float | None,
+        typer.Option(
+            "--default-guidance",
+            metavar="SCALE",
+            help="Guidance scale if nobody says; the checkpoint's own.",
+        ),
+    ] = None,
     author: Annotated[str, typer.Option(help="Written into every package.")] = "",
     licence: Annotated[
         str | None, typer.Option("--licence", "--license", help="The checkpoint's own without it.")
@@ -111,7 +133,7 @@ def export(
         group_size=group_size,
         recipe=recipe,
         target=target,
-        component=options.parse_choices("--component", component, COMPONENTS) or COMPONENTS,
+        component=component or None,
         latent_size=[options.parse_size(size) for size in latent_size or ()],
         guidance_batch=options.parse_batch(guidance_batch),
         chunks=chunks,
@@ -119,6 +141,9 @@ def export(
         multifunction_decoder=multifunction_decoder,
         format=file_format,
         onnx_precision=onnx_precision,
+        clip_skip=clip_skip,
+        default_steps=default_steps,
+        default_guidance=default_guidance,
         author=author,
         licence=licence,
         model_version=model_version,
@@ -137,7 +162,11 @@ def export(
 
         show_plan(plan_export(checkpoint, wanted), output, wanted, json_output)
         return
-    if wanted.more_latent_sizes and "decoder" in wanted.components and not wanted.multifunction_decoder:
+    if (
+        wanted.more_latent_sizes
+        and "decoder" in (wanted.components or ("decoder",))
+        and not wanted.multifunction_decoder
+    ):
         console.note(
             "The decoder has one function, of the first --latent-size: the other sizes can't be decoded without "
             "--multifunction-decoder, with which iOS 18 was seen to crash."

@@ -9,7 +9,6 @@ from typing import Annotated, Literal, TypeVar
 
 import typer
 
-from sfmobile.bundle.choices import COMPONENTS
 from sfmobile.errors import UsageError
 from sfmobile.runtime.choices import ComputeUnit, Precision, RuntimeChoice
 
@@ -39,7 +38,7 @@ GuidanceBatchOption = Annotated[
     int | None,
     typer.Option("--guidance-batch", metavar="1|2", help="The other guidance batch of a multifunction bundle."),
 ]
-COMPONENT_METAVAR = "|".join(COMPONENTS)
+COMPONENT_METAVAR = "text_encoder|unet|decoder|…"
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON alone on stdout instead of a table.")]
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sfmobile.bundle.choices import Runs
 from sfmobile.bundle.manifest import ComponentName, TensorRecord
+from sfmobile.bundle.pipeline import ConcatenatedCondition, GuidanceEmbeddingCondition
 from sfmobile.errors import UsageError
-from sfmobile.nets.layout import AutoencoderLayout
+from sfmobile.nets.layout import AutoencoderLayout, TinyAutoencoderLayout
 
 if TYPE_CHECKING:
     from sfmobile.checkpoint.directory import Checkpoint
@@ -60,8 +61,7 @@ def _context(setting: Setting, batch: int) -> TensorRecord:
     )
 
 
-def _latents(setting: Setting, batch: int, description: str) -> TensorRecord:
-    channels = setting.checkpoint.unet_layout.in_channels
+def _latents(setting: Setting, batch: int, channels: int, description: str) -> TensorRecord:
     return _float16("latents", (batch, channels, *setting.latent_size), description)
 
 
@@ -81,15 +81,41 @@ def _unet_inputs(setting: Setting) -> tuple[TensorRecord, ...]:
     batch = setting.guidance_batch
     dimension = setting.checkpoint.time_embedding.dimension
     order = ": the same latents twice" if batch == 2 else ""
-    return (
-        _latents(setting, batch, f"Noisy latents (batch, channels, height, width){order}."),
+    inputs = [
+        _latents(
+            setting,
+            batch,
+            setting.checkpoint.unet_layout.in_channels,
+            f"Noisy latents{_behind_the_latents(setting)} (batch, channels, height, width){order}.",
+        ),
         _float16(
             "time_embedding",
             (batch, dimension, 1, 1),
             "Sinusoid of the timestep, computed by the host in full precision: (batch, channels, 1, 1).",
         ),
         _context(setting, batch),
-    )
+    ]
+    inputs += [
+        _float16(
+            condition.input,
+            (batch, condition.dimension, 1, 1),
+            "Sinusoid of the guidance scale, computed by the host in full precision: (batch, channels, 1, 1).",
+        )
+        for condition in setting.checkpoint.description.conditions
+        if isinstance(condition, GuidanceEmbeddingCondition)
+    ]
+    return tuple(inputs)
+
+
+def _behind_the_latents(setting: Setting) -> str:
+    """What the UNet's further channels hold, in words."""
+    words = {"mask_and_masked_picture": "a mask and the masked picture's latents", "picture": "a picture's latents"}
+    contents = [
+        condition.content
+        for condition in setting.checkpoint.description.conditions
+        if isinstance(condition, ConcatenatedCondition)
+    ]
+    return "".join(f", behind them {words.get(content, 'a depth map')}" for content in contents)
 
 
 def _unet_outputs(setting: Setting) -> tuple[TensorRecord, ...]:
@@ -105,52 +131,78 @@ def _decoder_outputs(setting: Setting) -> tuple[TensorRecord, ...]:
     return (_float16("image", shape, "RGB image (1, 3, height, width), about -1 to 1, not clamped."),)
 
 
-SPECS: dict[ComponentName, ComponentSpec] = {
-    "text_encoder": ComponentSpec(
-        name="text_encoder",
-        runs="per_prompt",
-        package="TextEncoder",
-        description="CLIP text encoder: token ids to text embedding.",
-        inputs=_text_encoder_inputs,
-        outputs=lambda setting: (_context(setting, 1),),
-    ),
-    "unet": ComponentSpec(
-        name="unet",
-        runs="per_step",
-        package="UNet",
-        description="Denoising UNet: noisy latents, time and text to the model's prediction.",
-        inputs=_unet_inputs,
-        outputs=_unet_outputs,
-    ),
-    "decoder": ComponentSpec(
-        name="decoder",
-        runs="per_picture",
-        package="Decoder",
-        description="Image decoder of the autoencoder: latents to pixels.",
-        inputs=lambda setting: (
-            _latents(setting, 1, "Denoised latents (1, channels, height, width) divided by the scaling factor."),
+_SPECS: dict[ComponentName, ComponentSpec] = {
+    spec.name: spec
+    for spec in (
+        ComponentSpec(
+            name="text_encoder",
+            runs="per_prompt",
+            package="TextEncoder",
+            description="CLIP text encoder: token ids to text embedding.",
+            inputs=_text_encoder_inputs,
+            outputs=lambda setting: (_context(setting, 1),),
         ),
-        outputs=_decoder_outputs,
-    ),
+        ComponentSpec(
+            name="unet",
+            runs="per_step",
+            package="UNet",
+            description="Denoising UNet: noisy latents, time and text to the model's prediction.",
+            inputs=_unet_inputs,
+            outputs=_unet_outputs,
+        ),
+        ComponentSpec(
+            name="decoder",
+            runs="per_picture",
+            package="Decoder",
+            description="Image decoder of the autoencoder: latents to pixels.",
+            inputs=lambda setting: (
+                _latents(
+                    setting,
+                    1,
+                    setting.checkpoint.autoencoder_layout.latent_channels,
+                    "Denoised latents (1, channels, height, width) divided by the scaling factor.",
+                ),
+            ),
+            outputs=_decoder_outputs,
+        ),
+    )
 }
+
+
+def component_specs(checkpoint: Checkpoint) -> dict[ComponentName, ComponentSpec]:
+    """A spec for every component of the checkpoint's pipeline, in the order they run."""
+    return {name: _SPECS[name] for name in checkpoint.description.components}
+
+
+def chosen_components(checkpoint: Checkpoint, options: ExportOptions) -> tuple[ComponentName, ...]:
+    """The components that an export is asked to make, in the order they run: all of the pipeline unless it names some.
+
+    Raises `UsageError` for one that the pipeline doesn't have.
+    """
+    known = checkpoint.description.components
+    for name in options.components or ():
+        if name not in known:
+            raise UsageError(f"Unknown component '{name}'; expected one of {', '.join(known)}.")
+    return tuple(name for name in known if options.components is None or name in options.components)
 
 
 def setting_for(checkpoint: Checkpoint, options: ExportOptions) -> Setting:
     """The shapes of this export.
 
-    Raises `UsageError` for a latent size the UNet can't halve often enough, and for a UNet that takes the guidance
-    scale as an input: the pipeline guides outside of it.
+    Raises `UsageError` for a latent size the UNet can't halve often enough.
     """
-    if "unet" in options.components and checkpoint.unet_layout.guidance_embedding_dim is not None:
-        raise UsageError(
-            f"'{checkpoint.root / 'unet'}' takes the guidance scale as an input (time_cond_proj_dim = "
-            f"{checkpoint.unet_layout.guidance_embedding_dim}), which bundles don't know; expected a UNet that is "
-            "guided from outside, such as a student distilled without guidance conditioning."
-        )
     sizes = [options.latent_size or checkpoint.latent_size, *options.more_latent_sizes]
     for size in sizes:
         _check_latent_size(checkpoint, size)
     return Setting(checkpoint, sizes[0], options.guidance_batch)
+
+
+def fitted(options: ExportOptions, checkpoint: Checkpoint) -> ExportOptions:
+    """The options as this checkpoint can have them: a UNet that takes the guidance scale as an input is called once a
+    step, with the prompt alone, so its batch is 1."""
+    if checkpoint.unet_layout.guidance_embedding_dim is None:
+        return options
+    return replace(options, guidance_batch=1, both_batches=False)
 
 
 def function_settings(setting: Setting, name: ComponentName, options: ExportOptions) -> dict[str, Setting]:
@@ -172,5 +224,5 @@ def _check_latent_size(checkpoint: Checkpoint, size: tuple[int, int]) -> None:
         )
 
 
-def _factor(layout: AutoencoderLayout) -> int:
+def _factor(layout: AutoencoderLayout | TinyAutoencoderLayout) -> int:
     return layout.downsampling

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sfmobile.bundle.choices import COMPONENTS, AttentionForm, ComponentName, FloatType, Format, Target
+from sfmobile.bundle.choices import AttentionForm, ComponentName, FloatType, Format, Target
 from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.hub import open_checkpoint
 from sfmobile.compress.recipe import LayerRecipe, Recipe
@@ -131,7 +131,7 @@ def export(
     group_size: int | None = None,
     recipe: Recipe | Path | str | None = None,
     target: Target | None = None,
-    component: ComponentName | Sequence[ComponentName] = COMPONENTS,
+    component: ComponentName | Sequence[ComponentName] | None = None,
     latent_size: tuple[int, int] | Sequence[tuple[int, int]] = (),
     guidance_batch: Literal[1, 2] = 2,
     chunks: int = 1,
@@ -139,6 +139,9 @@ def export(
     multifunction_decoder: bool = False,
     format: Format = "mlprogram",
     onnx_precision: FloatType = "float16",
+    clip_skip: int = 0,
+    default_steps: int | None = None,
+    default_guidance: float | None = None,
     author: str = "",
     licence: str | None = None,
     model_version: str = "",
@@ -155,14 +158,15 @@ def export(
     source: a diffusers-format directory, a Hugging Face Hub id, or an opened checkpoint. attention: split-einsum suits
     the Neural Engine, original the GPU. bits: per weight, 1, 2, 3, 4, 6 or 8; "none" for fp16; without it 6 (ONNX:
     none). group_size: a lookup table per so many output channels (ios18). recipe: bits layer by layer, in place of
-    both. target: the earliest system the packages run on, ios17 without it. component: only these. latent_size:
-    (height, width), the checkpoint's own without it; several with multifunction. guidance_batch: 2 for both halves of
-    guidance in one call.
+    both. target: the earliest system the packages run on, ios17 without it. component: only these, in place of all of
+    the checkpoint's pipeline. latent_size: (height, width), the checkpoint's own without it; several with
+    multifunction. guidance_batch: 2 for both halves of guidance in one call.
     chunks: packages the UNet is cut into. multifunction: packages of several functions over the same weights (ios18);
     multifunction_decoder: the decoder's too, which iOS 18 was seen to crash with.
-    format: "onnx" for ONNX files, of onnx_precision; "coreai", experimental, for .aimodels. author, licence,
-    model_version, metadata: written into every package. golden: record a reference run for tests. force: rebuild what
-    is whole and current too.
+    format: "onnx" for ONNX files, of onnx_precision; "coreai", experimental, for .aimodels. clip_skip: last layers of
+    the text encoder to leave out, counted as diffusers does. default_steps, default_guidance: of a picture that nobody
+    asks otherwise for; the checkpoint's own without them. author, licence, model_version, metadata: written into every
+    package. golden: record a reference run for tests. force: rebuild what is whole and current too.
 
     Raises `UsageError` for options that don't fit, `ArtifactError` for a damaged checkpoint, `UnavailableError` for
     too little disk, no network, or another export into `output`.
@@ -181,6 +185,9 @@ def export(
         multifunction_decoder=multifunction_decoder,
         format=format,
         onnx_precision=onnx_precision,
+        clip_skip=clip_skip,
+        default_steps=default_steps,
+        default_guidance=default_guidance,
         author=author,
         licence=licence,
         model_version=model_version,
@@ -201,7 +208,7 @@ def export_options(
     group_size: int | None = None,
     recipe: Recipe | Path | str | None = None,
     target: Target | None = None,
-    component: ComponentName | Sequence[ComponentName] = COMPONENTS,
+    component: ComponentName | Sequence[ComponentName] | None = None,
     latent_size: tuple[int, int] | Sequence[tuple[int, int]] = (),
     guidance_batch: Literal[1, 2] = 2,
     chunks: int = 1,
@@ -209,6 +216,9 @@ def export_options(
     multifunction_decoder: bool = False,
     format: Format = "mlprogram",
     onnx_precision: FloatType = "float16",
+    clip_skip: int = 0,
+    default_steps: int | None = None,
+    default_guidance: float | None = None,
     author: str = "",
     licence: str | None = None,
     model_version: str = "",
@@ -227,7 +237,10 @@ def export_options(
         bits=None if bits == "none" else bits,
         group_size=group_size,
         recipe=opened,
-        components=(component,) if isinstance(component, str) else tuple(component),
+        components=(component,) if isinstance(component, str) else None if component is None else tuple(component),
+        clip_skip=clip_skip,
+        default_steps=default_steps,
+        default_guidance=default_guidance,
         latent_size=sizes[0] if sizes else None,
         guidance_batch=guidance_batch,
         chunks=chunks,
@@ -268,7 +281,10 @@ def export_checkpoint(
         return golden_run(bundle, checkpoint)
 
     start = time.perf_counter()
-    phases = _Phases(observer or Observer())
+    observer = observer or Observer()
+    for note in checkpoint.description.notes:
+        observer.note(f"{checkpoint.name}: {note}.")
+    phases = _Phases(observer)
     bundle = export_bundle(checkpoint, output, options, phases, record if golden else None, source_id)
     return ExportedBundle(bundle.root, bundle.manifest, phases.made, time.perf_counter() - start)
 

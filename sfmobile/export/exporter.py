@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from sfmobile.bundle.choices import COMPONENTS, ComponentName
+from sfmobile.bundle.choices import ComponentName
 from sfmobile.bundle.directory import TOKENIZER_FOLDER, Bundle
 from sfmobile.bundle.manifest import (
     SCHEMA_VERSION,
@@ -22,7 +22,7 @@ from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.checkpoint.tokenizer import MERGES_FILE, VOCAB_FILE, copy_tokenizer, read_tokenizer
 from sfmobile.errors import UsageError
 from sfmobile.export.build import ComponentBuild
-from sfmobile.export.component import SPECS, Setting, setting_for
+from sfmobile.export.component import Setting, chosen_components, component_specs, fitted, setting_for
 from sfmobile.export.golden import GoldenRecorder, golden_record
 from sfmobile.export.options import ExportOptions
 from sfmobile.export.phases import ExportObserver
@@ -43,8 +43,8 @@ def export_bundle(
 
     `source_id` is what the manifest says the checkpoint was: a directory (by default its path) or a Hub id.
     Components not asked for are kept from a bundle at `root` if they belong to the same checkpoint and shapes.
-    `golden` records the reference vectors, given the bundle without them; it is called only if all three components
-    are there and the vectors of a bundle at `root` no longer fit.
+    `golden` records the reference vectors, given the bundle without them; it is called only if the bundle can draw
+    and the vectors of a bundle at `root` no longer fit.
     Raises `UsageError` for options that don't fit, `ArtifactError` for a damaged checkpoint, `UnavailableError` for
     too little disk or another export into `root`. Whatever happens, `root` is the old bundle or the new one, whole.
     """
@@ -53,14 +53,20 @@ def export_bundle(
         from sfmobile.runtime.coreai import library
 
         library.require()
+    options = fitted(options, checkpoint)
+    checkpoint = checkpoint.with_defaults(options.default_steps, options.default_guidance)
+    checkpoint = checkpoint.with_clip_skip(options.clip_skip)
     setting = setting_for(checkpoint, options)
-    builds = {name: ComponentBuild(SPECS[name], setting, options, observer) for name in COMPONENTS}
+    chosen = chosen_components(checkpoint, options)
+    specs = component_specs(checkpoint)
+    builds = {name: ComponentBuild(spec, setting, options, observer) for name, spec in specs.items()}
+    pipeline = checkpoint.pipeline
     require_disk(root, plan_export(checkpoint, options).disk_bytes)
     with BundleWriter(root) as writer:
         components: dict[ComponentName, ComponentRecord] = {}
-        kept = _kept_components(writer, builds, setting, options)
-        for name in COMPONENTS:
-            if name in options.components:
+        kept = _kept_components(writer, builds, setting, options, chosen)
+        for name in pipeline.components:
+            if name in chosen:
                 components[name] = builds[name].complete(writer)
             elif name in kept:
                 writer.adopt(name, kept[name])
@@ -71,7 +77,11 @@ def export_bundle(
 
 
 def _kept_components(
-    writer: BundleWriter, builds: Mapping[ComponentName, ComponentBuild], setting: Setting, options: ExportOptions
+    writer: BundleWriter,
+    builds: Mapping[ComponentName, ComponentBuild],
+    setting: Setting,
+    options: ExportOptions,
+    chosen: Sequence[ComponentName],
 ) -> dict[ComponentName, ComponentRecord]:
     """Components of the bundle at the target that this export doesn't rebuild.
 
@@ -79,7 +89,7 @@ def _kept_components(
     """
     manifest = writer.replaced()
     others = {} if manifest is None else dict(manifest.components)
-    for name in options.components:
+    for name in chosen:
         others.pop(name, None)
     if manifest is None or not others:
         return {}
@@ -96,7 +106,7 @@ def _kept_components(
                 "components, or choose another directory."
             )
     for name, record in others.items():
-        if record.source_sha256 != builds[name].source_sha256():
+        if name not in builds or record.source_sha256 != builds[name].source_sha256():
             raise UsageError(
                 f"'{writer.target}' holds {name} of another checkpoint ('{manifest.source.id}'); export all "
                 "components, or choose another directory."
@@ -127,8 +137,9 @@ def _manifest(
     checkpoint = setting.checkpoint
     tokenizer_files = writer.folder(TOKENIZER_FOLDER, lambda folder: copy_tokenizer(checkpoint.tokenizer_dir, folder))
     constants = read_tokenizer(checkpoint.tokenizer_dir)
+    # A UNet that is kept says its own batch.
     batch = options.guidance_batch
-    if "unet" not in options.components and "unet" in components:
+    if "unet" in components:
         batch = 2 if components["unet"].inputs[0].shape[0] == 2 else 1
     return Manifest(
         schema_version=SCHEMA_VERSION,

@@ -30,7 +30,7 @@ def golden_record(
         golden = old.golden
         if writer.adopt_files(golden.files):
             return golden
-    if recorder is None or not manifest.is_whole:
+    if recorder is None or not manifest.can_draw:
         return None
     observer.phase(None, "golden")
     run = recorder(writer.preview(manifest))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sfmobile.bundle.choices import (
     ATTENTION_FORMS,
-    COMPONENTS,
     FLOAT_TYPES,
     FORMATS,
     TARGETS,
@@ -36,12 +36,17 @@ class ExportOptions:
     target: the earliest system the packages run on; `COREAI_TARGET` for .aimodels. attention: see
     `sfmobile.nets.attention`.
     bits, group_size, recipe: palettization of the weights; `recipe` excludes the other two. None leaves fp16.
-    components: which to (re)build. latent_size: (height, width), the checkpoint's own if None.
+    components: which to (re)build; None for all of the checkpoint's pipeline. latent_size: (height, width), the
+    checkpoint's own if None.
     guidance_batch: batch of the UNet; 2 runs the unconditional and the conditional half in one call.
     chunks: packages the UNet is cut into. multifunction: further functions in the packages, of the same weights: for
     `more_latent_sizes`, and for the UNet also for the other guidance batch. multifunction_decoder: for the decoder too;
     off, since iOS 18 was seen to crash while loading one (coremltools issue 2414), and then the other sizes can't be
     decoded.
+    both_batches: whether a UNet of several functions gets the other guidance batch too.
+    clip_skip: last layers of the text encoder to leave out, counted as diffusers does: 1 leaves out one. They are gone
+    for the negative prompt too, as elsewhere than in diffusers.
+    default_steps, default_guidance: of a picture that nobody asks otherwise for; the checkpoint's own without them.
     precision: float32 is for ONNX only; Core ML packages are float16.
     force: rebuild components that are whole and current. metadata: user-defined keys of every package.
     """
@@ -52,13 +57,17 @@ class ExportOptions:
     bits: int | None = None
     group_size: int | None = None
     recipe: Recipe | None = None
-    components: tuple[ComponentName, ...] = COMPONENTS
+    components: tuple[ComponentName, ...] | None = None
     latent_size: tuple[int, int] | None = None
     guidance_batch: Literal[1, 2] = 2
     chunks: int = 1
     multifunction: bool = False
     multifunction_decoder: bool = False
     more_latent_sizes: tuple[tuple[int, int], ...] = ()
+    both_batches: bool = True
+    clip_skip: int = 0
+    default_steps: int | None = None
+    default_guidance: float | None = None
     precision: FloatType = "float16"
     force: bool = False
     author: str = ""
@@ -72,10 +81,12 @@ class ExportOptions:
         _check_choice("attention form", self.attention, ATTENTION_FORMS)
         _check_choice("precision", self.precision, FLOAT_TYPES)
         _check_choice("guidance batch", self.guidance_batch, (1, 2))
-        if not self.components:
-            raise UsageError(f"No component chosen; expected at least one of {', '.join(COMPONENTS)}.")
-        for name in self.components:
-            _check_choice("component", name, COMPONENTS)
+        if self.components is not None and not self.components:
+            raise UsageError("No component chosen; name at least one, or leave it to the checkpoint's pipeline.")
+        if self.default_steps is not None and self.default_steps < 1:
+            raise UsageError(f"{self.default_steps} steps make no picture; expected 1 or more.")
+        if self.default_guidance is not None and not 0 <= self.default_guidance < math.inf:
+            raise UsageError(f"The guidance scale {self.default_guidance} makes no sense; expected 0 or more.")
         if self.recipe is not None and (self.bits is not None or self.group_size is not None):
             raise UsageError("A recipe already says bits and group size; give either the recipe or those.")
         compression = self.compression
@@ -153,7 +164,7 @@ class ExportOptions:
         sizes, batches = [latent_size], [self.guidance_batch]
         if (self.multifunction and component == "unet") or (self.multifunction_decoder and component == "decoder"):
             sizes += [size for size in self.more_latent_sizes if size not in sizes]
-        if self.multifunction and component == "unet":
+        if self.multifunction and self.both_batches and component == "unet":
             batches.append(1 if self.guidance_batch == 2 else 2)
         return tuple((height, width, batch) for height, width in sizes for batch in batches)
 
@@ -171,6 +182,8 @@ class ExportOptions:
             "guidance_batch": self.guidance_batch,
             "chunks": self.chunks,
             "functions": [list(shapes) for shapes in self.functions("unet", latent_size)],
+            "default_steps": self.default_steps,
+            "default_guidance": self.default_guidance,
         }
 
 

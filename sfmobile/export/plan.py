@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sfmobile.bundle.manifest import ComponentName, TensorRecord
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.compress.recipe import LayerRecipe, Recipe, compressible, compressible_layers, stored_bytes
-from sfmobile.export.component import SPECS, setting_for
+from sfmobile.export.component import chosen_components, component_specs, fitted, setting_for
 from sfmobile.export.coreai_asset import stored_as
 from sfmobile.export.options import ExportOptions
 
@@ -46,9 +46,12 @@ class ExportPlan:
 
 def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     """Plan without touching the disk. Raises `UsageError` for sizes and recipes that don't fit the checkpoint."""
+    options = fitted(options, checkpoint)
+    checkpoint = checkpoint.with_clip_skip(options.clip_skip)
     setting = setting_for(checkpoint, options)
+    specs = component_specs(checkpoint)
     parts = []
-    for name in options.components:
+    for name in chosen_components(checkpoint, options):
         weights = checkpoint.state_dict(name)
         shapes = {key: tuple(weight.shape) for key, weight in weights.items()}
         recipe = options.compression
@@ -71,8 +74,8 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
                 parameters=parameters,
                 bytes=functions * graph + packages,
                 scratch_bytes=whole + (0 if stored_half else 2 * parameters),
-                inputs=SPECS[name].inputs(setting),
-                outputs=SPECS[name].outputs(setting),
+                inputs=specs[name].inputs(setting),
+                outputs=specs[name].outputs(setting),
             )
         )
     return ExportPlan(setting.latent_size, tuple(parts))

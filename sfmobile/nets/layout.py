@@ -134,7 +134,10 @@ class UNetLayout:
 
 @dataclass(frozen=True)
 class TextEncoderLayout:
-    """CLIP text transformer: token ids (B, max_length) to hidden states (B, hidden, 1, max_length)."""
+    """CLIP text transformer: token ids (B, max_length) to hidden states (B, hidden, 1, max_length).
+
+    max_length: the tokens that it is given; the checkpoint may hold positions for more. layers: those that run.
+    """
 
     hidden: int
     layers: int
@@ -170,6 +173,22 @@ class AutoencoderLayout:
         """The same autoencoder with half the decoder's channels (SnapFusion's efficient decoder)."""
         channels = tuple(width // 2 for width in self.decoder_channels)
         return replace(self, name=f"{self.name}-half", decoder_channels=channels)
+
+
+@dataclass(frozen=True)
+class TinyAutoencoderLayout:
+    """A tiny autoencoder's decoder (TAESD): blocks per resolution, from the lowest to the highest, all of one width."""
+
+    name: str
+    decoder_blocks: tuple[int, ...]
+    decoder_width: int = 64
+    latent_channels: int = 4
+    scaling_factor: float = 1.0
+
+    @property
+    def downsampling(self) -> int:
+        """Image pixels per latent pixel, each side."""
+        return int(2 ** (len(self.decoder_blocks) - 1))
 
 
 def _unet(

@@ -20,6 +20,7 @@ from torch import nn
 from typing_extensions import Self
 
 from sfmobile.bundle.manifest import ComponentName, TensorRecord
+from sfmobile.bundle.pipeline import GuidanceEmbeddingCondition
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.compress.palettize import palettize_weight, worker_count
 from sfmobile.compress.recipe import FULL_BITS, LayerRecipe, compressible_layers
@@ -29,7 +30,7 @@ from sfmobile.runtime.protocol import Arrays
 from sfmobile.sampling.ddim import DDIM
 from sfmobile.sampling.guidance import Guidance, UNetCall, is_guided
 from sfmobile.sampling.noise import initial_latents
-from sfmobile.sampling.time_embedding import sinusoid
+from sfmobile.sampling.time_embedding import guidance_sinusoid, sinusoid
 from sfmobile.sampling.tokenizer import Tokenizer
 from sfmobile.verify.signal import psnr
 
@@ -160,6 +161,14 @@ class LatentSignal:
         texts = [*runs.prompts, runs.negative_prompt]
         self.token_ids, states = encode_prompts(checkpoint, texts)
         self._conditional, self._unconditional = states[:-1], states[-1]
+        pipeline = checkpoint.pipeline
+        self._guided = is_guided(runs.guidance_scale) and not pipeline.takes_guidance
+        self._text = pipeline.text.input
+        self._others = {
+            condition.input: guidance_sinusoid(runs.guidance_scale, condition.dimension)
+            for condition in pipeline.conditions
+            if isinstance(condition, GuidanceEmbeddingCondition)
+        }
         self.calls: list[list[UNetCall]] = []
         self.latents = self._run(self.calls)
         self.peak = float(np.abs(self.latents).max())
@@ -178,7 +187,7 @@ class LatentSignal:
     def samples(self, prompts: int | None = None) -> list[SampleRun]:
         """The first `prompts` runs as chains of calls; the signal's square sums to the latents' mean squared error."""
         scale = self.runs.guidance_scale
-        rows = np.array([1 - scale, scale] if is_guided(scale) else [1.0])
+        rows = np.array([1 - scale, scale] if self._guided else [1.0])
         factors = [step_factors(self._ddim, timestep, self.runs.steps) for timestep in self.timesteps]
         return [
             SampleRun(
@@ -191,19 +200,21 @@ class LatentSignal:
             for run in self.calls[:prompts]
         ]
 
+    def _conditions(self, states: np.ndarray) -> dict[str, np.ndarray]:
+        return {self._text: states, **self._others}
+
     def _run(self, record: list[list[UNetCall]] | None) -> Float32:
         """Denoise every prompt; (prompts, C, H, W)."""
         runs = self.runs
-        shape = (1, self._checkpoint.unet_layout.in_channels, *runs.latent_size)
+        shape = (1, self._checkpoint.autoencoder_layout.latent_channels, *runs.latent_size)
         finals = []
         for number, conditional in enumerate(self._conditional):
             latents = initial_latents(runs.seed + number, shape)
-            guided = is_guided(runs.guidance_scale)
             guidance = Guidance(
-                batch=2 if guided else 1,
+                batch=2 if self._guided else 1,
                 scale=runs.guidance_scale,
-                conditional=conditional,
-                unconditional=self._unconditional if guided else None,
+                conditional=self._conditions(conditional),
+                unconditional=self._conditions(self._unconditional) if self._guided else None,
             )
             calls: list[UNetCall] = []
             for timestep in self.timesteps:

@@ -66,6 +66,7 @@ def open_source(
             "name its directory with --source."
         )
     checkpoint = given if isinstance(given, Checkpoint) else Checkpoint.open(find_checkpoint(Path(given or recorded)))
+    checkpoint = checkpoint.with_clip_skip(bundle.manifest.pipeline.text.skipped_layers)
     observer = observer or Observer()
     for name, record in bundle.manifest.components.items():
         total = sum(weight.nbytes for weight in checkpoint.state_dict(name).values())

@@ -66,7 +66,7 @@ class TorchRuntime:
                     "with --source."
                 )
             source = Checkpoint.open(root)
-        self.source = source
+        self.source = source.with_clip_skip(bundle.manifest.pipeline.text.skipped_layers)
 
     def describe(self) -> str:
         """E.g. "torch fp32 (torch 2.13.0 CPU)"."""

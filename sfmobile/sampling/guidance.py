@@ -3,6 +3,7 @@
     guided = unconditional + scale * (conditional - unconditional)
 
 Batch 2: one call, rows (unconditional, conditional). Batch 1: two calls, the same numbers.
+A UNet that takes the scale as an input (a guidance embedding) is called once, with the prompt alone, at every scale.
 At scale 1 (and below, as in diffusers) the formula is the conditional prediction alone: a batch-1 UNet is called once,
 half the work; a batch-2 UNet, whose shape can't change, gets the conditional text in both rows and the first row
 is used. The negative prompt isn't encoded then. Models meant for guidance 1 are best exported with batch 1.
@@ -13,12 +14,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 
 from sfmobile.errors import GateError, UsageError
 from sfmobile.runtime.protocol import LoadedComponent
+
+# Inputs of the UNet beside latents and time, by name, each of one row.
+Conditions: TypeAlias = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -52,13 +56,14 @@ def is_guided(scale: float) -> bool:
 class Guidance:
     """Guidance for one prompt.
 
-    conditional: hidden states (1, C, 1, S). unconditional: the negative prompt's, None if `scale` is at most 1.
+    conditional: what steers the UNet, by the name of its input, one row each: hidden states (1, C, 1, S) first of all.
+    unconditional: the same for the negative prompt; None if the scale is at most 1 or one of the conditions.
     """
 
     batch: Literal[1, 2]
     scale: float
-    conditional: np.ndarray
-    unconditional: np.ndarray | None
+    conditional: Conditions
+    unconditional: Conditions | None
 
     def predict(self, unet: LoadedComponent, latents: np.ndarray, time_embedding: np.ndarray) -> GuidedPrediction:
         """Guided prediction for latents (1, C, H, W) and their time embedding (1, D, 1, 1).
@@ -74,19 +79,19 @@ class Guidance:
             unconditional, conditional = call.model_output[:1], call.model_output[1:]
         else:
             calls = tuple(
-                self._call(unet, latents, time_embedding, [states]) for states in (self.unconditional, self.conditional)
+                self._call(unet, latents, time_embedding, [row]) for row in (self.unconditional, self.conditional)
             )
             unconditional, conditional = (call.model_output for call in calls)
         guided = unconditional + np.float32(self.scale) * (conditional - unconditional)
         return GuidedPrediction(guided, calls)
 
     def _call(
-        self, unet: LoadedComponent, latents: np.ndarray, time_embedding: np.ndarray, states: list[np.ndarray]
+        self, unet: LoadedComponent, latents: np.ndarray, time_embedding: np.ndarray, rows: list[Conditions]
     ) -> UNetCall:
         inputs = {
-            "latents": np.repeat(latents, len(states), axis=0),
-            "time_embedding": np.repeat(time_embedding, len(states), axis=0),
-            "encoder_hidden_states": np.concatenate(states, axis=0),
+            "latents": np.repeat(latents, len(rows), axis=0),
+            "time_embedding": np.repeat(time_embedding, len(rows), axis=0),
+            **{name: np.concatenate([row[name] for row in rows], axis=0) for name in rows[0]},
         }
         output = unet.predict(inputs)["model_output"]
         check_finite(output, "UNet")

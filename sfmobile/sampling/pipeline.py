@@ -14,6 +14,8 @@ from typing_extensions import Self
 
 from sfmobile.bundle.directory import Bundle
 from sfmobile.bundle.manifest import ComponentName, Manifest
+from sfmobile.bundle.pipeline import GuidanceEmbeddingCondition, TextCondition
+from sfmobile.errors import UsageError
 from sfmobile.observer import Observer
 from sfmobile.runtime.opening import RuntimeRequest, open_bundle
 from sfmobile.runtime.protocol import LoadedComponent, Runtime
@@ -21,7 +23,7 @@ from sfmobile.sampling.ddim import DDIM
 from sfmobile.sampling.guidance import Guidance, UNetCall, check_finite, check_scale, is_guided
 from sfmobile.sampling.noise import initial_latents
 from sfmobile.sampling.picture import Picture, to_pixels
-from sfmobile.sampling.time_embedding import sinusoid
+from sfmobile.sampling.time_embedding import guidance_sinusoid, sinusoid
 from sfmobile.sampling.tokenizer import Tokenizer
 from sfmobile.tables import shortened
 
@@ -76,6 +78,12 @@ class TextToImage:
     """
 
     def __init__(self, runtime: Runtime, manifest: Manifest, tokenizer: Tokenizer, *, keep_loaded: bool = True) -> None:
+        """Raises `UsageError` for a bundle of a task that sfmobile can't run."""
+        if manifest.pipeline.task != "text-to-image":
+            raise UsageError(
+                f"'{manifest.name}' is for {manifest.pipeline.task}, which sfmobile can't run yet; its components can "
+                "be inspected, verified and benchmarked one by one."
+            )
         self.runtime = runtime
         self.manifest = manifest
         self.tokenizer = tokenizer
@@ -115,6 +123,16 @@ class TextToImage:
         check_finite(states, "text encoder")
         return states
 
+    def conditions(self, prompt: str, scale: float) -> dict[str, np.ndarray]:
+        """What steers the UNet beside latents and time, by the name of its input, one row each."""
+        found: dict[str, np.ndarray] = {}
+        for condition in self.manifest.pipeline.conditions:
+            if isinstance(condition, TextCondition):
+                found[condition.input] = self.encode(prompt)
+            elif isinstance(condition, GuidanceEmbeddingCondition):
+                found[condition.input] = guidance_sinusoid(scale, condition.dimension)
+        return found
+
     def latent_shape(self) -> tuple[int, int, int, int]:
         """Shape of the latents, batch 1."""
         latents = self.manifest.latents
@@ -139,11 +157,12 @@ class TextToImage:
     def _denoise(
         self, request: Request, latents: np.ndarray, timesteps: np.ndarray, count: int, scale: float
     ) -> Iterator[Step]:
+        guided_outside = is_guided(scale) and not self.manifest.pipeline.takes_guidance
         guidance = Guidance(
             batch=self.manifest.guidance.batch,
             scale=scale,
-            conditional=self.encode(request.prompt),
-            unconditional=self.encode(request.negative_prompt) if is_guided(scale) else None,
+            conditional=self.conditions(request.prompt, scale),
+            unconditional=self.conditions(request.negative_prompt, scale) if guided_outside else None,
         )
         self._done_with("text_encoder")
         unet = self.component("unet")

@@ -1,4 +1,4 @@
-"""The sinusoid of a timestep, computed by the host: in fp16 inside the graph its sine is off by 0.27 at t = 981."""
+"""Sinusoids of timestep and guidance scale, computed by the host: in an fp16 graph the sine at 981 is off by 0.27."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sfmobile.bundle.manifest import TimeEmbeddingRecord
 from sfmobile.errors import UsageError
 
 
-def sinusoid(timesteps: Sequence[int] | np.ndarray, record: TimeEmbeddingRecord) -> np.ndarray:
+def sinusoid(timesteps: Sequence[float] | np.ndarray, record: TimeEmbeddingRecord) -> np.ndarray:
     """Embed timesteps (B,) as float32 (B, dimension, 1, 1).
 
     Entry i of each half is sin or cos of t * max_period^(-i / (dimension / 2 - frequency_shift)) (arXiv 1706.03762,
@@ -27,3 +27,13 @@ def sinusoid(timesteps: Sequence[int] | np.ndarray, record: TimeEmbeddingRecord)
     angles = (np.asarray(timesteps, np.float32)[:, None] * frequencies[None, :]).astype(np.float64)
     parts = (np.cos(angles), np.sin(angles)) if record.flip_sin_to_cos else (np.sin(angles), np.cos(angles))
     return np.expand_dims(np.concatenate(parts, axis=1).astype(np.float32), (2, 3))
+
+
+def guidance_sinusoid(scale: float, dimension: int) -> np.ndarray:
+    """Embed a guidance scale as float32 (1, dimension, 1, 1), for a UNet that takes it as an input.
+
+    The sinusoid of 1000 times w = scale - 1, sines first, as the consistency distillation was trained with it (arXiv
+    2310.04378, section 4.3). diffusers' `get_guidance_scale_embedding`.
+    """
+    record = TimeEmbeddingRecord(dimension=dimension, flip_sin_to_cos=False, frequency_shift=1.0)
+    return sinusoid(np.array([scale - 1], np.float32) * np.float32(1000.0), record)

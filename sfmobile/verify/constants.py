@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sfmobile.checkpoint.tokenizer import copy_tokenizer, read_tokenizer
-from sfmobile.export.component import SPECS, Setting
+from sfmobile.export.component import Setting, component_specs
 from sfmobile.files import sha256_of_file
 
 if TYPE_CHECKING:
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 def constant_faults(bundle: Bundle, checkpoint: Checkpoint) -> list[str]:
     """Every constant of the manifest that isn't what the checkpoint says, in words; none is what ought to be."""
     manifest = bundle.manifest
+    # Whoever exported may have chosen other defaults than the checkpoint's.
+    checkpoint = checkpoint.with_defaults(
+        manifest.options.get("default_steps"), manifest.options.get("default_guidance")
+    )
     layout = checkpoint.autoencoder_layout
     pairs: tuple[tuple[str, Mapping[str, Any], Mapping[str, Any]], ...] = (
         ("pipeline", manifest.pipeline.model_dump(), checkpoint.pipeline.model_dump()),
@@ -73,8 +77,12 @@ def _border_faults(bundle: Bundle, checkpoint: Checkpoint) -> Iterator[str]:
     """Names and shapes at the border of each component, against what its network takes and gives."""
     manifest = bundle.manifest
     setting = Setting(checkpoint, (manifest.latents.height, manifest.latents.width), manifest.guidance.batch)
+    specs = component_specs(checkpoint)
     for name, record in manifest.components.items():
-        spec = SPECS[name]
+        if name not in specs:
+            yield f"{name} is a component of the manifest and none of the checkpoint's pipeline"
+            continue
+        spec = specs[name]
         found = {tensor.name: tensor.shape for tensor in _border(record)}
         expected = {tensor.name: tensor.shape for tensor in (*spec.inputs(setting), *spec.outputs(setting))}
         if found != expected:

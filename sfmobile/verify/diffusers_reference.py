@@ -9,7 +9,6 @@ our networks in torch fp32 with the source's weights, at every step.
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 # Two readings of one checkpoint in torch fp32 differ by the order of sums; families agree at 92 dB and more.
 READING_GATE_DB = 80.0
-NETWORK_CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
+NETWORK_CLASSES = {"unet": ("UNet2DConditionModel",), "vae": ("AutoencoderKL", "AutoencoderTiny")}
 # Weights in fp32, and as much again for activations and for both networks' copies in turn.
 MEMORY_FACTOR = 2.5
 
@@ -52,8 +51,8 @@ def why_not(checkpoint: Checkpoint) -> str | None:
         if importlib.util.find_spec(package) is None:
             return f"{package} isn't installed"
     for folder, expected in NETWORK_CLASSES.items():
-        found = read_config(checkpoint.root / folder / "config.json").get("_class_name", expected)
-        if found != expected:
+        found = read_config(checkpoint.root / folder / "config.json").get("_class_name", expected[0])
+        if found not in expected:
             return f"its {folder} is of the class {found}, which diffusers doesn't have"
     needed = MEMORY_FACTOR * 4 * sum(checkpoint.parameters(part) for part in checkpoint.parts)
     available = psutil.virtual_memory().available
@@ -75,11 +74,12 @@ def compare_reading(
     scale = manifest.guidance.default_scale if request.guidance_scale is None else request.guidance_scale
     noise = initial_latents(request.seed, ours.latent_shape())
     texts = {"prompt": request.prompt}
-    if is_guided(scale):
+    if is_guided(scale) and not manifest.pipeline.takes_guidance:
         texts["negative prompt"] = request.negative_prompt
     with _quiet():
         theirs = _Theirs(checkpoint)
-        found = theirs.run(texts, noise, steps, scale, manifest.latents.pixels_per_latent, advance)
+        skipped = manifest.pipeline.text.skipped_layers
+        found = theirs.run(texts, noise, steps, scale, skipped, manifest.latents.pixels_per_latent, advance)
         del theirs
     stages: list[Stage] = []
     for name, text in texts.items():
@@ -106,15 +106,20 @@ class _Theirs:
         import diffusers
         import torch
 
-        index = read_config(checkpoint.root / "model_index.json")
-        kind = getattr(diffusers, str(index.get("_class_name")), diffusers.StableDiffusionPipeline)
-        options: dict[str, Any] = {}
-        if "safety_checker" in inspect.signature(kind.__init__).parameters:
-            options = {"safety_checker": None, "requires_safety_checker": False}
+        # Pipelines that begin with a picture, and those of consistency models, hold this one's components.
+        kind = diffusers.StableDiffusionPipeline
         self.pipeline = kind.from_pretrained(
-            checkpoint.root, local_files_only=True, use_safetensors=True, **options
+            checkpoint.root,
+            local_files_only=True,
+            use_safetensors=True,
+            safety_checker=None,
+            requires_safety_checker=False,
         ).to(torch.float32)
         self.pipeline.set_progress_bar_config(disable=True)
+        encoder = self.pipeline.text_encoder
+        if not hasattr(encoder, "text_model"):
+            # Where diffusers 0.42 looks for the final norm if it skips layers; transformers 5 has it one floor higher.
+            object.__setattr__(encoder, "text_model", encoder)
         scheduler = self.pipeline.scheduler
         if not isinstance(scheduler, diffusers.DDIMScheduler):
             # Other samplers' files have no `clip_sample`, and DDIM's default is that of pixels, not of latents.
@@ -127,6 +132,7 @@ class _Theirs:
         noise: np.ndarray,
         steps: int,
         scale: float,
+        skipped_layers: int,
         pixels_per_latent: int,
         advance: Callable[[int], None],
     ) -> dict[str, np.ndarray]:
@@ -135,13 +141,15 @@ class _Theirs:
 
         pipeline = self.pipeline
         found: dict[str, np.ndarray] = {}
+        embeddings: dict[str, Any] = {}
         with torch.inference_mode():
             for name, text in texts.items():
                 ids = pipeline.tokenizer(
                     text, padding="max_length", max_length=pipeline.tokenizer.model_max_length, truncation=True
                 ).input_ids
                 found[f"{name}: tokens"] = np.asarray([ids], np.int32)
-                embedding, _ = pipeline.encode_prompt(text, "cpu", 1, False)
+                embedding, _ = pipeline.encode_prompt(text, "cpu", 1, False, clip_skip=skipped_layers or None)
+                embeddings[name] = embedding
                 found[f"{name}: embedding"] = embedding.permute(0, 2, 1)[:, :, None].numpy()
 
             def keep(_: Any, index: int, __: Any, values: dict[str, Any]) -> dict[str, Any]:
@@ -150,8 +158,7 @@ class _Theirs:
                 return {}
 
             image = pipeline(
-                texts["prompt"],
-                negative_prompt=texts.get("negative prompt"),
+                **_texts(texts, embeddings if skipped_layers else None),
                 num_inference_steps=steps,
                 guidance_scale=scale,
                 latents=torch.from_numpy(noise.copy()),
@@ -163,6 +170,14 @@ class _Theirs:
             decoded = pipeline.vae.decode(image / pipeline.vae.config.scaling_factor).sample
             found["picture"] = decoded.numpy()
         return found
+
+
+def _texts(texts: dict[str, str], embeddings: dict[str, Any] | None) -> dict[str, Any]:
+    """What diffusers' pipeline is told to draw: texts, or their embeddings, since it skips layers for the prompt alone
+    and never for the negative one."""
+    given: dict[str, Any] = texts if embeddings is None else embeddings
+    ending = "" if embeddings is None else "_embeds"
+    return {f"{name.replace(' ', '_')}{ending}": value for name, value in given.items()}
 
 
 @contextlib.contextmanager

@@ -120,7 +120,7 @@ def compare(
     exactness = reading = None
     if checkpoint is not None and all(record.format == "mlprogram" for record in bundle.manifest.components.values()):
         exactness = prove_exact(bundle, checkpoint, reference, observer)
-    if checkpoint is not None and bundle.manifest.is_whole:
+    if checkpoint is not None and bundle.manifest.can_draw:
         reading = prove_reading(bundle, checkpoint, drawings[0], observer)
     evaluations: list[EvaluationAgreement] = []
     for request in requests:

@@ -174,7 +174,7 @@ def compare_pictures(bundle: Bundle, runtime: Runtime, reference: Reference, adv
 
     A loop that breaks off on NaN or infinity has no picture: all of its values count as such.
     """
-    if not bundle.manifest.is_whole:
+    if not bundle.manifest.can_draw:
         return None
     found: list[Agreement] = []
     with TextToImage.of_bundle(bundle, runtime) as pipeline:

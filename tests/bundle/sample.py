@@ -14,7 +14,6 @@ from sfmobile.bundle.choices import Runs
 from sfmobile.bundle.digest import digest_tree
 from sfmobile.bundle.directory import Bundle
 from sfmobile.bundle.manifest import (
-    COMPONENTS,
     SCHEMA_VERSION,
     ComponentName,
     ComponentRecord,
@@ -144,7 +143,7 @@ def finish_bundle(writer: BundleWriter, components: dict[ComponentName, Componen
 
 def write_sample(root: Path, content: bytes = b"weights", **hashes: str) -> Bundle:
     with BundleWriter(root) as writer:
-        return finish_bundle(writer, {name: add_component(writer, name, content, **hashes) for name in COMPONENTS})
+        return finish_bundle(writer, {name: add_component(writer, name, content, **hashes) for name in TEXT_TO_IMAGE})
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sfmobile.bundle.directory import Bundle, BundleError, read_vector, reports_folder
-from sfmobile.bundle.manifest import COMPONENTS
+from sfmobile.bundle.pipeline import TEXT_TO_IMAGE
 from sfmobile.errors import ArtifactError
 from tests.bundle.mutate import mutate
 from tests.bundle.sample import BROKEN, SAMPLE, write_sample
@@ -37,7 +37,7 @@ def test_committed_sample_is_what_the_writer_writes(tmp_path: Path) -> None:
 def test_whole_bundle_opens_and_finds_its_parts(bundle_root: Path) -> None:
     bundle = Bundle.open(bundle_root)
     assert bundle.package("unet") == bundle_root / "UNet.mlpackage"
-    assert set(bundle.manifest.components) == set(COMPONENTS)
+    assert set(bundle.manifest.components) == set(TEXT_TO_IMAGE)
     assert (bundle.tokenizer_dir / "merges.txt").is_file()
     np.testing.assert_array_equal(bundle.golden("latents"), np.arange(4, dtype=np.float32))
 

@@ -17,7 +17,7 @@ import pytest
 from sfmobile.bundle import directory, store
 from sfmobile.bundle.digest import digest_file
 from sfmobile.bundle.directory import Bundle, BundleError, read_manifest
-from sfmobile.bundle.manifest import COMPONENTS
+from sfmobile.bundle.pipeline import TEXT_TO_IMAGE
 from sfmobile.bundle.store import BundleWriter, require_disk
 from sfmobile.errors import SfmobileError, UnavailableError, UsageError
 from sfmobile.files import json_text
@@ -60,7 +60,7 @@ def test_target_appears_only_when_whole(tmp_path: Path) -> None:
     target = tmp_path / "bundle"
     with BundleWriter(target) as writer:
         records = {}
-        for name in COMPONENTS:
+        for name in TEXT_TO_IMAGE:
             records[name] = add_component(writer, name)
             assert not target.exists()
         finish_bundle(writer, records)
@@ -246,7 +246,7 @@ def test_a_file_of_ones_own_is_not_replaced_by_one_of_the_new_bundle(tmp_path: P
     assert (target / taken).read_text() == "mine"
     (target / taken).unlink()
     with BundleWriter(target) as writer:
-        assert all(writer.reusable(name, SOURCE_SHA, OPTIONS_SHA) for name in COMPONENTS)
+        assert all(writer.reusable(name, SOURCE_SHA, OPTIONS_SHA) for name in TEXT_TO_IMAGE)
 
 
 @pytest.mark.parametrize("name", [".bundle.lock", ".bundle.partial", ".bundle.partial/.records", ".bundle.old"])

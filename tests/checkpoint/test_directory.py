@@ -258,7 +258,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda r: rewrite_json(r / "text_encoder/config.json", hidden_size=48),
         "'cross_attention_dim' is 24 and the text encoder gives 48",
     ),
-    "an inpainting UNet": (lambda r: rewrite_json(r / "unet/config.json", in_channels=9), "inpainting and other cond"),
+    "an inpainting UNet": (
+        lambda r: rewrite_json(r / "unet/config.json", in_channels=9),
+        "StableDiffusionInpaintPipeline",
+    ),
     "an autoencoder of other latents": (
         lambda r: rewrite_json(r / "vae/config.json", latent_channels=16),
         "'out_channels' is 4 and the autoencoder's latents have 16 channels",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sfmobile.bench.report import BenchReport, read_report
 from sfmobile.bundle.directory import Bundle
-from sfmobile.bundle.manifest import COMPONENTS
+from sfmobile.bundle.pipeline import TEXT_TO_IMAGE
 from sfmobile.cli import console
 from tests.bench.sample import bench
 from tests.cli.run import run
@@ -21,7 +21,7 @@ def test_every_component_and_the_loop_are_measured_with_names_to_the_figures(
     assert BenchReport.model_validate(json.loads(outcome.out)) == report
     assert report.runtime.kind == "mil" and report.runtime.precision == "fp16"
     assert report.bundle.name == bundle.manifest.name and report.machine.cores >= 1
-    assert tuple(report.components) == COMPONENTS
+    assert tuple(report.components) == TEXT_TO_IMAGE
     for name, latency in report.components.items():
         assert latency.predictions == 3
         assert 0 < latency.minimum_ms <= latency.median_ms <= latency.p95_ms

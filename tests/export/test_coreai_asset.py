@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sfmobile.bundle.choices import COMPONENTS
 from sfmobile.bundle.directory import Bundle
+from sfmobile.bundle.pipeline import TEXT_TO_IMAGE
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.compress.recipe import LayerRecipe
 from sfmobile.errors import ArtifactError, UnavailableError, UsageError
@@ -46,7 +46,7 @@ def text_of(path: Path) -> str:
     return str(AIModelAsset.load(path).program)
 
 
-@pytest.mark.parametrize("name", COMPONENTS)
+@pytest.mark.parametrize("name", TEXT_TO_IMAGE)
 def test_the_asset_computes_wide_what_the_network_does(bundle: Bundle, tiny_checkpoint: Checkpoint, name: str) -> None:
     """The file that ships, its float16 widened, against torch in fp32 with the checkpoint's own weights."""
     inputs = inputs_of(bundle, name)  # type: ignore[arg-type]

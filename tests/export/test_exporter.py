@@ -16,7 +16,8 @@ import torch
 
 from sfmobile.bundle.choices import Target
 from sfmobile.bundle.directory import Bundle
-from sfmobile.bundle.manifest import COMPONENTS, ComponentName, ComponentRecord, GoldenRecord
+from sfmobile.bundle.manifest import ComponentName, ComponentRecord, GoldenRecord
+from sfmobile.bundle.pipeline import TEXT_TO_IMAGE
 from sfmobile.bundle.store import BundleWriter
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.compress.recipe import ComponentRecipe, LayerRecipe, Recipe
@@ -121,14 +122,14 @@ def test_manifest_holds_the_checkpoints_constants(tiny_checkpoint: Checkpoint, e
 def test_second_run_reuses_everything(tiny_checkpoint: Checkpoint, bundle: Path) -> None:
     before = (bundle / "manifest.json").read_bytes()
     log = export(tiny_checkpoint, bundle, bits=6)
-    assert log.reused == list(COMPONENTS) and not log.built
+    assert log.reused == list(TEXT_TO_IMAGE) and not log.built
     assert (bundle / "manifest.json").read_bytes() == before
 
 
 def test_forced_run_builds_everything_anew_and_the_same(tiny_checkpoint: Checkpoint, bundle: Path) -> None:
     before = (bundle / "manifest.json").read_bytes()
     log = export(tiny_checkpoint, bundle, bits=6, force=True)
-    assert log.built == list(COMPONENTS) and not log.reused
+    assert log.built == list(TEXT_TO_IMAGE) and not log.reused
     assert (bundle / "manifest.json").read_bytes() == before
 
 

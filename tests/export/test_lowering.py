@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from sfmobile.bundle.manifest import COMPONENTS, ComponentName
+from sfmobile.bundle.manifest import ComponentName
+from sfmobile.bundle.pipeline import TEXT_TO_IMAGE
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.export import lowering
-from sfmobile.export.component import SPECS, Setting
+from sfmobile.export.component import Setting, component_specs
 from sfmobile.export.lowering import lower, trace, weight_names
 from sfmobile.export.torch_ops import attention, channel_layer_norm, group_norm, replace_modules
 from sfmobile.mlpackage.names import constant_name
@@ -34,7 +35,7 @@ def traced(tiny_checkpoint: Checkpoint) -> Traced:
     def exported(name: ComponentName, form: AttentionForm):
         net = half(tiny_checkpoint, name)
         set_attention_form(net, form)
-        return trace(net, SPECS[name].inputs(Setting(tiny_checkpoint, (8, 16), 2)))
+        return trace(net, component_specs(tiny_checkpoint)[name].inputs(Setting(tiny_checkpoint, (8, 16), 2)))
 
     return exported
 
@@ -52,7 +53,12 @@ def lowered(tiny_checkpoint: Checkpoint, traced: Traced) -> Lowered:
 
 def lower_anew(checkpoint: Checkpoint, traced: Traced, name: ComponentName, form: AttentionForm, target: str):
     setting = Setting(checkpoint, (8, 16), 2)
-    return lower(traced(name, form), SPECS[name].inputs(setting), SPECS[name].outputs(setting), target)
+    return lower(
+        traced(name, form),
+        component_specs(checkpoint)[name].inputs(setting),
+        component_specs(checkpoint)[name].outputs(setting),
+        target,
+    )
 
 
 def half(checkpoint: Checkpoint, name: ComponentName) -> nn.Module:
@@ -67,7 +73,7 @@ def modules(checkpoint: Checkpoint, name: ComponentName, kind: type[nn.Module]) 
     return sum(isinstance(module, kind) for module in checkpoint.load(name).modules())
 
 
-@pytest.mark.parametrize("name", COMPONENTS)
+@pytest.mark.parametrize("name", TEXT_TO_IMAGE)
 @pytest.mark.parametrize("form", ATTENTION_FORMS)
 def test_norms_are_single_operations_without_transposes(
     lowered: Lowered, tiny_checkpoint: Checkpoint, name: ComponentName, form: AttentionForm
@@ -79,7 +85,7 @@ def test_norms_are_single_operations_without_transposes(
     assert not found.keys() & {"square", "reduce_mean", "rsqrt", "sqrt", "real_div", "pow", "sub"}
 
 
-@pytest.mark.parametrize("name", COMPONENTS)
+@pytest.mark.parametrize("name", TEXT_TO_IMAGE)
 @pytest.mark.parametrize("form", ATTENTION_FORMS)
 @pytest.mark.parametrize("target", ["ios16", "ios18"])
 def test_nothing_is_wide_dynamic_or_trigonometric(
@@ -128,7 +134,10 @@ def test_queries_are_chunked_by_512_in_the_second_split_form(tiny_checkpoint: Ch
     net = half(tiny_checkpoint, "unet")
     set_attention_form(net, "split-einsum-v2")
     setting = Setting(tiny_checkpoint, (32, 40), 1)
-    inputs, outputs = SPECS["unet"].inputs(setting), SPECS["unet"].outputs(setting)
+    inputs, outputs = (
+        component_specs(tiny_checkpoint)["unet"].inputs(setting),
+        component_specs(tiny_checkpoint)["unet"].outputs(setting),
+    )
     program = lower(trace(net, inputs), inputs, outputs, "ios17")
     lengths = {op.outputs[0].shape[3] for op in program.functions["main"].operations if op.op_type == "softmax"}
     assert lengths == {512, 1280 % 512, 320}
@@ -157,14 +166,14 @@ def test_operations_are_named_by_module_and_weights_by_key(lowered: Lowered, tin
 
 def test_weight_names_lead_back_to_keys(tiny_checkpoint: Checkpoint) -> None:
     net = half(tiny_checkpoint, "decoder")
-    exported = trace(net, SPECS["decoder"].inputs(Setting(tiny_checkpoint, (8, 8), 2)))
+    exported = trace(net, component_specs(tiny_checkpoint)["decoder"].inputs(Setting(tiny_checkpoint, (8, 8), 2)))
     assert set(weight_names(exported).values()) == set(tiny_checkpoint.state_dict("decoder"))
 
 
 def test_inputs_and_outputs_have_the_contracts_names_and_types(lowered: Lowered, tiny_checkpoint: Checkpoint) -> None:
-    for name in COMPONENTS:
+    for name in TEXT_TO_IMAGE:
         function = lowered(name, "split-einsum", "ios16").functions["main"]
-        spec, setting = SPECS[name], Setting(tiny_checkpoint, (8, 16), 2)
+        spec, setting = component_specs(tiny_checkpoint)[name], Setting(tiny_checkpoint, (8, 16), 2)
         for record, (found, variable) in zip(spec.inputs(setting), function.inputs.items(), strict=True):
             assert (record.name, record.shape) == (found, tuple(variable.shape))
         (record,), (output,) = spec.outputs(setting), function.outputs
@@ -231,9 +240,12 @@ def test_passes_left_out_change_nothing(
 def test_a_program_that_is_not_float16_is_refused(tiny_checkpoint: Checkpoint) -> None:
     net = tiny_checkpoint.load("decoder", torch.float32)
     setting = Setting(tiny_checkpoint, (8, 8), 2)
-    wide = tuple(item.model_copy(update={"dtype": "float32"}) for item in SPECS["decoder"].inputs(setting))
+    wide = tuple(
+        item.model_copy(update={"dtype": "float32"})
+        for item in component_specs(tiny_checkpoint)["decoder"].inputs(setting)
+    )
     with pytest.raises(lowering.LoweringError, match="expected float16 throughout"):
-        lower(trace(net, wide), wide, SPECS["decoder"].outputs(setting), "ios17")
+        lower(trace(net, wide), wide, component_specs(tiny_checkpoint)["decoder"].outputs(setting), "ios17")
 
 
 def test_operators_compute_what_the_modules_they_replace_compute() -> None:
@@ -256,13 +268,13 @@ def test_operators_compute_what_the_modules_they_replace_compute() -> None:
 def test_network_with_operators_gives_the_same_result_and_keeps_its_keys(
     tiny_checkpoint: Checkpoint, form: AttentionForm
 ) -> None:
-    for name in COMPONENTS:
+    for name in TEXT_TO_IMAGE:
         plain, replaced = tiny_checkpoint.load(name), tiny_checkpoint.load(name)
         set_attention_form(plain, form)
         set_attention_form(replaced, form)
         replace_modules(replaced)
         assert replaced.state_dict().keys() == plain.state_dict().keys()
-        inputs = SPECS[name].inputs(Setting(tiny_checkpoint, (8, 16), 2))
+        inputs = component_specs(tiny_checkpoint)[name].inputs(Setting(tiny_checkpoint, (8, 16), 2))
         torch.manual_seed(1)
         arguments = [
             torch.randint(0, 500, item.shape) if item.dtype == "int32" else torch.randn(item.shape) for item in inputs

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 
-from sfmobile.bundle.manifest import COMPONENTS
+from sfmobile.bundle.pipeline import TEXT_TO_IMAGE
 from sfmobile.compress.recipe import ComponentRecipe, LayerRecipe, Recipe
 from sfmobile.errors import UsageError
 from sfmobile.export.options import ExportOptions
@@ -19,7 +20,8 @@ SIZE = (64, 64)
         ({"attention": "flash"}, "Unknown attention form 'flash'"),
         ({"format": "tflite"}, "Unknown format 'tflite'"),
         ({"components": ()}, "No component chosen"),
-        ({"components": ("vae",)}, "Unknown component 'vae'"),
+        ({"default_steps": 0}, "0 steps make no picture"),
+        ({"default_guidance": math.nan}, "The guidance scale nan makes no sense"),
         ({"guidance_batch": 3}, "Unknown guidance batch '3'"),
         ({"bits": 5}, "5 bits can't be stored"),
         ({"bits": 3}, "3 bits need target ios18, found ios17"),
@@ -39,7 +41,7 @@ def test_impossible_options_are_refused_at_once(wrong: dict[str, Any], sentence:
 
 def digests(**options: Any) -> dict[str, str]:
     size = options.pop("size", SIZE)
-    return {name: ExportOptions(**options).digest(name, size) for name in COMPONENTS}
+    return {name: ExportOptions(**options).digest(name, size) for name in TEXT_TO_IMAGE}
 
 
 @pytest.mark.parametrize(
@@ -50,20 +52,20 @@ def digests(**options: Any) -> dict[str, str]:
         ({"components": ("unet",)}, set()),
         ({"guidance_batch": 1}, {"unet"}),
         ({"size": (32, 32)}, {"unet", "decoder"}),
-        ({"bits": 6}, set(COMPONENTS)),
-        ({"target": "ios18"}, set(COMPONENTS)),
-        ({"attention": "original"}, set(COMPONENTS)),
-        ({"author": "A. U. Thor"}, set(COMPONENTS)),
-        ({"metadata": {"key": "value"}}, set(COMPONENTS)),
+        ({"bits": 6}, set(TEXT_TO_IMAGE)),
+        ({"target": "ios18"}, set(TEXT_TO_IMAGE)),
+        ({"attention": "original"}, set(TEXT_TO_IMAGE)),
+        ({"author": "A. U. Thor"}, set(TEXT_TO_IMAGE)),
+        ({"metadata": {"key": "value"}}, set(TEXT_TO_IMAGE)),
     ],
 )
 def test_an_option_rebuilds_the_components_it_changes_and_no_other(change: dict[str, Any], rebuilt: set[str]) -> None:
     before, after = digests(), digests(**change)
-    assert {name for name in COMPONENTS if before[name] != after[name]} == rebuilt
+    assert {name for name in TEXT_TO_IMAGE if before[name] != after[name]} == rebuilt
 
 
 def test_recipe_that_only_concerns_the_unet_rebuilds_the_unet() -> None:
     part = ComponentRecipe(layers={"conv_in": LayerRecipe(bits=8)})
     recipe = Recipe(default=LayerRecipe(bits=6), components={"unet": part})
     before, after = digests(bits=6), digests(recipe=recipe)
-    assert {name for name in COMPONENTS if before[name] != after[name]} == {"unet"}
+    assert {name for name in TEXT_TO_IMAGE if before[name] != after[name]} == {"unet"}

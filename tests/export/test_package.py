@@ -16,7 +16,7 @@ from sfmobile.bundle.manifest import TensorRecord
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.compress.palettize import palettize_weight
 from sfmobile.compress.recipe import LayerRecipe, compressible_layers
-from sfmobile.export.component import SPECS, Setting
+from sfmobile.export.component import Setting, component_specs
 from sfmobile.export.lookup_tables import palettize_program
 from sfmobile.export.lowering import lower, trace
 from sfmobile.export.package import PackageMetadata, write_package
@@ -35,11 +35,11 @@ def traced(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory
 
 
 def inputs(checkpoint: Checkpoint) -> tuple[TensorRecord, ...]:
-    return SPECS["decoder"].inputs(Setting(checkpoint, (8, 8), 2))
+    return component_specs(checkpoint)["decoder"].inputs(Setting(checkpoint, (8, 8), 2))
 
 
 def outputs(checkpoint: Checkpoint) -> tuple[TensorRecord, ...]:
-    return SPECS["decoder"].outputs(Setting(checkpoint, (8, 8), 2))
+    return component_specs(checkpoint)["decoder"].outputs(Setting(checkpoint, (8, 8), 2))
 
 
 def write(

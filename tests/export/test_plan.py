@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sfmobile.bundle.manifest import COMPONENTS
+from sfmobile.bundle.pipeline import TEXT_TO_IMAGE
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.compress.recipe import ComponentRecipe, LayerRecipe, Recipe
 from sfmobile.errors import UsageError
@@ -52,7 +52,7 @@ def test_wide_checkpoints_need_scratch_space_for_the_largest_component(tmp_path:
     checkpoint = Checkpoint.open(tmp_path / "wide")
     plan = plan_export(checkpoint, ExportOptions())
     scratch = plan.disk_bytes - sum(part.bytes for part in plan.components)
-    assert scratch == 2 * max(checkpoint.parameters(name) for name in COMPONENTS)
+    assert scratch == 2 * max(checkpoint.parameters(name) for name in TEXT_TO_IMAGE)
 
 
 def test_recipe_that_does_not_fit_is_refused_before_any_work(tiny_checkpoint: Checkpoint) -> None:

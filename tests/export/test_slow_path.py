@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from sfmobile.bundle.manifest import COMPONENTS, ComponentName
+from sfmobile.bundle.manifest import ComponentName
+from sfmobile.bundle.pipeline import TEXT_TO_IMAGE
 from sfmobile.checkpoint.directory import Checkpoint
-from sfmobile.export.component import SPECS, Setting
+from sfmobile.export.component import Setting, component_specs
 from sfmobile.export.exporter import export_bundle
 from sfmobile.export.options import ExportOptions
 from sfmobile.export.quiet import quiet
@@ -32,7 +33,7 @@ COMMON = ("conv", "matmul", "softmax", "silu", "gelu", "sigmoid", "concat", "gat
 
 
 def usual_package(checkpoint: Checkpoint, name: ComponentName, path: Path) -> None:
-    inputs = SPECS[name].inputs(Setting(checkpoint, (8, 8), 2))
+    inputs = component_specs(checkpoint)[name].inputs(Setting(checkpoint, (8, 8), 2))
     examples = tuple(
         torch.zeros(item.shape, dtype=torch.int32) if item.dtype == "int32" else torch.randn(item.shape)
         for item in inputs
@@ -41,7 +42,10 @@ def usual_package(checkpoint: Checkpoint, name: ComponentName, path: Path) -> No
         model = ct.convert(
             torch.jit.trace(checkpoint.load(name), examples),
             inputs=[ct.TensorType(name=i.name, shape=i.shape, dtype=np.dtype(i.dtype).type) for i in inputs],
-            outputs=[ct.TensorType(name=item.name) for item in SPECS[name].outputs(Setting(checkpoint, (8, 8), 2))],
+            outputs=[
+                ct.TensorType(name=item.name)
+                for item in component_specs(checkpoint)[name].outputs(Setting(checkpoint, (8, 8), 2))
+            ],
             minimum_deployment_target=ct.target.iOS17,
             skip_model_load=True,
         )
@@ -52,7 +56,7 @@ def kinds(program: Program) -> Counter[str]:
     return Counter(operation.kind for operation in program.operations)
 
 
-@pytest.mark.parametrize("name", COMPONENTS)
+@pytest.mark.parametrize("name", TEXT_TO_IMAGE)
 def test_programs_differ_only_where_explained_and_never_for_the_worse(
     tiny_checkpoint: Checkpoint, tmp_path: Path, name: ComponentName
 ) -> None:
@@ -78,7 +82,7 @@ def test_programs_differ_only_where_explained_and_never_for_the_worse(
     torch.manual_seed(0)
     inputs = {
         item.name: torch.randint(0, 500, item.shape) if item.dtype == "int32" else torch.randn(item.shape).half()
-        for item in SPECS[name].inputs(Setting(tiny_checkpoint, (8, 8), 2))
+        for item in component_specs(tiny_checkpoint)[name].inputs(Setting(tiny_checkpoint, (8, 8), 2))
     }
     with torch.no_grad():
         wide = [value.float() if value.is_floating_point() else value for value in inputs.values()]

@@ -189,6 +189,18 @@ def write_embeddings() -> None:
     write_json("embeddings.json", {"timesteps": TIMESTEPS, "records": EMBEDDINGS})
 
 
+def write_guidance_embeddings() -> None:
+    """guidance_embeddings.npy, a row for each scale of guidance_embeddings.json."""
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+    scales, dimension = (0.0, 1.0, 2.0, 7.5, 8.5, 14.0), 48
+    embed = StableDiffusionPipeline.get_guidance_scale_embedding
+    rows = [embed(None, torch.tensor(scale - 1).reshape(1), dimension) for scale in scales]
+    np.save(GOLDEN / "guidance_embeddings.npy", torch.cat(rows).numpy())
+    write_json("guidance_embeddings.json", {"scales": scales, "dimension": dimension})
+
+
 def write_guidance() -> None:
     """guidance.npy, rows: unconditional, conditional, and guided at the scales of guidance.json."""
     import torch
@@ -237,6 +249,7 @@ def main() -> None:
     write_noise()
     write_schedules()
     write_embeddings()
+    write_guidance_embeddings()
     write_guidance()
     write_pictures()
     write_arrays()

@@ -15,7 +15,7 @@ from sfmobile.checkpoint.tokenizer import read_tokenizer
 from sfmobile.sampling.ddim import DDIM
 from sfmobile.sampling.noise import initial_latents
 from sfmobile.sampling.picture import to_pixels
-from sfmobile.sampling.time_embedding import sinusoid
+from sfmobile.sampling.time_embedding import guidance_sinusoid, sinusoid
 from sfmobile.sampling.tokenizer import Tokenizer
 from tests.golden.generate import GOLDEN, TOKENIZER
 from tests.golden.texts import texts
@@ -88,6 +88,15 @@ def test_time_embeddings_equal_diffusers() -> None:
         # A frequency that differs in its last bit turns the angle of timestep t by t * 2^-24.
         bound = 2e-7 + np.array(golden["timesteps"])[:, None] * 2.0**-23
         assert (np.abs(found - load(f"embeddings/{index}.npy")) <= bound).all()
+
+
+def test_guidance_embeddings_equal_diffusers() -> None:
+    golden = read("guidance_embeddings.json")
+    expected = load("guidance_embeddings.npy")
+    for scale, row in zip(golden["scales"], expected, strict=True):
+        found = guidance_sinusoid(scale, golden["dimension"])
+        assert found.shape == (1, golden["dimension"], 1, 1)
+        assert np.abs(found.ravel() - row).max() <= 2e-7 + 1000 * abs(scale - 1) * 2.0**-23
 
 
 def test_pixels_equal_diffusers() -> None:

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from sfmobile.bundle.directory import Bundle
-from sfmobile.bundle.manifest import COMPONENTS, ComponentName, SourceRecord, TensorRecord
+from sfmobile.bundle.manifest import ComponentName, SourceRecord, TensorRecord
+from sfmobile.bundle.pipeline import TEXT_TO_IMAGE
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.errors import ArtifactError, UsageError
 from sfmobile.runtime.opening import open_runtime
@@ -61,7 +62,7 @@ def inputs_of(bundle: Bundle, name: ComponentName) -> dict[str, np.ndarray]:
     }
 
 
-@pytest.mark.parametrize("name", COMPONENTS)
+@pytest.mark.parametrize("name", TEXT_TO_IMAGE)
 def test_the_reference_is_the_checkpoints_own_network(
     tiny_checkpoint: Checkpoint, runtime_bundle: Bundle, name: ComponentName
 ) -> None:

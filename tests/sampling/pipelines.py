@@ -7,7 +7,6 @@ from typing import Literal
 
 from sfmobile.bundle.directory import Bundle
 from sfmobile.bundle.manifest import (
-    COMPONENTS,
     SCHEMA_VERSION,
     ComponentRecord,
     FileRecord,
@@ -17,8 +16,9 @@ from sfmobile.bundle.manifest import (
     SourceRecord,
     TokenizerRecord,
 )
+from sfmobile.bundle.pipeline import TEXT_TO_IMAGE
 from sfmobile.checkpoint.directory import Checkpoint
-from sfmobile.export.component import SPECS, Setting
+from sfmobile.export.component import Setting, component_specs
 from sfmobile.runtime.torch import TorchRuntime
 from sfmobile.sampling.pipeline import TextToImage
 
@@ -42,11 +42,11 @@ def manifest_of(
         pipeline=checkpoint.pipeline,
         components={
             name: ComponentRecord(
-                runs=SPECS[name].runs,
+                runs=component_specs(checkpoint)[name].runs,
                 format="mlprogram",
-                package=f"{SPECS[name].package}.mlpackage",
-                inputs=SPECS[name].inputs(setting),
-                outputs=SPECS[name].outputs(setting),
+                package=f"{component_specs(checkpoint)[name].package}.mlpackage",
+                inputs=component_specs(checkpoint)[name].inputs(setting),
+                outputs=component_specs(checkpoint)[name].outputs(setting),
                 compute_precision="float16",
                 attention="original",
                 compression=None,
@@ -54,9 +54,9 @@ def manifest_of(
                 bytes=0,
                 source_sha256=checkpoint.sha256(name),
                 options_sha256="0" * 64,
-                files={f"{SPECS[name].package}.mlpackage/Manifest.json": NO_FILE},
+                files={f"{component_specs(checkpoint)[name].package}.mlpackage/Manifest.json": NO_FILE},
             )
-            for name in COMPONENTS
+            for name in TEXT_TO_IMAGE
         },
         sampler=checkpoint.sampler,
         latents=LatentsRecord(

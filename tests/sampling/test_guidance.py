@@ -37,8 +37,9 @@ class LinearUNet:
 
 LATENTS = np.arange(16, dtype=np.float32).reshape(1, 1, 4, 4)
 TIME = np.full((1, 8, 1, 1), 0.5, np.float32)
-CONDITIONAL = np.full((1, 3, 1, 7), 2.0, np.float32)
-UNCONDITIONAL = np.full((1, 3, 1, 7), -1.0, np.float32)
+STATES = "encoder_hidden_states"
+CONDITIONAL = {STATES: np.full((1, 3, 1, 7), 2.0, np.float32)}
+UNCONDITIONAL = {STATES: np.full((1, 3, 1, 7), -1.0, np.float32)}
 
 
 @pytest.mark.parametrize(("batch", "calls"), [(2, 1), (1, 2)])
@@ -63,7 +64,8 @@ def test_calls_record_what_went_in_and_came_out() -> None:
     found = Guidance(2, 3.0, CONDITIONAL, UNCONDITIONAL).predict(LinearUNet(2), LATENTS, TIME)  # type: ignore[arg-type]
     (call,) = found.calls
     np.testing.assert_array_equal(call.inputs["latents"], np.concatenate([LATENTS, LATENTS]))
-    np.testing.assert_array_equal(call.inputs["encoder_hidden_states"], np.concatenate([UNCONDITIONAL, CONDITIONAL]))
+    expected = np.concatenate([UNCONDITIONAL[STATES], CONDITIONAL[STATES]])
+    np.testing.assert_array_equal(call.inputs[STATES], expected)
     assert call.model_output.shape == (2, 1, 4, 4)
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
+from sfmobile.checkpoint.description import DEFAULT_STEPS
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.errors import UsageError
 from sfmobile.nets.layout import UNetLayout
@@ -132,7 +133,7 @@ def test_defaults_are_the_manifests(tiny_checkpoint: Checkpoint) -> None:
     seen: list[Step] = []
     with reference_pipeline(tiny_checkpoint) as pipeline:
         picture = pipeline.generate(Request("a cat"), seen.append)
-    assert len(seen) == SD15_SCHEDULER.default_steps
+    assert len(seen) == DEFAULT_STEPS
     assert (picture.settings["steps"], picture.settings["guidance_scale"]) == (8, 7.5)
 
 
@@ -147,7 +148,7 @@ def test_settings_say_all_that_is_needed_to_draw_it_again(tiny_checkpoint: Check
         "seed": 9,
         "steps": 2,
         "guidance_scale": 2.5,
-        "scheduler": "ddim",
+        "sampler": "ddim",
         "model": "tiny",
         "source_sha256": "0" * 64,
         "prompt_tokens_dropped": 300 - 75,

@@ -29,6 +29,9 @@ public struct BundleManifest: Sendable, Equatable {
     /// Whether the bundle holds every component that its task takes.
     public var isWhole: Bool { componentNames.count == pipeline.components.count }
 
+    /// Whether the bundle draws pictures: it is whole, and its task is one that this harness runs.
+    public var canDraw: Bool { isWhole && pipeline.task == .textToImage }
+
     /// Every file that the manifest names, with its record.
     public var files: [String: FileRecord] {
         var files: [String: FileRecord] = [:]
@@ -82,6 +85,9 @@ public struct PipelineRecord: Sendable, Equatable {
     }
     public enum Task: String, Sendable, CaseIterable {
         case textToImage = "text-to-image"
+        case inpainting
+        case instructedEditing = "instructed-editing"
+        case depthToImage = "depth-to-image"
     }
 
     public let family: Family
@@ -90,19 +96,33 @@ public struct PipelineRecord: Sendable, Equatable {
     public let components: [ComponentName]
     public let conditions: [ConditionRecord]
     public let defaultSteps: Int
+
+    /// Whether the UNet takes the guidance scale as an input: it is called once a step, with the prompt alone.
+    public var takesGuidance: Bool {
+        for case .guidanceEmbedding in conditions { return true }
+        return false
+    }
 }
 
 /// What a call of the UNet takes beside latents and time, under the name of its input.
 public enum ConditionRecord: Sendable, Equatable {
     /// The prompt's hidden states: tokens of a tokenizer through a text encoder.
-    case text(input: String, component: ComponentName, tokenizer: String)
+    case text(input: String, component: ComponentName, tokenizer: String, skippedLayers: Int)
     /// The guidance scale as an input of a UNet that was distilled with it (arXiv 2310.04378, section 4.3): the host
     /// computes a sinusoid of `dimension` values, sines first, of 1000 times (scale - 1).
     case guidanceEmbedding(input: String, dimension: Int)
+    /// Further channels of an input, behind the noisy latents: a mask and the masked picture's latents, a picture's, a
+    /// depth map.
+    case concatenated(input: String, content: Content, channels: Int)
+
+    public enum Content: String, Sendable, CaseIterable {
+        case maskAndMaskedPicture = "mask_and_masked_picture"
+        case picture, depth
+    }
 
     public var input: String {
         switch self {
-        case .text(let input, _, _), .guidanceEmbedding(let input, _): input
+        case .text(let input, _, _, _), .guidanceEmbedding(let input, _), .concatenated(let input, _, _): input
         }
     }
 }

@@ -2,15 +2,18 @@
 ///
 /// With a UNet of batch 2 one call, rows (unconditional, conditional); with batch 1 two calls. At a scale of 1 or less
 /// there is no unconditional prediction: a UNet of batch 1 is called once; one of batch 2, whose shape is fixed, gets
-/// the conditional text in both rows and its first row is used.
+/// the conditional text in both rows and its first row is used. A UNet that takes the scale as an input is called once.
 public struct ClassifierFreeGuidance: Sendable {
     public let batch: Int
     public let scale: Float
-    public let conditional: HostTensor
-    /// The negative prompt's hidden states; nil if the scale needs none.
-    public let unconditional: HostTensor?
-    /// What the UNet gets as hidden states, call by call: made once, so that a runner can keep its own copy.
-    private let states: [HostTensor]
+    /// Inputs of the UNet beside latents and time, by name, each of one row.
+    public typealias Conditions = [String: HostTensor]
+
+    public let conditional: Conditions
+    /// The same for the negative prompt; nil if the scale needs none, or is one of the conditions.
+    public let unconditional: Conditions?
+    /// What the UNet gets of them, call by call: made once, so that a runner can keep its own copy.
+    private let rows: [Conditions]
 
     /// A scale is finite and not negative. Throws `UsageError`.
     public static func check(scale: Double) throws {
@@ -22,23 +25,28 @@ public struct ClassifierFreeGuidance: Sendable {
     /// Whether `scale` needs the unconditional prediction.
     public static func isGuided(_ scale: Double) -> Bool { scale > 1 }
 
-    /// Hidden states have the shape (1, C, 1, S).
-    public init(batch: Int, scale: Double, conditional: HostTensor, unconditional: HostTensor?) throws {
+    /// Hidden states have the shape (1, C, 1, S). Throws `UsageError` for another batch than 1 and 2.
+    public init(batch: Int, scale: Double, conditional: Conditions, unconditional: Conditions?) throws {
         self.batch = batch
         self.scale = Float(scale)
         self.conditional = conditional
         self.unconditional = unconditional
+        func both(_ first: Conditions, _ second: Conditions) throws -> Conditions {
+            var joined: Conditions = [:]
+            for (name, row) in first { joined[name] = try HostTensor.concatenating([row, second[name] ?? row]) }
+            return joined
+        }
         switch (batch, unconditional) {
-        case (1, nil): states = [conditional]
-        case (1, let unconditional?): states = [unconditional, conditional]
-        case (2, nil): states = [try HostTensor.concatenating([conditional, conditional])]
-        case (2, let unconditional?): states = [try HostTensor.concatenating([unconditional, conditional])]
+        case (1, nil): rows = [conditional]
+        case (1, let unconditional?): rows = [unconditional, conditional]
+        case (2, nil): rows = [try both(conditional, conditional)]
+        case (2, let unconditional?): rows = [try both(unconditional, conditional)]
         default: throw UsageError("a guidance batch of \(batch) is neither 1 nor 2.")
         }
     }
 
     /// How often the UNet is called for one step.
-    public var calls: Int { states.count }
+    public var calls: Int { rows.count }
 
     /// The guided output (1, C, H, W) for latents of that shape. `embedding` is of the UNet's batch.
     ///
@@ -46,12 +54,11 @@ public struct ClassifierFreeGuidance: Sendable {
     public func callAsFunction(
         latents: HostTensor, embedding: HostTensor, predict: @Sendable ([String: HostTensor]) async throws -> HostTensor
     ) async throws -> HostTensor {
-        let rows = batch == 2 ? try HostTensor.concatenating([latents, latents]) : latents
+        let repeated = batch == 2 ? try HostTensor.concatenating([latents, latents]) : latents
         var outputs: [HostTensor] = []
-        for states in states {
-            let output = try await predict([
-                "latents": rows, "time_embedding": embedding, "encoder_hidden_states": states,
-            ])
+        for conditions in rows {
+            let given: Conditions = ["latents": repeated, "time_embedding": embedding]
+            let output = try await predict(given.merging(conditions) { first, _ in first })
             outputs += try output.split(into: batch)
         }
         guard unconditional != nil else { return outputs[0] }

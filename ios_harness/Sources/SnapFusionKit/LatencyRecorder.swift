@@ -230,7 +230,9 @@ public struct LatencyRecorder: Sendable {
         progress(done + 1, total, "loop: warm-up")
         let request = options.request
         let scale = request.guidanceScale ?? bundle.manifest.guidance.defaultScale
-        let calls = ClassifierFreeGuidance.isGuided(scale) && bundle.manifest.guidance.batch == 1 ? 2 : 1
+        let manifest = bundle.manifest
+        let isGuided = ClassifierFreeGuidance.isGuided(scale) && !manifest.pipeline.takesGuidance
+        let calls = isGuided && manifest.guidance.batch == 1 ? 2 : 1
         var textEncoder = 0.0
         var steps: [Double] = []
         var result: LoopLatency?

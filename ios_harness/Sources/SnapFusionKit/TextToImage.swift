@@ -10,8 +10,14 @@ public struct TextToImage: Sendable {
     public let timeEmbedding: TimeEmbedding
     public let keepLoaded: Bool
 
-    /// Throws `FileFormatError` or `UsageError` if the bundle's tokenizer or constants can't be used.
+    /// Throws `FileFormatError` or `UsageError` if the bundle's tokenizer or constants can't be used, or its task is none
+    /// that this harness runs.
     public init(bundle: ModelBundle, runner: any ComponentRunner, keepLoaded: Bool = true) throws {
+        guard bundle.manifest.pipeline.task == .textToImage else {
+            throw UsageError(
+                "'\(bundle.manifest.name)' is for \(bundle.manifest.pipeline.task.rawValue), which this harness can't run "
+                    + "yet.")
+        }
         self.bundle = bundle
         self.runner = runner
         self.keepLoaded = keepLoaded
@@ -81,11 +87,12 @@ public struct TextToImage: Sendable {
         let start = ContinuousClock.now
         var loading = 0.0
         let tokens = tokenizer.encode(request.prompt)
-        let negative = ClassifierFreeGuidance.isGuided(scale) ? tokenizer.encode(request.negativePrompt) : nil
+        let isGuided = ClassifierFreeGuidance.isGuided(scale) && !manifest.pipeline.takesGuidance
+        let negative = isGuided ? tokenizer.encode(request.negativePrompt) : nil
         let encodingStart = ContinuousClock.now
-        let conditional = try await encode(tokens)
-        var unconditional: HostTensor?
-        if let negative { unconditional = try await encode(negative) }
+        let conditional = try await conditions(tokens, scale)
+        var unconditional: ClassifierFreeGuidance.Conditions?
+        if let negative { unconditional = try await conditions(negative, scale) }
         report(.encoded(tokens: tokens, negativeTokens: negative, seconds: encodingStart.secondsSince()))
         await doneWith(.textEncoder)
 
@@ -158,6 +165,20 @@ public struct TextToImage: Sendable {
         return try await context.guidance(latents: latents, embedding: embedding) { inputs in
             try await predict(.unet, inputs, output: "model_output", step: index + 1)
         }
+    }
+
+    /// What steers the UNet beside latents and time, by the name of its input, one row each.
+    private func conditions(_ tokens: [Int32], _ scale: Double) async throws -> ClassifierFreeGuidance.Conditions {
+        var found: ClassifierFreeGuidance.Conditions = [:]
+        for condition in bundle.manifest.pipeline.conditions {
+            switch condition {
+            case .text(let input, _, _, _): found[input] = try await encode(tokens)
+            case .guidanceEmbedding(let input, let dimension):
+                found[input] = try TimeEmbedding.guidance(scale: scale, dimension: dimension)
+            case .concatenated: break  // Of tasks that are refused.
+            }
+        }
+        return found
     }
 
     /// Hidden states (1, C, 1, S) of token ids.

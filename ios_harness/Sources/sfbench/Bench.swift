@@ -49,7 +49,7 @@ struct Bench: AsyncParsableCommand {
             bundle: engine.bundle,
             options: LatencyRecorder.Options(
                 predictions: predictions, components: components, request: request,
-                loop: loop && manifest.isWhole,
+                loop: loop && manifest.canDraw,
                 control: engine.makeControl == nil || manifest.components[.unet] == nil ? [] : [.unet]),
             progress: { note("\($0)/\($1) \($2)") }, makeRunner: { try engine.makeRunner() })
         let budget = try budget.map { try LatencyBudget(contentsOf: URL(fileURLWithPath: $0)) }

@@ -16,8 +16,9 @@ final class GuidanceTests: XCTestCase {
         }
     }
 
-    private func states(_ value: Float) throws -> HostTensor {
-        try HostTensor(shape: [1, 2, 1, 3], [Float](repeating: value, count: 6))
+    private func conditions(_ value: Float) throws -> ClassifierFreeGuidance.Conditions {
+        let states = try HostTensor(shape: [1, 2, 1, 3], [Float](repeating: value, count: 6))
+        return ["encoder_hidden_states": states]
     }
 
     /// A UNet whose output is latents times the first value of each row's hidden states, and the calls it got.
@@ -40,7 +41,7 @@ final class GuidanceTests: XCTestCase {
     ) async throws -> (HostTensor, Calls, ClassifierFreeGuidance) {
         let calls = Calls()
         let guidance = try ClassifierFreeGuidance(
-            batch: batch, scale: scale, conditional: states(3), unconditional: unconditional.map(states))
+            batch: batch, scale: scale, conditional: conditions(3), unconditional: unconditional.map(conditions))
         let latents = try HostTensor(shape: [1, 1, 1, 4], [1, 2, 3, 4] as [Float])
         let embedding = try HostTensor(shape: [batch, 2, 1, 1], [Float](repeating: 0, count: 2 * batch))
         let output = try await guidance(latents: latents, embedding: embedding) { try await calls.unet($0) }

@@ -43,6 +43,22 @@ final class TimeEmbeddingTests: XCTestCase {
         print("time embedding: largest difference \(worst)")
     }
 
+    func testAGuidanceScaleIsEmbeddedAsInDiffusers() throws {
+        struct Scales: Decodable {
+            let scales: [Double]
+            let dimension: Int
+        }
+        let golden = try GoldenFiles.json("guidance_embeddings.json", as: Scales.self)
+        let expected = try GoldenFiles.floats("guidance_embeddings.npy")
+        for (row, scale) in golden.scales.enumerated() {
+            let found = try TimeEmbedding.guidance(scale: scale, dimension: golden.dimension)
+            XCTAssertEqual(found.shape, [1, golden.dimension, 1, 1])
+            let reference = Array(expected[row * golden.dimension..<(row + 1) * golden.dimension])
+            let bound = 2e-7 + Float(abs(scale - 1)) * 1000 * 0x1p-23
+            XCTAssertLessThanOrEqual(maxDifference(found.floats, reference), bound, "scale \(scale)")
+        }
+    }
+
     func testBatchRepeatsTheRow() throws {
         let embedding = try TimeEmbedding(TimeEmbeddingRecord(dimension: 8))
         let one = try embedding(timestep: 500, batch: 1)

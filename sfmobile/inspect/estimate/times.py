@@ -82,7 +82,7 @@ class Part:
 def calls_per_picture(manifest: Manifest, component: ComponentName, steps: int | None = None) -> int:
     """How often a guided picture calls a component: the prompt and its negative are encoded one by one."""
     count = manifest.pipeline.default_steps if steps is None else steps
-    guided = manifest.guidance.default_scale > 1
+    guided = manifest.guidance.default_scale > 1 and not manifest.pipeline.takes_guidance
     if component == "text_encoder":
         return 2 if guided else 1
     if component == "unet":

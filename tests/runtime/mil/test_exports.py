@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from sfmobile.bundle.directory import Bundle
-from sfmobile.bundle.manifest import COMPONENTS, ComponentName
+from sfmobile.bundle.manifest import ComponentName
+from sfmobile.bundle.pipeline import TEXT_TO_IMAGE
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.export.options import ExportOptions
 from sfmobile.mlpackage.program import load_program
@@ -45,7 +46,7 @@ def bundles(tiny_exports: SharedExports) -> dict[str, Bundle]:
     return {form: tiny_exports(options) for form, options in FORMS.items()}
 
 
-@pytest.mark.parametrize("name", COMPONENTS)
+@pytest.mark.parametrize("name", TEXT_TO_IMAGE)
 @pytest.mark.parametrize("form", FORMS)
 def test_our_exports_equal_the_reference(
     bundles: dict[str, Bundle], tiny_checkpoint: Checkpoint, form: str, name: ComponentName
@@ -59,7 +60,7 @@ def test_our_exports_equal_the_reference(
     assert psnr(half, reference) > 60
 
 
-@pytest.mark.parametrize("name", COMPONENTS)
+@pytest.mark.parametrize("name", TEXT_TO_IMAGE)
 @pytest.mark.parametrize("form", FORMS)
 def test_our_exports_translated_to_onnx_agree_with_the_evaluator(
     bundles: dict[str, Bundle], form: str, name: ComponentName
@@ -70,7 +71,7 @@ def test_our_exports_translated_to_onnx_agree_with_the_evaluator(
     assert psnr(translated, evaluated) > 100
 
 
-@pytest.mark.parametrize("name", COMPONENTS)
+@pytest.mark.parametrize("name", TEXT_TO_IMAGE)
 @pytest.mark.parametrize("form", FORMS)
 def test_every_norm_and_attention_of_our_exports_is_fused(
     bundles: dict[str, Bundle], form: str, name: ComponentName

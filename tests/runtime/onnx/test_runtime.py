@@ -12,7 +12,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from sfmobile.bundle.directory import Bundle
-from sfmobile.bundle.manifest import COMPONENTS, ComponentName
+from sfmobile.bundle.manifest import ComponentName
+from sfmobile.bundle.pipeline import TEXT_TO_IMAGE
 from sfmobile.errors import ArtifactError, UnavailableError
 from sfmobile.runtime.opening import open_runtime
 from tests.runtime.sample import COLOURS, TABLE, expected_output, sample_inputs
@@ -82,7 +83,7 @@ def test_a_file_that_isnt_what_the_manifest_says_is_an_artifact_error(runtime_bu
         open_runtime("onnx", onnx_bundle(runtime_bundle, tmp_path)).load("decoder")
 
 
-@pytest.mark.parametrize("name", COMPONENTS)
+@pytest.mark.parametrize("name", TEXT_TO_IMAGE)
 def test_ml_programs_are_translated(runtime_bundle: Bundle, name: ComponentName) -> None:
     runtime = open_runtime("onnx", runtime_bundle)
     assert runtime.describe().startswith("onnx fp32, translated from ML Programs (ONNX Runtime ")

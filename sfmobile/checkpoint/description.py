@@ -1,0 +1,179 @@
+"""What a checkpoint is: family, task, components and conditions, from the class of `model_index.json` and the configs.
+
+The class decides the task, never a guess from shapes: the same weights stand behind text-to-image and image-to-image
+pipelines, and a ControlNet's folder holds a whole Stable Diffusion beside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sfmobile.bundle.choices import Family, Task
+from sfmobile.bundle.pipeline import (
+    TEXT_TO_IMAGE,
+    ComponentKey,
+    ConcatenatedCondition,
+    ConditionRecord,
+    Content,
+    GuidanceEmbeddingCondition,
+    TextCondition,
+)
+from sfmobile.checkpoint.config import Json
+from sfmobile.errors import ArtifactError
+from sfmobile.nets.layout import UNetLayout
+
+# What diffusers' README takes where a checkpoint names nothing, in our fewer steps.
+DEFAULT_STEPS = 8
+DEFAULT_GUIDANCE_SCALE = 7.5
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a class of diffusers' pipelines says of a checkpoint.
+
+    content: what its UNet takes behind the latents, in so many channels.
+    """
+
+    family: Family = "stable-diffusion"
+    task: Task = "text-to-image"
+    content: Content | None = None
+    channels: int = 0
+    steps: int | None = None
+    guidance_scale: float | None = None
+
+
+_LATENT_CONSISTENCY = Kind("latent-consistency", steps=4, guidance_scale=8.5)
+PIPELINES = {
+    "StableDiffusionPipeline": Kind(),
+    # Ours, where a layout is none that diffusers has.
+    "SfmobilePipeline": Kind(),
+    "StableDiffusionImg2ImgPipeline": Kind(),
+    "StableDiffusionInpaintPipeline": Kind(task="inpainting", content="mask_and_masked_picture", channels=5),
+    "StableDiffusionInstructPix2PixPipeline": Kind(task="instructed-editing", content="picture", channels=4),
+    "StableDiffusionDepth2ImgPipeline": Kind(task="depth-to-image", content="depth", channels=1),
+    "LatentConsistencyModelPipeline": _LATENT_CONSISTENCY,
+    "LatentConsistencyModelImg2ImgPipeline": _LATENT_CONSISTENCY,
+}
+# Classes that hold the weights of a text-to-image pipeline and start from a picture.
+_FROM_A_PICTURE = frozenset({"StableDiffusionImg2ImgPipeline", "LatentConsistencyModelImg2ImgPipeline"})
+# Schedulers that only distilled models, of one step to eight, are published with.
+_FEW_STEP_SCHEDULERS = frozenset({"LCMScheduler", "TCDScheduler"})
+# Modules that a bundle has or needs none of.
+_USED_MODULES = frozenset({"text_encoder", "tokenizer", "unet", "vae", "scheduler", "feature_extractor"})
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the components of a checkpoint together are.
+
+    default_steps, guidance_scale: of a picture; None where the model is distilled and no file says for what, so that
+    whoever exports must. notes: one sentence for everything that the checkpoint holds and a bundle doesn't use.
+    """
+
+    pipeline_class: str
+    family: Family
+    task: Task
+    components: tuple[ComponentKey, ...]
+    conditions: tuple[ConditionRecord, ...]
+    default_steps: int | None
+    guidance_scale: float | None
+    notes: tuple[str, ...]
+
+
+def describe(
+    file: Path,
+    index: Json,
+    scheduler: Json,
+    unet: UNetLayout,
+    latent_channels: int,
+    saved: tuple[int | None, float | None],
+) -> Description:
+    """The description of a checkpoint whose `model_index.json`, in `file`, is `index`.
+
+    scheduler: its scheduler's config. saved: default steps and guidance scale that sfmobile wrote into it, or None.
+    Raises `ArtifactError` for a class that sfmobile doesn't know and for a UNet that isn't of the class.
+    """
+    name = index.get("_class_name")
+    kind = PIPELINES.get(name) if isinstance(name, str) else None
+    if not isinstance(name, str) or kind is None:
+        raise ArtifactError(_unknown(file, name))
+    task, content = kind.task, kind.content
+    extra = unet.in_channels - latent_channels
+    notes: list[str] = []
+    if task == "inpainting" and extra == 0:
+        # diffusers repaints with a UNet of plain Stable Diffusion too, by putting the known latents back at each step.
+        task, content = "text-to-image", None
+        notes.append(f"{name} with a UNet of {unet.in_channels} channels is drawn with as text-to-image")
+    elif extra != kind.channels:
+        raise ArtifactError(
+            f"{file}: the UNet of a {name} takes {latent_channels + kind.channels} channels and this one's "
+            f"'in_channels' is {unet.in_channels}; name the class that it was trained for in '_class_name'"
+            f"{_that_takes(extra)}."
+        )
+    if name in _FROM_A_PICTURE:
+        notes.append(f"{name} begins with a picture; the bundle draws from text alone, with the same weights")
+    notes += _left_out(index)
+    conditions: list[ConditionRecord] = [TextCondition()]
+    if unet.guidance_embedding_dim is not None:
+        conditions.append(GuidanceEmbeddingCondition(dimension=unet.guidance_embedding_dim))
+    if content is not None:
+        conditions.append(ConcatenatedCondition(content=content, channels=extra))
+    steps, scale = saved
+    known = not _is_few_step(scheduler)
+    return Description(
+        pipeline_class=name,
+        family=kind.family,
+        task=task,
+        components=TEXT_TO_IMAGE,
+        conditions=tuple(conditions),
+        default_steps=steps or kind.steps or (DEFAULT_STEPS if known else None),
+        guidance_scale=_first(scale, kind.guidance_scale, DEFAULT_GUIDANCE_SCALE if known else None),
+        notes=tuple(notes),
+    )
+
+
+def _is_few_step(scheduler: Json) -> bool:
+    """Whether the scheduler's file is one of distilled models; SD-Turbo's is Euler's, with trailing steps."""
+    name = scheduler.get("_class_name")
+    if name in _FEW_STEP_SCHEDULERS:
+        return True
+    euler = isinstance(name, str) and name.startswith("Euler")
+    return euler and scheduler.get("timestep_spacing") == "trailing" and not scheduler.get("rescale_betas_zero_snr")
+
+
+def _first(*values: float | None) -> float | None:
+    return next((value for value in values if value is not None), None)
+
+
+def _left_out(index: Json) -> list[str]:
+    """Modules that the checkpoint names and a bundle has no use for."""
+    notes = []
+    for module, value in sorted(index.items()):
+        if module.startswith("_") or module in _USED_MODULES or not isinstance(value, list) or not any(value):
+            continue
+        name = value[-1] if isinstance(value[-1], str) else module
+        if module == "safety_checker":
+            notes.append(f"the safety checker ({name}) is left out: a bundle shows whatever it draws")
+        else:
+            notes.append(f"'{module}' ({name}) is left out: the bundle has no use for it")
+    return notes
+
+
+def _that_takes(extra: int) -> str:
+    found = [name for name, kind in PIPELINES.items() if kind.channels == extra and name != "SfmobilePipeline"]
+    return f", such as {found[0]}" if found else ""
+
+
+def _unknown(file: Path, name: object) -> str:
+    if not isinstance(name, str):
+        return (
+            f"{file} names no pipeline class ('_class_name' is {name!r}); expected one of {', '.join(PIPELINES)}: what "
+            "a checkpoint is for is never guessed."
+        )
+    if "ControlNet" in name or "Adapter" in name:
+        return (
+            f"{file}: a {name} draws what a control picture says, which sfmobile can't do yet; for pictures from text "
+            "alone, name StableDiffusionPipeline in '_class_name': the other folders' weights are that pipeline's."
+        )
+    return f"{file}: a {name} is no pipeline that sfmobile has; expected one of {', '.join(PIPELINES)}."

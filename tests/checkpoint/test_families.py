@@ -1,0 +1,60 @@
+"""Every family of the table in the README, against diffusers at every step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sfmobile.checkpoint.directory import Checkpoint
+from sfmobile.errors import ArtifactError, UsageError
+from sfmobile.sampling.pipeline import Request
+from sfmobile.verify.diffusers_reference import READING_GATE_DB, compare_reading
+from tests.checkpoint.families import NETWORKS_ONLY, TEXT_TO_IMAGE, Family, write_family
+from tests.checkpoint.test_directory import rewrite_json
+from tests.sampling.pipelines import reference_pipeline
+
+# Where a file says nothing of steps and guidance.
+ANSWERS = {"SD-Turbo": (1, 0.0)}
+
+
+@pytest.mark.parametrize("name", TEXT_TO_IMAGE)
+def test_a_family_is_drawn_as_diffusers_does_at_every_step(name: str, tmp_path: Path) -> None:
+    checkpoint = Checkpoint.open(write_family(TEXT_TO_IMAGE[name], tmp_path)).with_defaults(
+        *ANSWERS.get(name, (None, None))
+    )
+    steps = None if name in ANSWERS else 3
+    with reference_pipeline(checkpoint) as ours:
+        request = Request("a red apple, " * 40 if name == "LongCLIP" else "a red apple", "green", 3, steps)
+        stages = compare_reading(checkpoint, ours, request)
+    assert len(stages) >= 4
+    worst = min(stages, key=lambda stage: stage.agreement.closeness)
+    assert worst.agreement.closeness >= READING_GATE_DB, worst
+
+
+@pytest.mark.parametrize("name", NETWORKS_ONLY)
+def test_a_family_of_another_task_is_networks_and_is_not_drawn(name: str, tmp_path: Path) -> None:
+    checkpoint = Checkpoint.open(write_family(NETWORKS_ONLY[name], tmp_path))
+    assert checkpoint.pipeline.task != "text-to-image"
+    with pytest.raises(UsageError, match=f"is for {checkpoint.pipeline.task}, which sfmobile can't run yet"):
+        reference_pipeline(checkpoint)
+
+
+@pytest.mark.parametrize("skipped", [1, 2])
+def test_clip_skip_is_diffusers(skipped: int, tmp_path: Path) -> None:
+    root = write_family(TEXT_TO_IMAGE["SD 2.x"], tmp_path)
+    checkpoint = Checkpoint.open(root).with_clip_skip(skipped)
+    with reference_pipeline(checkpoint) as ours:
+        stages = compare_reading(checkpoint, ours, Request("a red apple", "green", 3, 2))
+    worst = min(stages, key=lambda stage: stage.agreement.closeness)
+    assert worst.agreement.closeness >= READING_GATE_DB, worst
+    assert Checkpoint.open(root).sha256("text_encoder") != checkpoint.sha256("text_encoder")
+
+
+def test_a_depth_unet_is_networks_of_its_task(tmp_path: Path) -> None:
+    # diffusers' own pipeline would want a depth estimator beside it.
+    root = write_family(Family(unet={"in_channels": 5}), tmp_path)
+    with pytest.raises(ArtifactError, match="such as StableDiffusionDepth2ImgPipeline"):
+        Checkpoint.open(root)
+    rewrite_json(root / "model_index.json", _class_name="StableDiffusionDepth2ImgPipeline")
+    assert Checkpoint.open(root).pipeline.task == "depth-to-image"
