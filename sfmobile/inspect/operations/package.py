@@ -145,7 +145,9 @@ def _constants_read(program: Program) -> list[Constant]:
 def _tensor(name: str, type_: TensorType, feature: Feature | None) -> TensorInspection:
     kind = None if feature is None else feature.kind
     varies = None in type_.shape
-    picture, allowed, default = None, None, None
+    picture: str | None = None
+    allowed: str | None = None
+    default: tuple[int, ...] | None = None
     if isinstance(kind, Image):
         picture, allowed = kind.layout, kind.sizes() if kind.ranges or kind.choices else None
         default = (1, kind.channels, *kind.size) if varies else None
