@@ -154,9 +154,8 @@ def main() -> int:
     judged = len(recorder.passed) + len(recorder.failures)
     reasons, open_ones = explained(recorder.failures)
     share = 100 * len(recorder.passed) / max(judged, 1)
-    print(
-        f"{len(recorder.passed)} of {judged} judged tests pass ({share:.1f} %); {recorder.seen} of {recorder.collected} collected ones ran."
-    )
+    ran = f"{recorder.seen} of {recorder.collected} collected ones ran"
+    print(f"{len(recorder.passed)} of {judged} judged tests pass ({share:.1f} %); {ran}.")
     for reason, count in reasons.most_common():
         print(f"{count:5d}  {reason}")
     for name, message in open_ones.items():
