@@ -24,9 +24,10 @@ from sfmobile.runtime.choices import Precision
 from sfmobile.runtime.mil.binding import Bound, Call, bind, constant_tensor
 from sfmobile.runtime.mil.control import ROUNDS, Block, captured, control_operands, run_condition, run_loop, taken
 from sfmobile.runtime.mil.fusion import FUSIONS, ROUNDED_FUSIONS
+from sfmobile.runtime.mil.ops import TORCH_TYPES
 from sfmobile.runtime.mil.ops.inplace import INPLACE
 from sfmobile.runtime.mil.packing import packed_convolution, packed_linear
-from sfmobile.runtime.mil.values import HELD, Budget, Value
+from sfmobile.runtime.mil.values import HELD, Budget, LimitError, Value
 
 Slots: TypeAlias = "list[Value | None]"
 
@@ -100,6 +101,13 @@ def _round_outputs(function: Call, fp16: tuple[bool, ...], *arguments: Tensor | 
     ]
 
 
+def _converted(function: Call, kind: torch.dtype, *arguments: Tensor | None) -> Tensor:
+    """Call `function` and give its one result as `kind`."""
+    result = function(*arguments)
+    assert isinstance(result, Tensor)
+    return result.to(kind)
+
+
 def _swapped(function: Call, first: Tensor, second: Tensor) -> Value | Sequence[Value]:
     return function(second, first)
 
@@ -170,7 +178,7 @@ class _Builder:
                 self.folded.update({name: value for name, value in named if isinstance(value, Tensor)})
                 return
         call, operands = self.packed(bound) or (self.overwriting(bound) or bound.call, bound.operands)
-        self.add_step(operation, self.rounding(bound, call), operands)
+        self.add_step(operation, self.converting(bound, self.rounding(bound, call)), operands)
         if bound.op.fresh:
             self.fresh.update(name for name, _ in operation.outputs)
 
@@ -211,6 +219,14 @@ class _Builder:
             return call
         return partial(_round_fresh, call) if bound.op.fresh else partial(_round_outputs, call, fp16)
 
+    def converting(self, bound: Bound, call: Call) -> Call:
+        """A product of floats and whole numbers in its declared type, which is that of one of them."""
+        if bound.op.kind not in ("linear", "matmul"):
+            return call
+        mixed = {self.graph.type_of(item).is_float for item in bound.operands if item is not None}
+        ((_, declared),) = bound.operation.outputs
+        return partial(_converted, call, TORCH_TYPES[declared.data_type]) if len(mixed) > 1 else call
+
     def packed(self, bound: Bound) -> tuple[Call, list[Operand | None]] | None:
         """A convolution or linear layer over weights in oneDNN's layout: the call, and its operand, the input alone."""
         if not self.manner.fuse or self.manner.lean or bound.op.kind not in ("conv", "linear"):
@@ -218,6 +234,8 @@ class _Builder:
         x, *weights = bound.operands
         shape = self.graph.shape(x)
         if shape is None or not all(self.is_constant(item) for item in weights):
+            return None
+        if x is None or not self.graph.type_of(x).is_float:
             return None
         weight, bias = (*(self.value(item) for item in weights), None)[:2]
         if weight is None or not weight.is_floating_point():
@@ -302,6 +320,8 @@ def _explained(program: Program, operation: Operation, error: Exception) -> Sfmo
     """torch lacks some operations on some types; everything else lies in the program."""
     if isinstance(error, NotImplementedError):
         return program.error(operation, "is of types")
+    if isinstance(error, LimitError):
+        return program.error(operation, str(error))
     return program.broken(operation, error)
 
 

@@ -14,6 +14,10 @@ LIST_ELEMENTS = 65536
 LIST_BYTES = 4 * 2**30
 
 
+class LimitError(ValueError):
+    """A program asks for more rounds or a longer list than a run may have."""
+
+
 @dataclass(frozen=True)
 class TensorList:
     """A MIL list: tensors of one shape, None where nothing was written yet. Never changed: a write makes another."""
@@ -25,7 +29,7 @@ class TensorList:
 
     @classmethod
     def of_length(cls, length: int, empty: Tensor, *, grows: bool) -> TensorList:
-        """`length` elements, each `empty` until it is written. Raises `ValueError` if those are too many."""
+        """`length` elements, each `empty` until it is written. Raises `LimitError` if those are too many."""
         return cls((), empty, True)._padded(length, grows)
 
     def written(self, index: int, value: Tensor) -> TensorList:
@@ -38,7 +42,7 @@ class TensorList:
             raise ValueError(f"writes at {index} into a list of {len(self.items)}")
         stored = self.bytes + value.numel() * value.element_size()
         if stored > LIST_BYTES:
-            raise ValueError(f"writes more than {LIST_BYTES} bytes into a list")
+            raise LimitError(f"writes more than {LIST_BYTES} bytes into a list")
         items = (*longer.items[:place], value, *longer.items[place + 1 :])
         return TensorList(items, self.empty, self.grows, stored)
 
@@ -51,7 +55,7 @@ class TensorList:
 
     def _padded(self, length: int, grows: bool) -> TensorList:
         if not 0 <= length <= LIST_ELEMENTS:
-            raise ValueError(f"makes a list of {length} elements, at most {LIST_ELEMENTS}")
+            raise LimitError(f"makes a list of {length} elements, at most {LIST_ELEMENTS}")
         return TensorList((*self.items, *(None,) * (length - len(self.items))), self.empty, grows, self.bytes)
 
 
@@ -91,9 +95,9 @@ class Budget:
         self.left = self.limit
 
     def take(self) -> None:
-        """One round. Raises `ValueError` if none is left."""
+        """One round. Raises `LimitError` if none is left."""
         if self.left <= 0:
-            raise ValueError(f"loops without an end: {self.limit} rounds are over")
+            raise LimitError(f"loops without an end: {self.limit} rounds are over")
         self.left -= 1
 
 

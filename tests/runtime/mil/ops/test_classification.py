@@ -9,7 +9,7 @@ import pytest
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil.ops.defs.iOS15.control_flow import mil_list
 
-from sfmobile.errors import UnavailableError
+from sfmobile.errors import ArtifactError
 from sfmobile.runtime.mil.evaluate import Evaluator
 from tests.runtime.mil.programs import make_program
 
@@ -37,7 +37,7 @@ def test_every_class_has_a_number() -> None:
         lambda x: mb.classify(probabilities=x, classes=classes(["a", "b"])), {"x": np.zeros(2, np.float32)}
     )
     (operation,) = program.operations
-    with pytest.raises(UnavailableError, match="has 1 numbers for 2 classes"):
+    with pytest.raises(ArtifactError, match="has 1 numbers for 2 classes"):
         program.inputs["x"] = type(program.inputs["x"])("fp32", (1,))
         Evaluator(program).values({"x": np.zeros(1)})
     assert operation.kind == "classify"

@@ -79,3 +79,13 @@ def test_einsum_multiplies_and_broadcasts(equation: str, x_shape: tuple[int, ...
     )
     expected = np.einsum(equation, full_x, full_y)
     assert_matches(lambda a, b: mb.einsum(values=(a, b), equation=equation), expected, x, y)
+
+
+@pytest.mark.parametrize("first", [np.int32, np.float32])
+def test_a_product_of_whole_numbers_and_floats_has_the_type_of_the_input(first: type) -> None:
+    second = np.float32 if first is np.int32 else np.int32
+    x, weight = np.arange(6).reshape(2, 3).astype(first), np.arange(12).reshape(4, 3).astype(second)
+    linear = lambda a: mb.linear(x=a, weight=weight, bias=np.arange(4).astype(second))  # noqa: E731
+    assert_matches(linear, (x @ weight.T + np.arange(4)).astype(first), x, target="ios17")
+    matmul = lambda a: mb.matmul(x=a, y=weight, transpose_y=True)  # noqa: E731
+    assert_matches(matmul, (x @ weight.T).astype(first), x, target="ios17")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from coremltools.converters.mil import Builder as mb
 
-from sfmobile.errors import UnavailableError
+from sfmobile.errors import ArtifactError
 from tests.runtime.mil.programs import assert_matches, evaluate
 
 RANDOM = np.random.default_rng(0)
@@ -71,5 +71,5 @@ def test_scatter_nd_combines_slices_named_by_rows(depth: int, mode: str) -> None
 def test_scatter_nd_refuses_an_index_that_would_be_another_element(index: int, validate: bool) -> None:
     data, updates = np.zeros((3, 4), np.float32), np.ones(1, np.float32)
     body = lambda a, i, u: mb.scatter_nd(data=a, indices=i, updates=u, validate_indices=validate)  # noqa: E731
-    with pytest.raises(UnavailableError, match=rf"has the index {index} for an axis of 4"):
+    with pytest.raises(ArtifactError, match=rf"has the index {index} for an axis of 4"):
         evaluate(body, data, np.array([[0, index]], np.int32), updates, target="ios17")
