@@ -26,7 +26,7 @@ from sfmobile.checkpoint.config import (
     time_embedding,
     unet_layout,
 )
-from sfmobile.checkpoint.scheduler import read_scheduler
+from sfmobile.checkpoint.scheduler import SCHEDULER_FILE, read_sampler, read_scheduler_file
 from sfmobile.checkpoint.tokenizer import TokenizerConstants, read_tokenizer
 from sfmobile.checkpoint.weights import FOLDERS, PARTS, STEMS, PartName, WeightFiles, read_weights
 from sfmobile.errors import ArtifactError
@@ -71,6 +71,8 @@ class Checkpoint:
     tokenizer: TokenizerConstants
     licence: str
     parts: tuple[PartName, ...]
+    # What the scheduler's file asks for that no sampler here does: said at export.
+    sampler_replaced: tuple[str, ...] = ()
     _files: dict[str, WeightFiles] = field(repr=False, compare=False, default_factory=dict)
     _shapes: dict[str, dict[str, tuple[int, ...]]] = field(repr=False, compare=False, default_factory=dict)
     _digests: dict[str, str] = field(repr=False, compare=False, default_factory=dict)
@@ -101,13 +103,14 @@ class Checkpoint:
                 f"knows {text_encoder.vocabulary} tokens; they are not of one model."
             )
         halves = autoencoder_parts(configs["vae"], root / "vae" / "config.json")
+        sampler = read_sampler(root, index)
         return cls(
             root=root,
             name=name or root.resolve().name,
             text_encoder_layout=text_encoder,
             unet_layout=unet,
             autoencoder_layout=autoencoder,
-            sampler=read_scheduler(root, index),
+            sampler=sampler.record,
             time_embedding=time_embedding(configs["unet"], unet, unet_file),
             latent_size=latent_size(configs["unet"], unet_file),
             guidance_scale=parse(_ModelIndex, index, root / MODEL_INDEX).guidance_scale,
@@ -116,6 +119,7 @@ class Checkpoint:
             tokenizer=replace(tokenizer, max_length=text_encoder.max_length),
             licence=_licence(root),
             parts=tuple(part for part in PARTS if FOLDERS[part] != "vae" or part in halves),
+            sampler_replaced=sampler.replaced,
             _files={folder: WeightFiles(root / folder, stem) for folder, stem in STEMS.items()},
         )
 
@@ -230,8 +234,8 @@ def _read_index(root: Path) -> Json:
 
 def _default_steps(root: Path, index: Json) -> int:
     """Steps of a picture; sfmobile used to write them into the scheduler's file."""
-    scheduler = root / "scheduler" / "scheduler_config.json"
-    for config, file in ((index, root / MODEL_INDEX), (read_config(scheduler), scheduler)):
+    scheduler = root / SCHEDULER_FILE
+    for config, file in ((index, root / MODEL_INDEX), (read_scheduler_file(root), scheduler)):
         steps = parse(_Steps, config, file).steps
         if steps is not None:
             return steps

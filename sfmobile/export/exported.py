@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sfmobile.bundle.choices import COMPONENTS, AttentionForm, ComponentName, FloatType, Format, Target
 from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.hub import open_checkpoint
+from sfmobile.checkpoint.scheduler import replacement_note
 from sfmobile.compress.recipe import Recipe
 from sfmobile.export.exporter import export_bundle
 from sfmobile.export.options import ExportOptions
@@ -259,7 +260,10 @@ def export_checkpoint(
         return golden_run(bundle, checkpoint)
 
     start = time.perf_counter()
-    phases = _Phases(observer or Observer())
+    observer = observer or Observer()
+    if checkpoint.sampler_replaced:
+        observer.note(replacement_note(checkpoint.sampler_replaced))
+    phases = _Phases(observer)
     bundle = export_bundle(checkpoint, output, options, phases, record if golden else None, source_id)
     return ExportedBundle(bundle.root, bundle.manifest, phases.made, time.perf_counter() - start)
 
