@@ -59,6 +59,8 @@ BOUNDS: Mapping[str, Bounds] = {
     "in_channels": WIDTH,
     "intermediate": Bounds(1, 2**20),
     "intermediate_size": Bounds(1, 2**20),
+    # Minus infinity clips nothing: what diffusers writes for that.
+    "lambda_min_clipped": Bounds(-math.inf, 100),
     "latent_channels": WIDTH,
     "layer_norm_eps": Bounds(0, 1),
     "layers": BLOCKS,
@@ -109,8 +111,6 @@ def out_of_bounds(value: Any, key: str = "") -> str | None:
         return next(filter(None, (out_of_bounds(item, key) for item in value)), None)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    if isinstance(value, float) and not math.isfinite(value):
-        return f"{key} is {value}: expected a finite number"
-    if bounds is not None and not bounds.least <= value <= bounds.most:
-        return f"{key} is {value}: expected {bounds}"
-    return None
+    if bounds is None:
+        return None if isinstance(value, int) or math.isfinite(value) else f"{key} is {value}: expected a finite number"
+    return None if bounds.least <= value <= bounds.most else f"{key} is {value}: expected {bounds}"
