@@ -16,6 +16,8 @@ from typing_extensions import Self
 
 from sfmobile.bundle.choices import AttentionForm, FloatType, Format, Runs, Target
 from sfmobile.bundle.choices import ComponentName as ComponentName
+from sfmobile.bundle.overlays import OverlayRecord
+from sfmobile.bundle.overlays import Sha256 as Sha256
 from sfmobile.bundle.pipeline import ComponentKey, PipelineRecord, TextCondition
 from sfmobile.bundle.samplers import SamplerRecord
 from sfmobile.errors import UsageError
@@ -40,7 +42,6 @@ BundlePath = Annotated[
     AfterValidator(check_relative_path),
     WithJsonSchema({"type": "string", "pattern": PATH_PATTERN}),
 ]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class FileRecord(StrictModel):
@@ -239,11 +240,18 @@ class GoldenRecord(StrictModel):
 
 
 class SourceRecord(StrictModel):
-    """Where the weights came from."""
+    """Where the weights came from, and what was laid over them.
+
+    revision: the commit of a model on the Hub. tokenizer, prediction: of a single file, which holds neither.
+    """
 
     id: str
     sha256: Sha256
     licence: str = ""
+    revision: str | None = None
+    tokenizer: str | None = None
+    prediction: Literal["epsilon", "v_prediction"] | None = None
+    overlays: tuple[OverlayRecord, ...] = ()
 
 
 class Manifest(StrictModel):

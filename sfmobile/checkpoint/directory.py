@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -27,9 +28,11 @@ from sfmobile.checkpoint.config import (
     unet_layout,
 )
 from sfmobile.checkpoint.description import Description, describe
+from sfmobile.checkpoint.overlays.laid import Laid
 from sfmobile.checkpoint.scheduler import read_scheduler
+from sfmobile.checkpoint.source import Source
 from sfmobile.checkpoint.tokenizer import TokenizerConstants, read_tokenizer
-from sfmobile.checkpoint.weights import FOLDERS, PARTS, STEMS, PartName, WeightFiles, read_weights
+from sfmobile.checkpoint.weights import FOLDERS, PARTS, STEMS, PartName, StoredWeights, WeightFiles, read_weights
 from sfmobile.errors import ArtifactError, UsageError
 from sfmobile.models import find_checkpoint
 from sfmobile.nets.layout import AutoencoderLayout, TextEncoderLayout, TinyAutoencoderLayout, UNetLayout
@@ -69,15 +72,20 @@ class Checkpoint:
     text_positions: int
     licence: str
     parts: tuple[PartName, ...]
-    _files: dict[str, WeightFiles] = field(repr=False, compare=False, default_factory=dict)
+    source: Source = field(default=Source(""), compare=False)
+    # What a user must know of how it was read.
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    laid: Laid = field(default_factory=Laid, repr=False, compare=False)
+    _files: Mapping[str, StoredWeights] = field(repr=False, compare=False, default_factory=dict)
     _shapes: dict[str, dict[str, tuple[int, ...]]] = field(repr=False, compare=False, default_factory=dict)
     _digests: dict[str, str] = field(repr=False, compare=False, default_factory=dict)
 
     @classmethod
-    def open(cls, path: Path, name: str | None = None) -> Checkpoint:
+    def open(cls, path: Path, name: str | None = None, files: Mapping[str, StoredWeights] | None = None) -> Checkpoint:
         """Open the directory `path`, or the checkpoint of that name that comes with sfmobile.
 
-        name: what reports call it (the directory's own name by default).
+        name: what reports call it (the directory's own name by default). files: weights by folder, where they aren't
+        in the directory.
 
         Raises `ArtifactError` naming the file that is missing, cut, of a forbidden kind or of an unknown network.
         """
@@ -125,7 +133,8 @@ class Checkpoint:
             text_positions=positions,
             licence=_licence(root),
             parts=tuple(part for part in PARTS if FOLDERS[part] != "vae" or part in halves),
-            _files={folder: WeightFiles(root / folder, stem) for folder, stem in STEMS.items()},
+            source=Source(str(path)),
+            _files=files or {folder: WeightFiles(root / folder, stem) for folder, stem in STEMS.items()},
         )
 
     @property
@@ -168,17 +177,26 @@ class Checkpoint:
     def state_dict(self, part: PartName) -> dict[str, Tensor]:
         """Weights of `part` under our names, in our shapes and their stored dtype, memory-mapped.
 
-        Raises `ArtifactError` if a weight is missing, unexpected or of another shape than the config says.
+        Those that something is laid over are float32. Raises `ArtifactError` if a weight is missing, unexpected or of
+        another shape than the config says.
         """
+        return self.laid.over(part, self._stored(part))
+
+    def shapes(self, part: PartName) -> dict[str, tuple[int, ...]]:
+        """Shapes of the weights of `part` under our names, from its layout alone."""
         self._check_part(part)
         if part not in self._shapes:
             self._shapes[part] = {key: tuple(value.shape) for key, value in self._empty(part).state_dict().items()}
-        shapes = self._shapes[part]
+        return self._shapes[part]
+
+    def _stored(self, part: PartName) -> dict[str, Tensor]:
+        """The weights as the files hold them, with nothing laid over them."""
+        stored = self.laid.stored_shapes(part, self.shapes(part))
         if part != "text_encoder":
-            return read_weights(part, self._files[FOLDERS[part]], shapes)
+            return read_weights(part, self._files[FOLDERS[part]], stored)
         # Positions behind the last token that the tokenizer gives, and layers that are skipped, are of no use.
         layout = self.text_encoder_layout
-        stored = {**shapes, _POSITIONS: (self.text_positions, layout.hidden)}
+        stored[_POSITIONS] = (self.text_positions, layout.hidden)
         weights = read_weights(part, self._files[FOLDERS[part]], stored, layout.layers)
         return {**weights, _POSITIONS: weights[_POSITIONS][: layout.max_length]}
 
@@ -205,25 +223,28 @@ class Checkpoint:
     def sha256(self, part: PartName, advance: Callable[[int], None] | None = None) -> str:
         """Content hash of `part`: its layout, and each weight's name, dtype, shape and bytes.
 
-        Neither sharding nor the file's naming scheme changes it. `advance` is told the bytes hashed.
+        Neither sharding nor the file's naming scheme changes it. What is laid over the weights counts by its files'
+        hashes, since a merged sum differs from machine to machine in its last bits. `advance` is told the bytes hashed.
         """
         import torch
 
         if part not in self._digests:
             layout = {key: value for key, value in asdict(self.layout(part)).items() if key != "name"}
             digest = hashlib.sha256(json.dumps(layout, sort_keys=True).encode())
-            for key, tensor in sorted(self.state_dict(part).items()):
+            for key, tensor in sorted(self._stored(part).items()):
                 digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
                 content = tensor.reshape(-1).view(torch.uint8).numpy().data
                 digest.update(content)
                 if advance is not None:
                     advance(content.nbytes)
+            for mark in self.laid.marks(part):
+                digest.update(f"{mark}\n".encode())
             self._digests[part] = digest.hexdigest()
         return self._digests[part]
 
     def parameters(self, part: PartName) -> int:
         """Number of weights of `part`."""
-        return sum(tensor.numel() for tensor in self.state_dict(part).values())
+        return sum(math.prod(shape) for shape in self.shapes(part).values())
 
     def with_clip_skip(self, layers: int) -> Checkpoint:
         """The checkpoint without the last `layers` of its text encoder, the final norm behind what is left.

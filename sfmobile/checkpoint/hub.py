@@ -4,33 +4,77 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from sfmobile.checkpoint.directory import MODEL_INDEX, Checkpoint
+from sfmobile.checkpoint.overlays.laying import lay_over
+from sfmobile.checkpoint.source import EmbeddingChoice, LoraChoice, Prediction, Source, absolute, expanded
 from sfmobile.checkpoint.weights import STEMS
-from sfmobile.errors import ArtifactError, UnavailableError, UsageError
+from sfmobile.errors import ArtifactError, UnavailableError
+from sfmobile.models import find_checkpoint
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 CONNECTION_SECONDS = 15.0
 _SMALL_FILES = (MODEL_INDEX, "README.md", "LICENSE*", "tokenizer/*", "scheduler/*.json", "*/config.json")
 
 
-def open_checkpoint(source: Checkpoint | Path | str, revision: str | None = None) -> Checkpoint:
-    """Open `source`: a directory if one is there, else a Hub id such as `stable-diffusion-v1-5/stable-diffusion-v1-5`.
+def open_checkpoint(
+    source: Checkpoint | Source | Path | str,
+    revision: str | None = None,
+    *,
+    lora: Sequence[LoraChoice | Path | str] = (),
+    embedding: Sequence[EmbeddingChoice | Path | str] = (),
+    vae: Path | str | None = None,
+    tokenizer: Path | str | None = None,
+    prediction: Prediction | None = None,
+) -> Checkpoint:
+    """Open `source`: a directory or file if one is there, else a Hub id such as `stabilityai/sd-turbo`.
 
-    An opened checkpoint is returned as it is. revision: of a model on the Hub, its newest without it.
+    An opened checkpoint is returned as it is. revision: of a model on the Hub, its newest without it. lora: files
+    merged into the weights ("detail.safetensors:0.8"). embedding: files of textual inversion ("cat.safetensors:<cat>").
+    vae: a directory or file of another autoencoder. tokenizer: a directory, for a single file whose vocabulary isn't
+    CLIP's. prediction: what a single file's UNet predicts, where its keys don't say.
 
-    Raises `ArtifactError` if it is neither, `UnavailableError` if the Hub can't be reached.
+    Raises `ArtifactError` if it is neither or something is damaged or for another model, `UnavailableError` if the Hub
+    can't be reached.
     """
     if isinstance(source, Checkpoint):
         return source
-    try:
-        path = Path(source).expanduser()
-    except RuntimeError as error:
-        raise UsageError(f"'{source}' names the home of a user who doesn't exist here.") from error
-    if isinstance(source, Path) or path.exists() or not _HUB_ID.fullmatch(source):
-        return Checkpoint.open(path)
-    return Checkpoint.open(fetch(source, revision), name=source)
+    if not isinstance(source, Source):
+        # A path is never the id of a model on the Hub.
+        named = source.absolute() if isinstance(source, Path) and len(source.parts) > 1 else source
+        source = Source(
+            str(named),
+            revision,
+            tuple(one if isinstance(one, LoraChoice) else LoraChoice.parse(str(one)) for one in lora),
+            tuple(one if isinstance(one, EmbeddingChoice) else EmbeddingChoice.parse(str(one)) for one in embedding),
+            None if vae is None else absolute(vae),
+            None if tokenizer is None else absolute(tokenizer),
+            prediction,
+        )
+    path = expanded(source.id)
+    if _is_local(source.id):
+        # A built-in model keeps its name; everything else is found again from another directory.
+        source = replace(source, id=str(path.absolute()) if path.exists() else source.id)
+        return lay_over(Checkpoint.open(path), source)
+    snapshot = _cached(source.id, source.revision) if _COMMIT.fullmatch(source.revision or "") else None
+    snapshot = snapshot or fetch(source.id, source.revision)
+    commit = snapshot.name if _COMMIT.fullmatch(snapshot.name) else source.revision
+    return lay_over(Checkpoint.open(snapshot, name=source.id), replace(source, revision=commit))
+
+
+def is_here(source: Source) -> bool:
+    """Whether a source can be opened without the Hub: it is a path, built in, or downloaded already."""
+    if _is_local(source.id):
+        return find_checkpoint(Path(source.id)).exists()
+    return _cached(source.id, source.revision) is not None
+
+
+def _is_local(name: str) -> bool:
+    return expanded(name).exists() or not _HUB_ID.fullmatch(name)
 
 
 def fetch(repo_id: str, revision: str | None = None) -> Path:

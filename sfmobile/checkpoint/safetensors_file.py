@@ -51,9 +51,9 @@ class SafetensorsFile(Mapping[str, "Tensor"]):
             )
             raise ArtifactError(f"'{path}' {found}; expected {what}, a .safetensors file.")
         try:
-            refuse_other_formats(path, what)
             handle: _Handle = safe_open(path, framework="pt")
         except (SafetensorError, OSError) as error:
+            refuse_other_formats(path, what)
             raise ArtifactError(
                 f"{path} is not a whole safetensors file ({error}; {path.stat().st_size} bytes found); copy or "
                 "download it again."

@@ -10,6 +10,7 @@ This is the one place that knows both naming schemes. Our networks keep diffuser
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -89,7 +90,24 @@ def belongs_to(part: PartName, name: str) -> bool:
     return _IGNORED.search(name) is None and not name.startswith(prefixes.get(part, ("\0",)))
 
 
-class WeightFiles(Mapping[str, "Tensor"]):
+class StoredWeights(Mapping[str, "Tensor"]):
+    """Tensors of a component by the names that diffusers or transformers give them, wherever they are stored.
+
+    folder: what messages call the place.
+    """
+
+    folder: Path
+
+    @abstractmethod
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Stored shape, from the header alone."""
+
+    @abstractmethod
+    def file(self, name: str) -> Path:
+        """The file that holds `name`."""
+
+
+class WeightFiles(StoredWeights):
     """Memory-mapped tensors of the safetensors file or shards in one component folder, by stored name.
 
     Nothing is read before a tensor is used; a tensor's pages belong to the file, not to the process.
@@ -181,7 +199,7 @@ def _shards(index: Path) -> dict[Path, set[str] | None]:
 
 
 def read_weights(
-    part: PartName, files: WeightFiles, expected: Mapping[str, tuple[int, ...]], text_layers: int | None = None
+    part: PartName, files: StoredWeights, expected: Mapping[str, tuple[int, ...]], text_layers: int | None = None
 ) -> dict[str, Tensor]:
     """Our weights of `part` from `files`, memory-mapped, with our names and shapes and the stored dtype.
 

@@ -50,6 +50,8 @@ def why_not(checkpoint: Checkpoint) -> str | None:
     for package in ("diffusers", "transformers"):
         if importlib.util.find_spec(package) is None:
             return f"{package} isn't installed"
+    if checkpoint.laid.records:
+        return "a LoRA, an embedding or another autoencoder is laid over it"
     for folder, expected in NETWORK_CLASSES.items():
         found = read_config(checkpoint.root / folder / "config.json").get("_class_name", expected[0])
         if found not in expected:

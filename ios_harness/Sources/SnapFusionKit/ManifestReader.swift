@@ -30,7 +30,11 @@ extension BundleManifest {
         source = try fields.object("source") {
             SourceRecord(
                 id: try $0.string("id"), sha256: try $0.checksum("sha256"),
-                licence: try $0.string("licence", default: ""))
+                licence: try $0.string("licence", default: ""),
+                revision: try $0.optional("revision") { try $0.string("revision") },
+                tokenizer: try $0.optional("tokenizer") { try $0.string("tokenizer") },
+                prediction: try $0.optional("prediction") { try $0.string("prediction") },
+                overlays: try $0.list("overlays", default: []) { try OverlayRecord(fields: $0) })
         }
         target = try fields.choice("target")
         options = try fields.value("options")
@@ -277,6 +281,16 @@ extension TokenizerRecord {
         for path in [vocab, merges] where files[path] == nil {
             throw fields.problem("files", "tokenizer file '\(path)' has no checksum")
         }
+    }
+}
+
+extension OverlayRecord {
+    fileprivate init(fields: Fields) throws {
+        kind = try fields.choice("kind")
+        path = try fields.string("path")
+        sha256 = try fields.checksum("sha256")
+        scale = kind == .lora ? try fields.number("scale") : nil
+        tokens = kind == .embedding ? try fields.strings("tokens") : []
     }
 }
 
