@@ -30,7 +30,7 @@ from sfmobile.checkpoint.config import (
 from sfmobile.checkpoint.description import Description, describe
 from sfmobile.checkpoint.overlays.laid import Laid
 from sfmobile.checkpoint.scheduler import read_scheduler
-from sfmobile.checkpoint.source import Source
+from sfmobile.checkpoint.source import Prediction, Source
 from sfmobile.checkpoint.tokenizer import TokenizerConstants, read_tokenizer
 from sfmobile.checkpoint.weights import FOLDERS, PARTS, STEMS, PartName, StoredWeights, WeightFiles, read_weights
 from sfmobile.errors import ArtifactError, UsageError
@@ -90,6 +90,8 @@ class Checkpoint:
         Raises `ArtifactError` naming the file that is missing, cut, of a forbidden kind or of an unknown network.
         """
         root = find_checkpoint(Path(path))
+        if root.is_file():
+            return cls.open_file(root, name=name)
         index = _read_index(root)
         configs: dict[str, Json] = {}
         for folder in ("text_encoder", "unet", "vae"):
@@ -136,6 +138,22 @@ class Checkpoint:
             source=Source(str(path)),
             _files=files or {folder: WeightFiles(root / folder, stem) for folder, stem in STEMS.items()},
         )
+
+    @classmethod
+    def open_file(
+        cls,
+        path: Path,
+        tokenizer: Path | None = None,
+        prediction: Prediction | None = None,
+        other_autoencoder: tuple[Json, StoredWeights] | None = None,
+        name: str | None = None,
+    ) -> Checkpoint:
+        """Open a single file of LDM's names. Raises as `open_single_file` does."""
+        from sfmobile.checkpoint.single_file import open_single_file
+
+        single = open_single_file(path, tokenizer, prediction, other_autoencoder)
+        opened = cls.open(single.folder, name or path.stem, single.files)
+        return replace(opened, root=path, source=Source(str(path)), notes=(*opened.notes, *single.notes))
 
     @property
     def pipeline(self) -> PipelineRecord:

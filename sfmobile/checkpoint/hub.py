@@ -10,9 +10,10 @@ from pathlib import Path
 
 from sfmobile.checkpoint.directory import MODEL_INDEX, Checkpoint
 from sfmobile.checkpoint.overlays.laying import lay_over
+from sfmobile.checkpoint.overlays.vae import read_autoencoder
 from sfmobile.checkpoint.source import EmbeddingChoice, LoraChoice, Prediction, Source, absolute, expanded
 from sfmobile.checkpoint.weights import STEMS
-from sfmobile.errors import ArtifactError, UnavailableError
+from sfmobile.errors import ArtifactError, UnavailableError, UsageError
 from sfmobile.models import find_checkpoint
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -51,14 +52,21 @@ def open_checkpoint(
             revision,
             tuple(one if isinstance(one, LoraChoice) else LoraChoice.parse(str(one)) for one in lora),
             tuple(one if isinstance(one, EmbeddingChoice) else EmbeddingChoice.parse(str(one)) for one in embedding),
-            None if vae is None else absolute(vae),
-            None if tokenizer is None else absolute(tokenizer),
-            prediction,
+            vae=None if vae is None else absolute(vae),
+            tokenizer=None if tokenizer is None else absolute(tokenizer),
+            prediction=prediction,
         )
     path = expanded(source.id)
     if _is_local(source.id):
         # A built-in model keeps its name; everything else is found again from another directory.
         source = replace(source, id=str(path.absolute()) if path.exists() else source.id)
+        if path.is_file():
+            other = None if source.vae is None else read_autoencoder(source.vae)
+            instead = None if other is None else (other.config, other.weights)
+            return lay_over(Checkpoint.open_file(path, source.tokenizer, source.prediction, instead), source)
+        for option, given in (("tokenizer", source.tokenizer), ("prediction", source.prediction)):
+            if given is not None:
+                raise UsageError(f"--{option} is for a single file, and '{source.id}' is none; leave it out.")
         return lay_over(Checkpoint.open(path), source)
     snapshot = _cached(source.id, source.revision) if _COMMIT.fullmatch(source.revision or "") else None
     snapshot = snapshot or fetch(source.id, source.revision)

@@ -73,6 +73,10 @@ class SafetensorsFile(Mapping[str, "Tensor"]):
         tensor = self._handle.get_tensor(name)
         return tensor.to(torch.float16) if self._dtypes[name] in NARROW_FLOATS else tensor
 
+    def __contains__(self, name: object) -> bool:
+        # `Mapping` would read the tensor.
+        return name in self._shapes
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 

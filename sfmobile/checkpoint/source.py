@@ -71,6 +71,7 @@ class Source:
     loras: tuple[LoraChoice, ...] = ()
     embeddings: tuple[EmbeddingChoice, ...] = ()
     vae: Path | None = None
+    vae_sha256: str | None = None
     tokenizer: Path | None = None
     prediction: Prediction | None = None
 
@@ -89,6 +90,7 @@ class Source:
                 if one.kind == "embedding"
             ),
             vae=next((Path(one.path) for one in record.overlays if one.kind == "vae"), None),
+            vae_sha256=next((one.sha256 for one in record.overlays if one.kind == "vae"), None),
             tokenizer=None if record.tokenizer is None else Path(record.tokenizer),
             prediction=record.prediction,
         )

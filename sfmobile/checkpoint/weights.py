@@ -131,6 +131,9 @@ class WeightFiles(StoredWeights):
     def __getitem__(self, name: str) -> Tensor:
         return self._files[name][name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._files
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
 
