@@ -64,11 +64,15 @@ class TensorRecord(StrictModel):
 
 
 class CompressionRecord(StrictModel):
-    """How the weights are stored. `bits` is the most frequent choice; a recipe may differ per layer."""
+    """How the weights are stored. `bits` is the most frequent choice; a recipe may differ per layer.
+
+    ungrouped_layers: how many have one lookup table, since `group_size` doesn't divide their channels.
+    """
 
     kind: Literal["palettized"] = "palettized"
     bits: int
     group_size: int | None = None
+    ungrouped_layers: int = Field(default=0, ge=0)
     recipe_sha256: Sha256 | None = None
 
 

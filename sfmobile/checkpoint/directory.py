@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -28,11 +28,12 @@ from sfmobile.checkpoint.config import (
     unet_layout,
 )
 from sfmobile.checkpoint.description import Description, describe
+from sfmobile.checkpoint.foreign import no_pipeline, refuse_pipeline
 from sfmobile.checkpoint.overlays.laid import Laid
 from sfmobile.checkpoint.scheduler import read_scheduler
 from sfmobile.checkpoint.source import Prediction, Source
 from sfmobile.checkpoint.tokenizer import TokenizerConstants, read_tokenizer
-from sfmobile.checkpoint.weights import FOLDERS, PARTS, STEMS, PartName, StoredWeights, WeightFiles, read_weights
+from sfmobile.checkpoint.weights import FOLDERS, PARTS, STEMS, ComponentFiles, PartName, StoredWeights, read_weights
 from sfmobile.errors import ArtifactError, UsageError
 from sfmobile.models import find_checkpoint
 from sfmobile.nets.layout import AutoencoderLayout, TextEncoderLayout, TinyAutoencoderLayout, UNetLayout
@@ -81,11 +82,18 @@ class Checkpoint:
     _digests: dict[str, str] = field(repr=False, compare=False, default_factory=dict)
 
     @classmethod
-    def open(cls, path: Path, name: str | None = None, files: Mapping[str, StoredWeights] | None = None) -> Checkpoint:
+    def open(
+        cls,
+        path: Path,
+        name: str | None = None,
+        files: Mapping[str, StoredWeights] | None = None,
+        parts: Sequence[str] | None = None,
+    ) -> Checkpoint:
         """Open the directory `path`, or the checkpoint of that name that comes with sfmobile.
 
         name: what reports call it (the directory's own name by default). files: weights by folder, where they aren't
-        in the directory.
+        in the directory. parts: whose weights are opened now, all of them without it; the others when they are asked
+        for.
 
         Raises `ArtifactError` naming the file that is missing, cut, of a forbidden kind or of an unknown network.
         """
@@ -119,10 +127,15 @@ class Checkpoint:
                 f"encoder has {positions} positions; they are not of one model."
             )
         text_encoder = replace(text_encoder, max_length=tokenizer.max_length)
+        if files is None:
+            files = ComponentFiles(root)
+            for folder in STEMS:
+                if parts is None or any(FOLDERS[part] == folder for part in PARTS if part in parts):
+                    files[folder]
         halves = autoencoder_parts(configs["vae"], root / "vae" / "config.json")
         return cls(
             root=root,
-            name=name or root.resolve().name,
+            name=name or _name_of(root.resolve()),
             text_encoder_layout=text_encoder,
             unet_layout=unet,
             autoencoder_layout=autoencoder,
@@ -136,7 +149,7 @@ class Checkpoint:
             licence=_licence(root),
             parts=tuple(part for part in PARTS if FOLDERS[part] != "vae" or part in halves),
             source=Source(str(path)),
-            _files=files or {folder: WeightFiles(root / folder, stem) for folder, stem in STEMS.items()},
+            _files=files,
         )
 
     @classmethod
@@ -310,21 +323,22 @@ class Checkpoint:
             return (Decoder if part == "decoder" else Encoder)(self.autoencoder_layout)
 
 
+def _name_of(root: Path) -> str:
+    """What reports call a checkpoint: the directory's name, or the model's of a snapshot in the Hub's cache."""
+    if root.parent.name == "snapshots" and root.parent.parent.name.startswith("models--"):
+        return root.parent.parent.name.removeprefix("models--").replace("--", "/")
+    return root.name
+
+
 def _read_index(root: Path) -> Json:
     if not root.exists():
         raise ArtifactError(f"{root} doesn't exist; expected a diffusers-format directory.")
-    if root.is_file():
-        what = "a single file" if root.suffix == ".safetensors" else f"a file of kind '{root.suffix or root.name}'"
-        raise ArtifactError(
-            f"{root} is {what}; expected a diffusers-format directory: convert it with diffusers' "
-            "StableDiffusionPipeline.from_single_file(...).save_pretrained(...)."
-        )
     if not (root / MODEL_INDEX).is_file():
-        raise ArtifactError(
-            f"{root} is not a diffusers-format checkpoint: {MODEL_INDEX} is missing; give the directory that holds it, "
-            "with tokenizer, text_encoder, unet, vae and scheduler beside it."
-        )
-    return read_config(root / MODEL_INDEX)
+        names = sorted(path.relative_to(root).as_posix() for path in (*root.glob("*"), *root.glob("snapshots/*")))
+        raise ArtifactError(no_pipeline(str(root), names))
+    index = read_config(root / MODEL_INDEX)
+    refuse_pipeline(root / MODEL_INDEX, index.get("_class_name"))
+    return index
 
 
 def _saved(root: Path, index: Json, scheduler: Json) -> tuple[int | None, float | None]:

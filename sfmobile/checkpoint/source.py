@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from sfmobile.errors import UsageError
 
 if TYPE_CHECKING:
-    from sfmobile.bundle.manifest import SourceRecord
+    from sfmobile.bundle.manifest import Manifest
 
 Prediction = Literal["epsilon", "v_prediction"]
 
@@ -63,7 +63,7 @@ class Source:
 
     id: a directory or a file, a Hub id, or the name of the built-in model. revision: of a model on the Hub. loras,
     embeddings, vae (a directory or a file): what is laid over it. tokenizer, prediction: of a single file, which holds
-    neither.
+    neither. parts: whose weights are read, all without it.
     """
 
     id: str
@@ -74,10 +74,12 @@ class Source:
     vae_sha256: str | None = None
     tokenizer: Path | None = None
     prediction: Prediction | None = None
+    parts: tuple[str, ...] | None = None
 
     @classmethod
-    def recorded(cls, record: SourceRecord, given: Path | str | None = None) -> Source:
+    def recorded(cls, manifest: Manifest, given: Path | str | None = None) -> Source:
         """The source of a bundle, whose base is at `given` where it isn't where the manifest says."""
+        record = manifest.source
         return cls(
             id=str(given if given is not None else record.id),
             revision=record.revision if given is None else None,
@@ -93,6 +95,7 @@ class Source:
             vae_sha256=next((one.sha256 for one in record.overlays if one.kind == "vae"), None),
             tokenizer=None if record.tokenizer is None else Path(record.tokenizer),
             prediction=record.prediction,
+            parts=tuple(manifest.components),
         )
 
     @property

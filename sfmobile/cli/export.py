@@ -168,6 +168,7 @@ def export(
             vae=vae,
             tokenizer=tokenizer,
             prediction=prediction,
+            parts=wanted.components,
         )
         if checkpoint.root != Path(source):
             console.note(f"'{source}' is {checkpoint.root}")

@@ -212,6 +212,7 @@ def export(
         vae=vae,
         tokenizer=tokenizer,
         prediction=prediction,
+        parts=options.components,
     )
     return export_checkpoint(checkpoint, Path(output), options, golden=golden, observer=observer)
 
@@ -341,4 +342,6 @@ def describe_weights(record: ComponentRecord) -> str:
     group, bits = record.compression.group_size, record.compression.bits
     width = stored_as(LayerRecipe(bits=bits)).bits if record.format == "coreai" else bits
     stored = f", stored in {width}" if width != bits else ""
-    return f"{bits} bits{stored}" + (f" per {group} channels" if group else "")
+    whole = record.compression.ungrouped_layers
+    grouped = f" per {group} channels" + (f", {whole} layers whole" if whole else "") if group else ""
+    return f"{bits} bits{stored}{grouped}"

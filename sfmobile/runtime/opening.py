@@ -52,7 +52,7 @@ def has_source(bundle: Bundle, given: Checkpoint | Path | str | None) -> bool:
 
     if given is not None and not isinstance(given, (str, Path)):
         return True
-    source = Source.recorded(bundle.manifest.source, given)
+    source = Source.recorded(bundle.manifest, given)
     return all(path.exists() for path in source.files) and (given is not None or is_here(source))
 
 
@@ -68,7 +68,7 @@ def open_source(
     from sfmobile.checkpoint.source import Source
 
     recorded = bundle.manifest.source
-    source = Source.recorded(recorded, None if isinstance(given, Checkpoint) else given)
+    source = Source.recorded(bundle.manifest, None if isinstance(given, Checkpoint) else given)
     if not has_source(bundle, given):
         absent = next((path for path in source.files if not path.exists()), None)
         if absent is not None:

@@ -59,7 +59,7 @@ class TorchRuntime:
         self.bundle = bundle
         self._recorded = source is None
         if source is None:
-            recorded = Source.recorded(bundle.manifest.source)
+            recorded = Source.recorded(bundle.manifest)
             if not is_here(recorded):
                 raise UsageError(
                     f"The checkpoint '{recorded.id}' that {bundle.root} was exported from isn't here; name its "

@@ -156,6 +156,8 @@ public struct TensorRecord: Sendable, Equatable {
 public struct CompressionRecord: Sendable, Equatable {
     public let bits: Int
     public let groupSize: Int?
+    /// Layers that have one lookup table, since the group doesn't divide their channels.
+    public let ungroupedLayers: Int
     public let recipeSHA256: String?
 }
 

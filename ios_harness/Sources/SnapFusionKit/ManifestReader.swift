@@ -168,6 +168,7 @@ extension ComponentRecord {
                 return CompressionRecord(
                     bits: try $0.integer("bits"),
                     groupSize: try $0.optional("group_size") { try $0.integer("group_size") },
+                    ungroupedLayers: try $0.count("ungrouped_layers", default: 0),
                     recipeSHA256: try $0.optional("recipe_sha256") { try $0.checksum("recipe_sha256") })
             }
         }
@@ -381,6 +382,7 @@ private final class Fields {
     }
 
     func string(_ key: String, default fallback: String) throws -> String { try or(key, fallback, string) }
+    func count(_ key: String, default fallback: Int) throws -> Int { try or(key, fallback, count) }
     func integer(_ key: String, default fallback: Int) throws -> Int { try or(key, fallback, integer) }
     func number(_ key: String, default fallback: Double) throws -> Double { try or(key, fallback, number) }
     func bool(_ key: String, default fallback: Bool) throws -> Bool { try or(key, fallback, bool) }
