@@ -16,6 +16,8 @@ from typing_extensions import Self
 
 from sfmobile.bundle.choices import AttentionForm, FloatType, Format, Runs, Target
 from sfmobile.bundle.choices import ComponentName as ComponentName
+from sfmobile.bundle.overlays import OverlayRecord
+from sfmobile.bundle.overlays import Sha256 as Sha256
 from sfmobile.bundle.pipeline import ComponentKey, PipelineRecord, TextCondition
 from sfmobile.bundle.samplers import SamplerRecord
 from sfmobile.errors import UsageError
@@ -40,7 +42,6 @@ BundlePath = Annotated[
     AfterValidator(check_relative_path),
     WithJsonSchema({"type": "string", "pattern": PATH_PATTERN}),
 ]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class FileRecord(StrictModel):
@@ -63,11 +64,15 @@ class TensorRecord(StrictModel):
 
 
 class CompressionRecord(StrictModel):
-    """How the weights are stored. `bits` is the most frequent choice; a recipe may differ per layer."""
+    """How the weights are stored. `bits` is the most frequent choice; a recipe may differ per layer.
+
+    ungrouped_layers: how many have one lookup table, since `group_size` doesn't divide their channels.
+    """
 
     kind: Literal["palettized"] = "palettized"
     bits: int
     group_size: int | None = None
+    ungrouped_layers: int = Field(default=0, ge=0)
     recipe_sha256: Sha256 | None = None
 
 
@@ -239,11 +244,18 @@ class GoldenRecord(StrictModel):
 
 
 class SourceRecord(StrictModel):
-    """Where the weights came from."""
+    """Where the weights came from, and what was laid over them.
+
+    revision: the commit of a model on the Hub. tokenizer, prediction: of a single file, which holds neither.
+    """
 
     id: str
     sha256: Sha256
     licence: str = ""
+    revision: str | None = None
+    tokenizer: str | None = None
+    prediction: Literal["epsilon", "v_prediction"] | None = None
+    overlays: tuple[OverlayRecord, ...] = ()
 
 
 class Manifest(StrictModel):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -27,9 +28,12 @@ from sfmobile.checkpoint.config import (
     unet_layout,
 )
 from sfmobile.checkpoint.description import Description, describe
+from sfmobile.checkpoint.foreign import no_pipeline, refuse_pipeline
+from sfmobile.checkpoint.overlays.laid import Laid
 from sfmobile.checkpoint.scheduler import read_sampler
+from sfmobile.checkpoint.source import Prediction, Source
 from sfmobile.checkpoint.tokenizer import TokenizerConstants, read_tokenizer
-from sfmobile.checkpoint.weights import FOLDERS, PARTS, STEMS, PartName, WeightFiles, read_weights
+from sfmobile.checkpoint.weights import FOLDERS, PARTS, STEMS, ComponentFiles, PartName, StoredWeights, read_weights
 from sfmobile.errors import ArtifactError, UsageError
 from sfmobile.models import find_checkpoint
 from sfmobile.nets.layout import AutoencoderLayout, TextEncoderLayout, TinyAutoencoderLayout, UNetLayout
@@ -71,19 +75,33 @@ class Checkpoint:
     parts: tuple[PartName, ...]
     # What the scheduler's file asks for that no sampler here does: said at export.
     sampler_replaced: tuple[str, ...] = ()
-    _files: dict[str, WeightFiles] = field(repr=False, compare=False, default_factory=dict)
+    source: Source = field(default=Source(""), compare=False)
+    # What a user must know of how it was read.
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    laid: Laid = field(default_factory=Laid, repr=False, compare=False)
+    _files: Mapping[str, StoredWeights] = field(repr=False, compare=False, default_factory=dict)
     _shapes: dict[str, dict[str, tuple[int, ...]]] = field(repr=False, compare=False, default_factory=dict)
     _digests: dict[str, str] = field(repr=False, compare=False, default_factory=dict)
 
     @classmethod
-    def open(cls, path: Path, name: str | None = None) -> Checkpoint:
+    def open(
+        cls,
+        path: Path,
+        name: str | None = None,
+        files: Mapping[str, StoredWeights] | None = None,
+        parts: Sequence[str] | None = None,
+    ) -> Checkpoint:
         """Open the directory `path`, or the checkpoint of that name that comes with sfmobile.
 
-        name: what reports call it (the directory's own name by default).
+        name: what reports call it (the directory's own name by default). files: weights by folder, where they aren't
+        in the directory. parts: whose weights are opened now, all of them without it; the others when they are asked
+        for.
 
         Raises `ArtifactError` naming the file that is missing, cut, of a forbidden kind or of an unknown network.
         """
         root = find_checkpoint(Path(path))
+        if root.is_file():
+            return cls.open_file(root, name=name)
         index = _read_index(root)
         configs: dict[str, Json] = {}
         for folder in ("text_encoder", "unet", "vae"):
@@ -111,11 +129,16 @@ class Checkpoint:
                 f"encoder has {positions} positions; they are not of one model."
             )
         text_encoder = replace(text_encoder, max_length=tokenizer.max_length)
+        if files is None:
+            files = ComponentFiles(root)
+            for folder in STEMS:
+                if parts is None or any(FOLDERS[part] == folder for part in PARTS if part in parts):
+                    files[folder]
         halves = autoencoder_parts(configs["vae"], root / "vae" / "config.json")
         sampler = read_sampler(root, index)
         return cls(
             root=root,
-            name=name or root.resolve().name,
+            name=name or _name_of(root.resolve()),
             text_encoder_layout=text_encoder,
             unet_layout=unet,
             autoencoder_layout=autoencoder,
@@ -129,8 +152,25 @@ class Checkpoint:
             licence=_licence(root),
             parts=tuple(part for part in PARTS if FOLDERS[part] != "vae" or part in halves),
             sampler_replaced=sampler.replaced,
-            _files={folder: WeightFiles(root / folder, stem) for folder, stem in STEMS.items()},
+            source=Source(str(path)),
+            _files=files,
         )
+
+    @classmethod
+    def open_file(
+        cls,
+        path: Path,
+        tokenizer: Path | None = None,
+        prediction: Prediction | None = None,
+        other_autoencoder: tuple[Json, StoredWeights] | None = None,
+        name: str | None = None,
+    ) -> Checkpoint:
+        """Open a single file of LDM's names. Raises as `open_single_file` does."""
+        from sfmobile.checkpoint.single_file import open_single_file
+
+        single = open_single_file(path, tokenizer, prediction, other_autoencoder)
+        opened = cls.open(single.folder, name or path.stem, single.files)
+        return replace(opened, root=path, source=Source(str(path)), notes=(*opened.notes, *single.notes))
 
     @property
     def pipeline(self) -> PipelineRecord:
@@ -172,17 +212,26 @@ class Checkpoint:
     def state_dict(self, part: PartName) -> dict[str, Tensor]:
         """Weights of `part` under our names, in our shapes and their stored dtype, memory-mapped.
 
-        Raises `ArtifactError` if a weight is missing, unexpected or of another shape than the config says.
+        Those that something is laid over are float32. Raises `ArtifactError` if a weight is missing, unexpected or of
+        another shape than the config says.
         """
+        return self.laid.over(part, self._stored(part))
+
+    def shapes(self, part: PartName) -> dict[str, tuple[int, ...]]:
+        """Shapes of the weights of `part` under our names, from its layout alone."""
         self._check_part(part)
         if part not in self._shapes:
             self._shapes[part] = {key: tuple(value.shape) for key, value in self._empty(part).state_dict().items()}
-        shapes = self._shapes[part]
+        return self._shapes[part]
+
+    def _stored(self, part: PartName) -> dict[str, Tensor]:
+        """The weights as the files hold them, with nothing laid over them."""
+        stored = self.laid.stored_shapes(part, self.shapes(part))
         if part != "text_encoder":
-            return read_weights(part, self._files[FOLDERS[part]], shapes)
+            return read_weights(part, self._files[FOLDERS[part]], stored)
         # Positions behind the last token that the tokenizer gives, and layers that are skipped, are of no use.
         layout = self.text_encoder_layout
-        stored = {**shapes, _POSITIONS: (self.text_positions, layout.hidden)}
+        stored[_POSITIONS] = (self.text_positions, layout.hidden)
         weights = read_weights(part, self._files[FOLDERS[part]], stored, layout.layers)
         return {**weights, _POSITIONS: weights[_POSITIONS][: layout.max_length]}
 
@@ -209,25 +258,28 @@ class Checkpoint:
     def sha256(self, part: PartName, advance: Callable[[int], None] | None = None) -> str:
         """Content hash of `part`: its layout, and each weight's name, dtype, shape and bytes.
 
-        Neither sharding nor the file's naming scheme changes it. `advance` is told the bytes hashed.
+        Neither sharding nor the file's naming scheme changes it. What is laid over the weights counts by its files'
+        hashes, since a merged sum differs from machine to machine in its last bits. `advance` is told the bytes hashed.
         """
         import torch
 
         if part not in self._digests:
             layout = {key: value for key, value in asdict(self.layout(part)).items() if key != "name"}
             digest = hashlib.sha256(json.dumps(layout, sort_keys=True).encode())
-            for key, tensor in sorted(self.state_dict(part).items()):
+            for key, tensor in sorted(self._stored(part).items()):
                 digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
                 content = tensor.reshape(-1).view(torch.uint8).numpy().data
                 digest.update(content)
                 if advance is not None:
                     advance(content.nbytes)
+            for mark in self.laid.marks(part):
+                digest.update(f"{mark}\n".encode())
             self._digests[part] = digest.hexdigest()
         return self._digests[part]
 
     def parameters(self, part: PartName) -> int:
         """Number of weights of `part`."""
-        return sum(tensor.numel() for tensor in self.state_dict(part).values())
+        return sum(math.prod(shape) for shape in self.shapes(part).values())
 
     def with_clip_skip(self, layers: int) -> Checkpoint:
         """The checkpoint without the last `layers` of its text encoder, the final norm behind what is left.
@@ -275,21 +327,22 @@ class Checkpoint:
             return (Decoder if part == "decoder" else Encoder)(self.autoencoder_layout)
 
 
+def _name_of(root: Path) -> str:
+    """What reports call a checkpoint: the directory's name, or the model's of a snapshot in the Hub's cache."""
+    if root.parent.name == "snapshots" and root.parent.parent.name.startswith("models--"):
+        return root.parent.parent.name.removeprefix("models--").replace("--", "/")
+    return root.name
+
+
 def _read_index(root: Path) -> Json:
     if not root.exists():
         raise ArtifactError(f"{root} doesn't exist; expected a diffusers-format directory.")
-    if root.is_file():
-        what = "a single file" if root.suffix == ".safetensors" else f"a file of kind '{root.suffix or root.name}'"
-        raise ArtifactError(
-            f"{root} is {what}; expected a diffusers-format directory: convert it with diffusers' "
-            "StableDiffusionPipeline.from_single_file(...).save_pretrained(...)."
-        )
     if not (root / MODEL_INDEX).is_file():
-        raise ArtifactError(
-            f"{root} is not a diffusers-format checkpoint: {MODEL_INDEX} is missing; give the directory that holds it, "
-            "with tokenizer, text_encoder, unet, vae and scheduler beside it."
-        )
-    return read_config(root / MODEL_INDEX)
+        names = sorted(path.relative_to(root).as_posix() for path in (*root.glob("*"), *root.glob("snapshots/*")))
+        raise ArtifactError(no_pipeline(str(root), names))
+    index = read_config(root / MODEL_INDEX)
+    refuse_pipeline(root / MODEL_INDEX, index.get("_class_name"))
+    return index
 
 
 def _saved(root: Path, index: Json, scheduler: Json) -> tuple[int | None, float | None]:

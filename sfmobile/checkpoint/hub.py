@@ -4,39 +4,98 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from sfmobile.checkpoint.directory import MODEL_INDEX, Checkpoint
-from sfmobile.checkpoint.weights import STEMS
+from sfmobile.checkpoint.foreign import no_pipeline
+from sfmobile.checkpoint.overlays.laying import lay_over
+from sfmobile.checkpoint.overlays.vae import read_autoencoder
+from sfmobile.checkpoint.source import EmbeddingChoice, LoraChoice, Prediction, Source, absolute, expanded
+from sfmobile.checkpoint.weights import FOLDERS, PARTS, STEMS
 from sfmobile.errors import ArtifactError, UnavailableError, UsageError
+from sfmobile.models import find_checkpoint
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+# Half precision first: a package's floats are float16 whatever the source's are.
+HUB_VARIANTS = (".fp16", "", ".bf16")
 CONNECTION_SECONDS = 15.0
 _SMALL_FILES = (MODEL_INDEX, "README.md", "LICENSE*", "tokenizer/*", "scheduler/*.json", "*/config.json")
 
 
-def open_checkpoint(source: Checkpoint | Path | str, revision: str | None = None) -> Checkpoint:
-    """Open `source`: a directory if one is there, else a Hub id such as `stable-diffusion-v1-5/stable-diffusion-v1-5`.
+def open_checkpoint(
+    source: Checkpoint | Source | Path | str,
+    revision: str | None = None,
+    *,
+    lora: Sequence[LoraChoice | Path | str] = (),
+    embedding: Sequence[EmbeddingChoice | Path | str] = (),
+    vae: Path | str | None = None,
+    tokenizer: Path | str | None = None,
+    prediction: Prediction | None = None,
+    parts: Sequence[str] | None = None,
+) -> Checkpoint:
+    """Open `source`: a directory or file if one is there, else a Hub id such as `stabilityai/sd-turbo`.
 
-    An opened checkpoint is returned as it is. revision: of a model on the Hub, its newest without it.
+    An opened checkpoint is returned as it is. revision: of a model on the Hub, its newest without it. lora: files
+    merged into the weights ("detail.safetensors:0.8"). embedding: files of textual inversion ("cat.safetensors:<cat>").
+    vae: a directory or file of another autoencoder. tokenizer: a directory, for a single file whose vocabulary isn't
+    CLIP's. prediction: what a single file's UNet predicts, where its keys don't say. parts: whose weights are read, so
+    that a pickle in another's folder is no obstacle.
 
-    Raises `ArtifactError` if it is neither, `UnavailableError` if the Hub can't be reached.
+    Raises `ArtifactError` if it is neither or something is damaged or for another model, `UnavailableError` if the Hub
+    can't be reached.
     """
     if isinstance(source, Checkpoint):
         return source
-    try:
-        path = Path(source).expanduser()
-    except RuntimeError as error:
-        raise UsageError(f"'{source}' names the home of a user who doesn't exist here.") from error
-    if isinstance(source, Path) or path.exists() or not _HUB_ID.fullmatch(source):
-        return Checkpoint.open(path)
-    return Checkpoint.open(fetch(source, revision), name=source)
+    if not isinstance(source, Source):
+        # A path is never the id of a model on the Hub.
+        named = source.absolute() if isinstance(source, Path) and len(source.parts) > 1 else source
+        source = Source(
+            str(named),
+            revision,
+            tuple(one if isinstance(one, LoraChoice) else LoraChoice.parse(str(one)) for one in lora),
+            tuple(one if isinstance(one, EmbeddingChoice) else EmbeddingChoice.parse(str(one)) for one in embedding),
+            vae=None if vae is None else absolute(vae),
+            tokenizer=None if tokenizer is None else absolute(tokenizer),
+            prediction=prediction,
+            parts=None if parts is None else tuple(parts),
+        )
+    path = expanded(source.id)
+    if _is_local(source.id):
+        # A built-in model keeps its name; everything else is found again from another directory.
+        source = replace(source, id=str(path.absolute()) if path.exists() else source.id)
+        if path.is_file():
+            other = None if source.vae is None else read_autoencoder(source.vae)
+            instead = None if other is None else (other.config, other.weights)
+            return lay_over(Checkpoint.open_file(path, source.tokenizer, source.prediction, instead), source)
+        for option, given in (("tokenizer", source.tokenizer), ("prediction", source.prediction)):
+            if given is not None:
+                raise UsageError(f"--{option} is for a single file, and '{source.id}' is none; leave it out.")
+        return lay_over(Checkpoint.open(path, parts=source.parts), source)
+    snapshot = _cached(source.id, source.revision) if _COMMIT.fullmatch(source.revision or "") else None
+    snapshot = snapshot or fetch(source.id, source.revision, source.parts)
+    commit = snapshot.name if _COMMIT.fullmatch(snapshot.name) else source.revision
+    return lay_over(Checkpoint.open(snapshot, name=source.id, parts=source.parts), replace(source, revision=commit))
 
 
-def fetch(repo_id: str, revision: str | None = None) -> Path:
+def is_here(source: Source) -> bool:
+    """Whether a source can be opened without the Hub: it is a path, built in, or downloaded already."""
+    if _is_local(source.id):
+        return find_checkpoint(Path(source.id)).exists()
+    return _cached(source.id, source.revision) is not None
+
+
+def _is_local(name: str) -> bool:
+    return expanded(name).exists() or not _HUB_ID.fullmatch(name)
+
+
+def fetch(repo_id: str, revision: str | None = None, parts: Sequence[str] | None = None) -> Path:
     """Download a checkpoint's configs, tokenizer and safetensors into the Hub's cache; returns the directory.
 
-    Pickles are never fetched, and of two precisions only the full one.
+    The configs are read before any weight is fetched. Pickles are never fetched, and of two precisions only half:
+    packages hold no more.
     """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
@@ -45,8 +104,15 @@ def fetch(repo_id: str, revision: str | None = None) -> Path:
         # Not `list_repo_files`, which retries for 23 seconds where there is no network (huggingface_hub 2.4).
         info = HfApi().model_info(repo_id, revision=revision, timeout=CONNECTION_SECONDS)
         names = [file.rfilename for file in info.siblings or ()]
-        patterns = [*_SMALL_FILES, *weight_patterns(repo_id, names)]
-        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns))
+        # What another commit adds meanwhile isn't mixed in.
+        commit = info.sha or revision
+        if MODEL_INDEX not in names:
+            raise ArtifactError(no_pipeline(f"'{repo_id}'", names))
+        configs = Path(snapshot_download(repo_id, revision=commit, allow_patterns=[*_SMALL_FILES]))
+        # A model that can't be exported is refused before gigabytes are fetched.
+        Checkpoint.open(configs, name=repo_id, files={})
+        weights = weight_patterns(repo_id, names, parts)
+        return Path(snapshot_download(repo_id, revision=commit, allow_patterns=[*_SMALL_FILES, *weights]))
     except GatedRepoError as error:
         raise UnavailableError(
             f"'{repo_id}' asks for an agreement before it is downloaded; accept it on its page and log in with "
@@ -68,19 +134,28 @@ def fetch(repo_id: str, revision: str | None = None) -> Path:
         ) from error
 
 
-def weight_patterns(repo_id: str, names: list[str]) -> list[str]:
+def weight_patterns(repo_id: str, names: list[str], parts: Sequence[str] | None = None) -> list[str]:
     """The weight files to fetch out of a repository's file `names`; raises `ArtifactError` if it has only pickles."""
     patterns: list[str] = []
+    wanted = set(STEMS) if parts is None else {FOLDERS[part] for part in PARTS if part in parts}
     for folder, stem in STEMS.items():
-        # Whole file, shard or index, with or without a variant; not "non_ema" and other extras.
-        form = re.compile(rf"{folder}/{stem}(\.fp16)?(-\d+-of-\d+)?\.safetensors(\.index(\.fp16)?\.json)?")
-        stored = [name for name in names if form.fullmatch(name)]
-        chosen = [name for name in stored if ".fp16" not in name] or stored
-        if not chosen:
+        if folder not in wanted:
+            continue
+        for variant in HUB_VARIANTS:
+            # Whole file, shards or index; not "non_ema" and other extras.
+            ending = re.escape(variant)
+            form = re.compile(
+                rf"{folder}/{stem}(\.safetensors\.index{ending}\.json|{ending}\.safetensors\.index\.json|"
+                rf"{ending}(-\d+-of-\d+)?\.safetensors|(-\d+-of-\d+){ending}\.safetensors)"
+            )
+            chosen = [name for name in names if form.fullmatch(name)]
+            if any(name.endswith(".safetensors") for name in chosen):
+                patterns += chosen
+                break
+        else:
             raise ArtifactError(
                 f"'{repo_id}' has no {folder}/{stem}.safetensors and no shards of it; sfmobile doesn't read pickles."
             )
-        patterns += chosen
     return patterns
 
 

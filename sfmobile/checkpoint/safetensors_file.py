@@ -51,9 +51,9 @@ class SafetensorsFile(Mapping[str, "Tensor"]):
             )
             raise ArtifactError(f"'{path}' {found}; expected {what}, a .safetensors file.")
         try:
-            refuse_other_formats(path, what)
             handle: _Handle = safe_open(path, framework="pt")
         except (SafetensorError, OSError) as error:
+            refuse_other_formats(path, what)
             raise ArtifactError(
                 f"{path} is not a whole safetensors file ({error}; {path.stat().st_size} bytes found); copy or "
                 "download it again."
@@ -72,6 +72,10 @@ class SafetensorsFile(Mapping[str, "Tensor"]):
 
         tensor = self._handle.get_tensor(name)
         return tensor.to(torch.float16) if self._dtypes[name] in NARROW_FLOATS else tensor
+
+    def __contains__(self, name: object) -> bool:
+        # `Mapping` would read the tensor.
+        return name in self._shapes
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

@@ -8,8 +8,8 @@ what diffusers reads by.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -303,8 +303,38 @@ def _unknown_special(folder: Path, name: Any) -> str:
     return f"The vocabulary in {folder} has no token '{token}', which its config names as special."
 
 
-def copy_tokenizer(source: Path, target: Path) -> None:
-    """Put the tokenizer of `source` into `target`, as vocab.json and merges.txt whatever form `source` has."""
+def with_tokens(constants: TokenizerConstants, folder: Path, tokens: Sequence[str], file: Path) -> TokenizerConstants:
+    """The constants with the `tokens` of `file` added behind the others of `folder`.
+
+    Raises `ArtifactError` for a token that the vocabulary has, or that another token is where case doesn't count.
+    """
+    vocab = read_vocabulary(folder)
+    added = dict(constants.added_tokens)
+    known = {normalized(token): token for token in (*added, *constants.exact_tokens)}
+    for token in tokens:
+        plain = normalized(token)
+        taken = token if token in vocab else known.get(plain)
+        if taken is not None or not plain.strip():
+            why = f"the tokenizer has '{taken}' already" if taken is not None else "it is nothing but white space"
+            raise ArtifactError(
+                f"{file}: '{token}' can't be its token, since {why}; name another with --embedding FILE:TOKEN, such as "
+                f"<{file.stem}>."
+            )
+        known[plain] = token
+        added[token] = max(len(vocab), max((*added.values(), *constants.exact_tokens.values()), default=-1) + 1)
+        if added[token] < constants.vocabulary:
+            raise ArtifactError(
+                f"The vocabulary in {folder} leaves out ids below {constants.vocabulary}, so a token can't be added "
+                "behind it; use a tokenizer whose ids follow each other."
+            )
+    return replace(constants, added_tokens=added, vocabulary=constants.vocabulary + len(tokens))
+
+
+def copy_tokenizer(source: Path, target: Path, constants: TokenizerConstants | None = None) -> None:
+    """Put the tokenizer of `source` into `target`, as vocab.json and merges.txt whatever form `source` has.
+
+    constants: with tokens that `source` doesn't have.
+    """
     target.mkdir(parents=True, exist_ok=True)
     if (source / VOCAB_FILE).is_file():
         for file in (VOCAB_FILE, MERGES_FILE):
@@ -320,7 +350,12 @@ def copy_tokenizer(source: Path, target: Path) -> None:
     config = _optional(source / CONFIG_FILE)
     if config.get(DECODER_KEY) is None and _fast_tokens(source):
         # What the file that isn't copied says of added tokens, in the form that stands beside a vocabulary.
-        constants = read_tokenizer(source)
+        constants = constants or read_tokenizer(source)
+    elif constants is not None:
+        own = read_tokenizer(source)
+        if (own.added_tokens, own.exact_tokens) == (constants.added_tokens, constants.exact_tokens):
+            constants = None
+    if constants is not None:
         config[DECODER_KEY] = {
             str(index): {"content": token, "normalized": tokens is constants.added_tokens, **_NO_STRIPPING}
             for tokens in (constants.added_tokens, constants.exact_tokens)

@@ -10,6 +10,7 @@ This is the one place that knows both naming schemes. Our networks keep diffuser
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -42,9 +43,12 @@ _TEXT_LAYER = {
     "fc2": "mlp.fc2",
 }
 _OLD_PIXEL_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-# Buffers of old files that hold no weight, and the projection to the space of pictures behind a text encoder, which
-# Stable Diffusion takes nothing from.
-_IGNORED = re.compile(r"(^|\.)position_ids$|^text_projection\.weight$")
+# Buffers of old files that hold no weight, and what a whole CLIP has beside its text encoder.
+_IGNORED = re.compile(
+    r"(^|\.)position_ids$|^(vision_model|visual_projection|text_projection)\.|^logit_scale$|^text_model\.text_projection\."
+)
+# What stands in file names for another precision, in the order that local files are taken in.
+VARIANTS = ("", ".fp16", ".bf16")
 _TEXT_LAYER_NUMBER = re.compile(r"(?:text_model\.)?encoder\.layers\.(\d+)\.")
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
@@ -89,7 +93,24 @@ def belongs_to(part: PartName, name: str) -> bool:
     return _IGNORED.search(name) is None and not name.startswith(prefixes.get(part, ("\0",)))
 
 
-class WeightFiles(Mapping[str, "Tensor"]):
+class StoredWeights(Mapping[str, "Tensor"]):
+    """Tensors of a component by the names that diffusers or transformers give them, wherever they are stored.
+
+    folder: what messages call the place.
+    """
+
+    folder: Path
+
+    @abstractmethod
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Stored shape, from the header alone."""
+
+    @abstractmethod
+    def file(self, name: str) -> Path:
+        """The file that holds `name`."""
+
+
+class WeightFiles(StoredWeights):
     """Memory-mapped tensors of the safetensors file or shards in one component folder, by stored name.
 
     Nothing is read before a tensor is used; a tensor's pages belong to the file, not to the process.
@@ -112,6 +133,9 @@ class WeightFiles(Mapping[str, "Tensor"]):
 
     def __getitem__(self, name: str) -> Tensor:
         return self._files[name][name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._files
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
@@ -136,12 +160,31 @@ def check_float(file: SafetensorsFile, name: str) -> None:
         )
 
 
+class ComponentFiles(Mapping[str, StoredWeights]):
+    """The weights of each folder of a checkpoint at `root`, opened when they are first asked for."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._opened: dict[str, StoredWeights] = {}
+
+    def __getitem__(self, folder: str) -> StoredWeights:
+        if folder not in self._opened:
+            self._opened[folder] = WeightFiles(self._root / folder, STEMS[folder])
+        return self._opened[folder]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(STEMS)
+
+    def __len__(self) -> int:
+        return len(STEMS)
+
+
 def weight_files(folder: Path, stem: str) -> dict[Path, set[str] | None]:
     """The safetensors files of a component: each with the names its index lists, or None where there's no index.
 
-    Full precision is taken before the `fp16` variant if a folder has both.
+    Full precision is taken before a variant if a folder has both.
     """
-    for variant in ("", ".fp16"):
+    for variant in VARIANTS:
         for index in (f"{stem}.safetensors.index{variant}.json", f"{stem}{variant}.safetensors.index.json"):
             if (folder / index).is_file():
                 return _shards(folder / index)
@@ -153,6 +196,17 @@ def weight_files(folder: Path, stem: str) -> dict[Path, set[str] | None]:
         raise ArtifactError(
             f"{folder} holds {pickles[0]}, a pickle, which can run code when it is opened; expected "
             f"{stem}.safetensors: convert the checkpoint with diffusers' save_pretrained(safe_serialization=True)."
+        )
+    others = sorted(path.name for path in folder.glob(f"{stem}.*safetensors")) if folder.is_dir() else []
+    if others:
+        raise ArtifactError(
+            f"{folder} holds {others[0]}, a variant that nothing says the kind of; rename it {stem}.safetensors if it "
+            "is the one that is meant."
+        )
+    if folder.is_dir() and (folder / "adapter_config.json").is_file():
+        raise ArtifactError(
+            f"{folder} holds a LoRA that was saved by peft in place of the network (adapter_config.json); take the "
+            "base model's folder and lay the adapter over it with --lora."
         )
     raise ArtifactError(
         f"{folder / (stem + '.safetensors')} is missing, and so is an index of shards; copy the checkpoint again."
@@ -181,7 +235,7 @@ def _shards(index: Path) -> dict[Path, set[str] | None]:
 
 
 def read_weights(
-    part: PartName, files: WeightFiles, expected: Mapping[str, tuple[int, ...]], text_layers: int | None = None
+    part: PartName, files: StoredWeights, expected: Mapping[str, tuple[int, ...]], text_layers: int | None = None
 ) -> dict[str, Tensor]:
     """Our weights of `part` from `files`, memory-mapped, with our names and shapes and the stored dtype.
 
@@ -229,4 +283,14 @@ def _wrong_names(folder: Path, missing: list[str], unexpected: list[str]) -> str
     for label, names in (("lacks", missing), ("holds unknown", unexpected)):
         if names:
             parts.append(f"{label} '{names[0]}'" + (f" and {len(names) - 1} more" if len(names) > 1 else ""))
+    if any(".base_layer." in name or ".lora_" in name for name in unexpected):
+        return (
+            f"{folder}: the checkpoint was saved with a LoRA that isn't fused ('{unexpected[0]}'); call diffusers' "
+            "fuse_lora() and unload_lora_weights() before save_pretrained(), or lay the LoRA over the base with --lora."
+        )
+    if not missing:
+        return (
+            f"{folder}: the checkpoint {parts[0]}, of which config.json's network has no use; diffusers would leave "
+            "such weights out with a warning: take them out, or correct config.json."
+        )
     return f"{folder}: the checkpoint {', and '.join(parts)}; config and weights are not of one model."

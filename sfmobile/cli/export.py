@@ -24,10 +24,18 @@ def export(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="SOURCE", help="A diffusers-format directory, a Hugging Face Hub id, or glyph, the built-in model."
+            metavar="SOURCE",
+            help="A diffusers-format directory, a single .safetensors file, a Hugging Face Hub id, or glyph, the "
+            "built-in model.",
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="BUNDLE", help="The bundle directory to make.")],
+    revision: options.RevisionOption = None,
+    lora: options.LoraOption = None,
+    embedding: options.EmbeddingOption = None,
+    vae: options.VaeOption = None,
+    tokenizer: options.TokenizerOption = None,
+    prediction: options.PredictionOption = None,
     attention: Annotated[
         AttentionForm, typer.Option(help="split-einsum suits the Neural Engine, original the GPU.")
     ] = "split-einsum",
@@ -152,11 +160,22 @@ def export(
     )
     with console.watching() as observer:
         observer.start(f"Opening {source}")
-        checkpoint = open_checkpoint(source)
+        checkpoint = open_checkpoint(
+            source,
+            revision,
+            lora=lora or (),
+            embedding=embedding or (),
+            vae=vae,
+            tokenizer=tokenizer,
+            prediction=prediction,
+            parts=wanted.components,
+        )
         if checkpoint.root != Path(source):
             console.note(f"'{source}' is {checkpoint.root}")
+        for text in checkpoint.notes:
+            console.note(text)
         if not dry_run:
-            made = export_checkpoint(checkpoint, output, wanted, golden=golden, source_id=source, observer=observer)
+            made = export_checkpoint(checkpoint, output, wanted, golden=golden, observer=observer)
     if dry_run:
         from sfmobile.export.plan import plan_export
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, TypeVar
 
 import typer
 
+from sfmobile.checkpoint.source import Prediction
 from sfmobile.errors import UsageError
 from sfmobile.runtime.choices import ComputeUnit, Precision, RuntimeChoice
 
@@ -29,6 +30,35 @@ SourceOption = Annotated[
     typer.Option(
         "--source", metavar="CHECKPOINT", help="The checkpoint the bundle was exported from, if it isn't where it was."
     ),
+]
+RevisionOption = Annotated[
+    str | None, typer.Option("--revision", metavar="NAME", help="Branch, tag or commit of a model on the Hub.")
+]
+LoraOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora", metavar="FILE[:SCALE]", help="A LoRA to merge into the weights, at scale 1; may be repeated."
+    ),
+]
+EmbeddingOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--embedding",
+        metavar="FILE[:TOKEN]",
+        help="Textual inversion: the file's vectors as a token, by default its own; may be repeated.",
+    ),
+]
+VaeOption = Annotated[
+    Path | None,
+    typer.Option("--vae", metavar="DIR|FILE", help="Another autoencoder in place of the checkpoint's."),
+]
+TokenizerOption = Annotated[
+    Path | None,
+    typer.Option("--tokenizer", metavar="DIR", help="For a single file whose vocabulary isn't CLIP's."),
+]
+PredictionOption = Annotated[
+    Prediction | None,
+    typer.Option("--prediction", help="What a single file's UNet predicts, where nothing in it says so."),
 ]
 LatentSizeOption = Annotated[
     str | None,

@@ -140,6 +140,24 @@ class Recipe(StrictModel):
                     f"The recipe gives layer '{name}' of {component} groups of {layer.group_size} channels, which "
                     f"don't divide its {channels} channels; choose a divisor."
                 )
+        self._check_default_groups(component, shapes)
+
+    def ungrouped(self, component: ComponentName, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+        """Layers that have one lookup table, although they are to have one per group: it doesn't divide them."""
+        choices = {name: self.layer(component, name).group_size for name in shapes}
+        return [name for name, group in choices.items() if group is not None and shapes[name][0] % group]
+
+    def _check_default_groups(self, component: ComponentName, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """A few layers, such as one of three colours, are never divided; most of the weights must be."""
+        whole = self.ungrouped(component, shapes)
+        sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+        if 2 * sum(sizes[name] for name in whole) > sum(sizes.values()):
+            largest = max(whole, key=lambda name: sizes[name])
+            raise UsageError(
+                f"A group of {self.layer(component, largest).group_size} channels doesn't divide {len(whole)} of "
+                f"{len(shapes)} layers of {component}, such as '{largest}' with {shapes[largest][0]} channels; choose "
+                "a divisor of these."
+            )
 
 
 def stored_bytes(shape: Sequence[int], layer: LayerRecipe) -> int:

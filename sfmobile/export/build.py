@@ -219,6 +219,7 @@ class ComponentBuild:
         return CompressionRecord(
             bits=main.bits,
             group_size=main.group_size,
+            ungrouped_layers=len(recipe.ungrouped(self.name, self.layers)),
             recipe_sha256=None if given is None else sha256_of_value(given.model_dump(mode="json")),
         )
 

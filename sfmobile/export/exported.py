@@ -12,6 +12,7 @@ from sfmobile.bundle.choices import AttentionForm, ComponentName, FloatType, For
 from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.hub import open_checkpoint
 from sfmobile.checkpoint.scheduler import replacement_note
+from sfmobile.checkpoint.source import EmbeddingChoice, LoraChoice, Prediction
 from sfmobile.compress.recipe import LayerRecipe, Recipe
 from sfmobile.export.coreai_asset import EXPERIMENTAL, stored_as
 from sfmobile.export.exporter import export_bundle
@@ -127,6 +128,12 @@ def export(
     source: Checkpoint | Path | str,
     output: Path | str,
     *,
+    revision: str | None = None,
+    lora: Sequence[LoraChoice | Path | str] = (),
+    embedding: Sequence[EmbeddingChoice | Path | str] = (),
+    vae: Path | str | None = None,
+    tokenizer: Path | str | None = None,
+    prediction: Prediction | None = None,
     attention: AttentionForm = "split-einsum",
     bits: int | Literal["none"] | None = None,
     group_size: int | None = None,
@@ -156,7 +163,8 @@ def export(
     What is already exported there, whole and current, is reused: call it again after an interruption. Whatever
     happens, `output` is the old bundle or the new one, whole.
 
-    source: a diffusers-format directory, a Hugging Face Hub id, or an opened checkpoint. attention: split-einsum suits
+    source: a diffusers-format directory, a single file, a Hugging Face Hub id, or an opened checkpoint. revision, lora,
+    embedding, vae, tokenizer, prediction: as `open_checkpoint` takes them. attention: split-einsum suits
     the Neural Engine, original the GPU. bits: per weight, 1, 2, 3, 4, 6 or 8; "none" for fp16; without it 6 (ONNX:
     none). group_size: a lookup table per so many output channels (ios18). recipe: bits layer by layer, in place of
     both. target: the earliest system the packages run on, ios17 without it. component: only these, in place of all of
@@ -197,9 +205,17 @@ def export(
     )
     observer = observer or Observer()
     observer.start(f"Opening {source}")
-    checkpoint = open_checkpoint(source)
-    source_id = str(source) if isinstance(source, (str, Path)) else None
-    return export_checkpoint(checkpoint, Path(output), options, golden=golden, source_id=source_id, observer=observer)
+    checkpoint = open_checkpoint(
+        source,
+        revision,
+        lora=lora,
+        embedding=embedding,
+        vae=vae,
+        tokenizer=tokenizer,
+        prediction=prediction,
+        parts=options.components,
+    )
+    return export_checkpoint(checkpoint, Path(output), options, golden=golden, observer=observer)
 
 
 def export_options(
@@ -275,7 +291,7 @@ def export_checkpoint(
     source_id: str | None = None,
     observer: Observer | None = None,
 ) -> ExportedBundle:
-    """Export an opened checkpoint. source_id: what the manifest says it was, by default where it is."""
+    """Export an opened checkpoint. source_id: what the manifest says it was, by default where it was opened from."""
     from sfmobile.sampling.golden import golden_run
 
     def record(bundle: Bundle) -> GoldenRun:
@@ -329,4 +345,6 @@ def describe_weights(record: ComponentRecord) -> str:
     group, bits = record.compression.group_size, record.compression.bits
     width = stored_as(LayerRecipe(bits=bits)).bits if record.format == "coreai" else bits
     stored = f", stored in {width}" if width != bits else ""
-    return f"{bits} bits{stored}" + (f" per {group} channels" if group else "")
+    whole = record.compression.ungrouped_layers
+    grouped = f" per {group} channels" + (f", {whole} layers whole" if whole else "") if group else ""
+    return f"{bits} bits{stored}{grouped}"

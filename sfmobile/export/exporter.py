@@ -19,7 +19,7 @@ from sfmobile.bundle.manifest import (
 )
 from sfmobile.bundle.store import BundleWriter, require_disk
 from sfmobile.checkpoint.directory import Checkpoint
-from sfmobile.checkpoint.tokenizer import MERGES_FILE, VOCAB_FILE, copy_tokenizer, read_tokenizer
+from sfmobile.checkpoint.tokenizer import MERGES_FILE, VOCAB_FILE, copy_tokenizer
 from sfmobile.errors import UsageError
 from sfmobile.export.build import ComponentBuild
 from sfmobile.export.component import Setting, chosen_components, component_specs, fitted, setting_for
@@ -41,7 +41,7 @@ def export_bundle(
 ) -> Bundle:
     """Export `checkpoint` to the bundle directory `root` and return the bundle.
 
-    `source_id` is what the manifest says the checkpoint was: a directory (by default its path) or a Hub id.
+    `source_id` is what the manifest says the checkpoint was: where it was opened from without it.
     Components not asked for are kept from a bundle at `root` if they belong to the same checkpoint and shapes.
     `golden` records the reference vectors, given the bundle without them; it is called only if the bundle can draw
     and the vectors of a bundle at `root` no longer fit.
@@ -71,7 +71,7 @@ def export_bundle(
             elif name in kept:
                 writer.adopt(name, kept[name])
                 components[name] = kept[name]
-        manifest = _manifest(writer, setting, options, components, source_id or str(checkpoint.root))
+        manifest = _manifest(writer, setting, options, components, source_id or checkpoint.source.id)
         record = golden_record(writer, manifest, golden, observer)
         return writer.commit(manifest.model_copy(update={"golden": record}))
 
@@ -135,8 +135,10 @@ def _manifest(
 ) -> Manifest:
     """The manifest without golden vectors; writes the tokenizer folder."""
     checkpoint = setting.checkpoint
-    tokenizer_files = writer.folder(TOKENIZER_FOLDER, lambda folder: copy_tokenizer(checkpoint.tokenizer_dir, folder))
-    constants = read_tokenizer(checkpoint.tokenizer_dir)
+    constants = checkpoint.tokenizer
+    tokenizer_files = writer.folder(
+        TOKENIZER_FOLDER, lambda folder: copy_tokenizer(checkpoint.tokenizer_dir, folder, constants)
+    )
     # A UNet that is kept says its own batch.
     batch = options.guidance_batch
     if "unet" in components:
@@ -148,6 +150,10 @@ def _manifest(
             id=source_id,
             sha256=sha256_of_value({name: record.source_sha256 for name, record in components.items()}),
             licence=checkpoint.licence if options.licence is None else options.licence,
+            revision=checkpoint.source.revision,
+            tokenizer=None if checkpoint.source.tokenizer is None else str(checkpoint.source.tokenizer),
+            prediction=checkpoint.source.prediction,
+            overlays=checkpoint.laid.records,
         ),
         target=options.target,
         options=options.record(setting.latent_size),

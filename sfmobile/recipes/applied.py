@@ -49,15 +49,14 @@ def compress(
     if isinstance(bundle, Bundle) or (not isinstance(bundle, Checkpoint) and (Path(bundle) / MANIFEST_FILE).is_file()):
         opened = open_bundle(bundle, observer=observer)
         checkpoint = open_source(opened, source, observer)
-        named = opened.manifest.source.id if source is None else _name(source)
         options = options_of(opened.manifest, read, target)
     else:
         if source is not None:
             raise UsageError(f"--source names the checkpoint of a bundle, and '{bundle}' is no bundle; leave it out.")
         observer.start(f"Opening {bundle}")
-        checkpoint, named = open_checkpoint(bundle), _name(bundle)
+        checkpoint = open_checkpoint(bundle)
         options = ExportOptions(target=target or DEFAULT_TARGET, recipe=read)
-    return export_checkpoint(checkpoint, Path(output), options, golden=golden, source_id=named, observer=observer)
+    return export_checkpoint(checkpoint, Path(output), options, golden=golden, observer=observer)
 
 
 def options_of(manifest: Manifest, recipe: Recipe, target: Target | None) -> ExportOptions:
@@ -79,7 +78,3 @@ def options_of(manifest: Manifest, recipe: Recipe, target: Target | None) -> Exp
         multifunction_decoder=decoder is not None and bool(decoder.functions),
         more_latent_sizes=tuple(other for other in sizes if other != size),
     )
-
-
-def _name(source: Checkpoint | Path | str) -> str:
-    return str(source.root if isinstance(source, Checkpoint) else source)

@@ -141,7 +141,7 @@ class StoredNetwork:
 
 def encode_prompts(checkpoint: Checkpoint, texts: Sequence[str]) -> tuple[list[np.ndarray], list[Float32]]:
     """Token ids (1, S) and hidden states (1, C, 1, S) of each text, by the checkpoint's own text encoder in fp32."""
-    tokenizer = Tokenizer(checkpoint.tokenizer_dir)
+    tokenizer = Tokenizer(checkpoint.tokenizer_dir, checkpoint.tokenizer)
     net = checkpoint.load("text_encoder")
     ids = [tokenizer.encode(text) for text in texts]
     with torch.inference_mode():

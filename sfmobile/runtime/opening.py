@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from sfmobile.bundle.directory import Bundle
 from sfmobile.errors import ArtifactError, UsageError
-from sfmobile.models import find_checkpoint
 from sfmobile.observer import Observer
 from sfmobile.runtime.choices import (
     EVALUATING,
@@ -24,6 +23,7 @@ from sfmobile.runtime.protocol import Runtime
 
 if TYPE_CHECKING:
     from sfmobile.checkpoint.directory import Checkpoint
+    from sfmobile.checkpoint.source import Source
 
 
 def open_bundle(
@@ -47,7 +47,13 @@ def open_bundle(
 
 def has_source(bundle: Bundle, given: Checkpoint | Path | str | None) -> bool:
     """Whether there is a checkpoint to compare with: a given one, or the manifest's where it was."""
-    return given is not None or find_checkpoint(Path(bundle.manifest.source.id)).is_dir()
+    from sfmobile.checkpoint.hub import is_here
+    from sfmobile.checkpoint.source import Source
+
+    if given is not None and not isinstance(given, (str, Path)):
+        return True
+    source = Source.recorded(bundle.manifest, given)
+    return all(path.exists() for path in source.files) and (given is not None or is_here(source))
 
 
 def open_source(
@@ -58,14 +64,22 @@ def open_source(
     Raises `UsageError` if it isn't here, `ArtifactError` if it is another one.
     """
     from sfmobile.checkpoint.directory import Checkpoint
+    from sfmobile.checkpoint.hub import open_checkpoint
+    from sfmobile.checkpoint.source import Source
 
-    recorded = bundle.manifest.source.id
+    recorded = bundle.manifest.source
+    source = Source.recorded(bundle.manifest, None if isinstance(given, Checkpoint) else given)
     if not has_source(bundle, given):
+        absent = next((path for path in source.files if not path.exists()), None)
+        if absent is not None:
+            raise UsageError(
+                f"'{absent}', which '{bundle.root}' was exported with, isn't here; put it back, or export again."
+            )
         raise UsageError(
-            f"The checkpoint '{recorded}' that '{bundle.root}' was exported from isn't here; "
+            f"The checkpoint '{recorded.id}' that '{bundle.root}' was exported from isn't here; "
             "name its directory with --source."
         )
-    checkpoint = given if isinstance(given, Checkpoint) else Checkpoint.open(find_checkpoint(Path(given or recorded)))
+    checkpoint = given if isinstance(given, Checkpoint) else open_checkpoint(source)
     checkpoint = checkpoint.with_clip_skip(bundle.manifest.pipeline.text.skipped_layers)
     observer = observer or Observer()
     for name, record in bundle.manifest.components.items():
@@ -159,7 +173,7 @@ class RuntimeRequest:
     kind: RuntimeKind
     precision: Precision | None = None
     compute_unit: ComputeUnit | None = None
-    source: Path | None = None
+    source: Source | None = None
     latent_size: tuple[int, int] | None = None
     guidance_batch: int | None = None
 
@@ -182,7 +196,7 @@ class RuntimeRequest:
             kind=kind,
             precision=None if kind == "coreml" else precision,
             compute_unit=(compute_unit or "ALL") if kind == "coreml" else None,
-            source=open_source(bundle, source, observer).root if kind == "torch" else None,
+            source=open_source(bundle, source, observer).source if kind == "torch" else None,
             latent_size=(latents.height, latents.width),
             guidance_batch=bundle.manifest.guidance.batch,
         )
@@ -194,9 +208,9 @@ class RuntimeRequest:
 
     def open_on(self, bundle: Bundle) -> Runtime:
         """Open the runtime on a bundle that is open already."""
-        from sfmobile.checkpoint.directory import Checkpoint
+        from sfmobile.checkpoint.hub import open_checkpoint
 
-        source = None if self.source is None else Checkpoint.open(self.source)
+        source = None if self.source is None else open_checkpoint(self.source)
         return open_runtime(
             self.kind, bundle, precision=self.precision or "fp32", compute_unit=self.compute_unit, source=source
         )

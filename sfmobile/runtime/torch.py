@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,8 +9,9 @@ import numpy as np
 from sfmobile.bundle.directory import Bundle
 from sfmobile.bundle.manifest import ComponentName, ComponentRecord
 from sfmobile.checkpoint.directory import Checkpoint
+from sfmobile.checkpoint.hub import is_here, open_checkpoint
+from sfmobile.checkpoint.source import Source
 from sfmobile.errors import ArtifactError, UsageError
-from sfmobile.models import find_checkpoint
 from sfmobile.runtime.component import Component
 
 if TYPE_CHECKING:
@@ -59,13 +59,13 @@ class TorchRuntime:
         self.bundle = bundle
         self._recorded = source is None
         if source is None:
-            root = find_checkpoint(Path(bundle.manifest.source.id))
-            if not root.is_dir():
+            recorded = Source.recorded(bundle.manifest)
+            if not is_here(recorded):
                 raise UsageError(
-                    f"The checkpoint '{root}' that {bundle.root} was exported from isn't here; name its directory "
-                    "with --source."
+                    f"The checkpoint '{recorded.id}' that {bundle.root} was exported from isn't here; name its "
+                    "directory with --source."
                 )
-            source = Checkpoint.open(root)
+            source = open_checkpoint(recorded)
         self.source = source.with_clip_skip(bundle.manifest.pipeline.text.skipped_layers)
 
     def describe(self) -> str:

@@ -58,8 +58,8 @@ class Tokens:
 class Tokenizer:
     """Text to token ids: start, byte pairs, end, padding, always `max_length` of them."""
 
-    def __init__(self, folder: Path, record: TokenizerRecord | None = None) -> None:
-        """`folder` holds the tokenizer's files; `record`, a bundle's, overrides the constants found there.
+    def __init__(self, folder: Path, record: TokenizerRecord | TokenizerConstants | None = None) -> None:
+        """`folder` holds the tokenizer's files; `record`, a bundle's or a checkpoint's, overrides what is found there.
 
         Raises `ArtifactError` if the files are missing or damaged.
         """

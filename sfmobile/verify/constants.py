@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfmobile.checkpoint.tokenizer import copy_tokenizer, read_tokenizer
+from sfmobile.checkpoint.tokenizer import copy_tokenizer
 from sfmobile.export.component import Setting, component_specs
 from sfmobile.files import sha256_of_file
 
@@ -58,8 +58,8 @@ def constant_faults(bundle: Bundle, checkpoint: Checkpoint) -> list[str]:
 
 
 def _tokenizer_faults(bundle: Bundle, checkpoint: Checkpoint) -> Iterator[str]:
-    record, constants = bundle.manifest.tokenizer, read_tokenizer(checkpoint.tokenizer_dir)
-    for key in ("max_length", "bos_token_id", "eos_token_id", "pad_token_id"):
+    record, constants = bundle.manifest.tokenizer, checkpoint.tokenizer
+    for key in ("max_length", "bos_token_id", "eos_token_id", "pad_token_id", "added_tokens", "exact_tokens"):
         found, expected = getattr(record, key), getattr(constants, key)
         if found != expected:
             yield f"tokenizer.{key} is {found} in the manifest and {expected} in the checkpoint"

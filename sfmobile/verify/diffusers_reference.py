@@ -52,8 +52,10 @@ def why_not(checkpoint: Checkpoint) -> str | None:
     for package in ("diffusers", "transformers"):
         if importlib.util.find_spec(package) is None:
             return f"{package} isn't installed"
+    if checkpoint.laid.records:
+        return "a LoRA, an embedding or another autoencoder is laid over it"
     for folder, expected in NETWORK_CLASSES.items():
-        found = read_config(checkpoint.root / folder / "config.json").get("_class_name", expected[0])
+        found = read_config(checkpoint.tokenizer_dir.parent / folder / "config.json").get("_class_name", expected[0])
         if found not in expected:
             return f"its {folder} is of the class {found}, which diffusers doesn't have"
     needed = MEMORY_FACTOR * 4 * sum(checkpoint.parameters(part) for part in checkpoint.parts)
@@ -111,13 +113,16 @@ class _Theirs:
 
         # Pipelines that begin with a picture, and those of consistency models, hold this one's components.
         kind = diffusers.StableDiffusionPipeline
-        self.pipeline = kind.from_pretrained(
-            checkpoint.root,
-            local_files_only=True,
-            use_safetensors=True,
-            safety_checker=None,
-            requires_safety_checker=False,
-        ).to(torch.float32)
+        options: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False, "local_files_only": True}
+        # Beside a single file its configs, which are elsewhere.
+        folder = checkpoint.tokenizer_dir.parent
+        if checkpoint.root.is_file():
+            opened = kind.from_single_file(
+                str(checkpoint.root), config=str(folder), torch_dtype=torch.float32, **options
+            )
+        else:
+            opened = kind.from_pretrained(folder, use_safetensors=True, **options)
+        self.pipeline = opened.to(torch.float32)
         self.pipeline.set_progress_bar_config(disable=True)
         encoder = self.pipeline.text_encoder
         if not hasattr(encoder, "text_model"):

@@ -171,7 +171,7 @@ def make_reference(
     if checkpoint is None:
         golden = RuntimeRecord(kind="torch", description="golden vectors (torch fp32)", precision="fp32")
         return golden_reference(bundle), golden
-    request = RuntimeRequest(bundle.root, "torch", "fp32", source=checkpoint.root)
+    request = RuntimeRequest(bundle.root, "torch", "fp32", source=checkpoint.source)
     runtime = request.open_on(bundle)
     observer.start("Reference (torch fp32)", reference_work(bundle, drawings))
     return record_reference(bundle, runtime, drawings, observer.advance), runtime_record(request, runtime)

@@ -9,11 +9,13 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from tests.tiny import TOKENIZER_DIR
 
 
-def stable_diffusion_1(seed: int = 0) -> StableDiffusionPipeline:
+def stable_diffusion_1(seed: int = 0, *, heads: int = 2, width: int = 24, groups: int = 8) -> StableDiffusionPipeline:
     """SD-1.5's shape: projections as convolutions, one head count, noise prediction, PNDM's config file."""
     return _pipeline(
         seed,
-        unet={"attention_head_dim": 2},
+        width,
+        groups,
+        unet={"attention_head_dim": heads},
         text={"hidden_act": "quick_gelu"},
         scheduler=PNDMScheduler(
             beta_start=0.00085,
@@ -25,11 +27,15 @@ def stable_diffusion_1(seed: int = 0) -> StableDiffusionPipeline:
     )
 
 
-def stable_diffusion_2(seed: int = 0) -> StableDiffusionPipeline:
+def stable_diffusion_2(
+    seed: int = 0, *, heads: tuple[int, int] = (2, 4), width: int = 24, groups: int = 8
+) -> StableDiffusionPipeline:
     """SD-2.1's shape: linear projections, a head count per level, exact GELU, v-prediction."""
     return _pipeline(
         seed,
-        unet={"attention_head_dim": [2, 4], "use_linear_projection": True, "upcast_attention": True},
+        width,
+        groups,
+        unet={"attention_head_dim": list(heads), "use_linear_projection": True, "upcast_attention": True},
         text={"hidden_act": "gelu"},
         scheduler=DDIMScheduler(
             beta_start=0.00085,
@@ -43,7 +49,7 @@ def stable_diffusion_2(seed: int = 0) -> StableDiffusionPipeline:
     )
 
 
-def _pipeline(seed: int, unet: dict, text: dict, scheduler: object) -> StableDiffusionPipeline:
+def _pipeline(seed: int, width: int, groups: int, unet: dict, text: dict, scheduler: object) -> StableDiffusionPipeline:
     torch.manual_seed(seed)
     parts = {
         "unet": UNet2DConditionModel(
@@ -52,24 +58,24 @@ def _pipeline(seed: int, unet: dict, text: dict, scheduler: object) -> StableDif
             down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
             up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
             layers_per_block=1,
-            cross_attention_dim=24,
-            norm_num_groups=8,
+            cross_attention_dim=width,
+            norm_num_groups=groups,
             **unet,
         ),
         "vae": AutoencoderKL(
-            block_out_channels=(16, 32),
+            block_out_channels=(16, 32) if groups <= 16 else (32, 64),
             down_block_types=("DownEncoderBlock2D",) * 2,
             up_block_types=("UpDecoderBlock2D",) * 2,
             layers_per_block=1,
-            norm_num_groups=8,
+            norm_num_groups=groups,
             sample_size=16,
         ),
         "text_encoder": CLIPTextModel(
             CLIPTextConfig(
-                hidden_size=24,
+                hidden_size=width,
                 intermediate_size=48,
                 num_hidden_layers=2,
-                num_attention_heads=2,
+                num_attention_heads=2 if width % 64 else width // 64,
                 bos_token_id=49406,
                 eos_token_id=49407,
                 vocab_size=49408,

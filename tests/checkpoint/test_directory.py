@@ -334,8 +334,8 @@ def test_an_index_can_not_point_elsewhere(target: str, sentence: str, sd1: Path,
     ("name", "sentence"),
     [
         ("absent", "doesn't exist; expected a diffusers-format directory"),
-        ("model.safetensors", "is a single file; expected a diffusers-format directory: convert it"),
-        ("model.ckpt", "is a file of kind '.ckpt'; expected a diffusers-format directory"),
+        ("model.safetensors", "is not a whole safetensors file"),
+        ("model.ckpt", "is not a whole safetensors file"),
     ],
 )
 def test_a_path_that_is_no_directory_is_refused(name: str, sentence: str, tmp_path: Path) -> None:
@@ -343,3 +343,91 @@ def test_a_path_that_is_no_directory_is_refused(name: str, sentence: str, tmp_pa
         (tmp_path / name).write_bytes(b"x")
     with pytest.raises(ArtifactError, match=sentence):
         Checkpoint.open(tmp_path / name)
+
+
+FOREIGN_FOLDERS: dict[str, tuple[tuple[str, ...], str]] = {
+    "a LoRA": (("pytorch_lora_weights.safetensors",), "is a LoRA .* and no checkpoint; export the model that"),
+    "peft's LoRA": (("adapter_config.json", "adapter_model.safetensors"), "is a LoRA .adapter_model.safetensors."),
+    "an embedding": (("learned_embeds.safetensors",), "is a textual inversion .* with --embedding"),
+    "a component": (("config.json", "diffusion_pytorch_model.safetensors"), "is one component of a checkpoint; give"),
+    "a single file": (("a.safetensors", "a.yaml"), "but the single file a.safetensors; give the path of that file"),
+    "a pickle": (("a.ckpt",), "holds a.ckpt and no model_index.json; sfmobile reads .safetensors, no pickles"),
+    "a quantised file": (("a.gguf",), "holds a.gguf and no model_index.json; .* no GGUF"),
+    "nothing": ((), "model_index.json is missing; give the directory that holds it"),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN_FOLDERS)
+def test_a_folder_of_something_else_is_named_for_what_it_is(kind: str, tmp_path: Path) -> None:
+    files, sentence = FOREIGN_FOLDERS[kind]
+    for file in files:
+        (tmp_path / file).write_bytes(b"x")
+    with pytest.raises(ArtifactError, match=sentence) as refusal:
+        Checkpoint.open(tmp_path)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("StableDiffusionXLPipeline", "this is Stable Diffusion XL .*, and it has two text encoders"),
+        ("StableDiffusion3Pipeline", "this is Stable Diffusion 3 .* is a transformer"),
+        ("FluxPipeline", "this is Flux"),
+        ("PixArtAlphaPipeline", "this is PixArt"),
+        ("SanaPipeline", "this is Sana"),
+        ("KandinskyV22Pipeline", "this is Kandinsky .* steered by a prior"),
+        ("StableDiffusionImageVariationPipeline", "this is a model of image variation .* and not by text"),
+        ("IFPipeline", "this is DeepFloyd IF"),
+    ],
+)
+def test_a_known_model_that_is_none_of_ours_is_named(name: str, sentence: str, sd1: Path, tmp_path: Path) -> None:
+    root = copied(sd1, tmp_path)
+    rewrite_json(root / "model_index.json", _class_name=name)
+    with pytest.raises(ArtifactError, match=sentence):
+        Checkpoint.open(root)
+
+
+def test_only_the_weights_that_are_asked_for_are_read(sd1: Path, tmp_path: Path) -> None:
+    root = copied(sd1, tmp_path)
+    (root / "text_encoder" / "model.safetensors").rename(root / "text_encoder" / "pytorch_model.bin")
+    with pytest.raises(ArtifactError, match="a pickle, which can run code"):
+        Checkpoint.open(root)
+    checkpoint = Checkpoint.open(root, parts=("unet", "decoder"))
+    assert checkpoint.sha256("unet") == Checkpoint.open(sd1).sha256("unet")
+    with pytest.raises(ArtifactError, match="a pickle, which can run code"):
+        checkpoint.state_dict("text_encoder")
+
+
+@pytest.mark.parametrize("variant", ["fp16", "bf16"])
+def test_a_variant_is_read_where_it_stands_alone(variant: str, sd1: Path, tmp_path: Path) -> None:
+    root = copied(sd1, tmp_path)
+    (root / UNET).rename((root / UNET).with_suffix(f".{variant}.safetensors"))
+    assert Checkpoint.open(root).sha256("unet") == Checkpoint.open(sd1).sha256("unet")
+
+
+def test_what_isnt_read_is_said_truly(sd1: Path, tmp_path: Path) -> None:
+    def refused(root: Path, sentence: str) -> None:
+        with pytest.raises(ArtifactError, match=sentence):
+            Checkpoint.open(root).load("unet")
+
+    root = copied(sd1, tmp_path)
+    rewrite_weights(root / UNET, lambda weights: {**weights, "conv_in.lora_A.default.weight": torch.ones(1)})
+    refused(root, "was saved with a LoRA that isn't fused .*; call diffusers' fuse_lora")
+    rewrite_weights(
+        root / UNET, lambda weights: {"x" if "lora_A" in name else name: value for name, value in weights.items()}
+    )
+    refused(
+        root, "holds unknown 'x', of which config.json's network has no use; diffusers would leave such weights out"
+    )
+    (root / UNET).rename((root / UNET).with_suffix(".non_ema.safetensors"))
+    refused(root, "holds diffusion_pytorch_model.non_ema.safetensors, a variant that nothing says the kind of; rename")
+    (root / UNET).with_suffix(".non_ema.safetensors").rename(root / "unet" / "adapter_model.safetensors")
+    (root / "unet" / "adapter_config.json").write_text("{}")
+    refused(root, "holds a LoRA that was saved by peft in place of the network")
+
+
+def test_a_whole_clip_serves_as_text_encoder(sd1: Path, tmp_path: Path) -> None:
+    root = copied(sd1, tmp_path)
+    extra = {"vision_model.x": torch.ones(1), "logit_scale": torch.ones(1), "text_projection.weight": torch.ones(1)}
+    rewrite_weights(root / "text_encoder" / "model.safetensors", lambda weights: {**weights, **extra})
+    assert Checkpoint.open(root).sha256("text_encoder") == Checkpoint.open(sd1).sha256("text_encoder")

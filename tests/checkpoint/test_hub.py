@@ -14,10 +14,12 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import ModelInfo
 
 from sfmobile.checkpoint.directory import Checkpoint
-from sfmobile.checkpoint.hub import open_checkpoint, weight_patterns
+from sfmobile.checkpoint.hub import is_here, open_checkpoint, weight_patterns
+from sfmobile.checkpoint.source import Source
 from sfmobile.errors import ArtifactError, SfmobileError, UnavailableError, UsageError
 
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+COMMIT = "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
 # The files of that repository which matter here.
 SD15_FILES = [
     "model_index.json",
@@ -37,10 +39,22 @@ SD15_FILES = [
 
 def test_one_precision_is_fetched_and_no_pickle() -> None:
     assert weight_patterns(SD15, SD15_FILES) == [
+        "text_encoder/model.fp16.safetensors",
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "vae/diffusion_pytorch_model.fp16.safetensors",
+    ]
+    full = [name for name in SD15_FILES if ".fp16." not in name]
+    assert weight_patterns(SD15, full) == [
         "text_encoder/model.safetensors",
         "unet/diffusion_pytorch_model.safetensors",
         "vae/diffusion_pytorch_model.safetensors",
     ]
+
+
+def test_only_what_is_asked_for_is_fetched() -> None:
+    assert weight_patterns(SD15, SD15_FILES, ("unet",)) == ["unet/diffusion_pytorch_model.fp16.safetensors"]
+    pickled = [name for name in SD15_FILES if not name.startswith("text_encoder/") or name.endswith(".bin")]
+    assert weight_patterns(SD15, pickled, ("decoder",)) == ["vae/diffusion_pytorch_model.fp16.safetensors"]
 
 
 def test_shards_and_variants_are_fetched_where_they_are_all_there_is() -> None:
@@ -85,7 +99,7 @@ FAILURES: dict[str, tuple[Exception, type[SfmobileError], str]] = {
 
 
 def repository_of(files: list[str]) -> ModelInfo:
-    return ModelInfo(id=SD15, siblings=[{"rfilename": name} for name in files])
+    return ModelInfo(id=SD15, sha=COMMIT, siblings=[{"rfilename": name} for name in files])
 
 
 @pytest.mark.parametrize("failure", FAILURES)
@@ -126,15 +140,112 @@ def test_a_download_fetches_configs_tokenizer_and_weights(
     asked: list[str] = []
 
     def download(_: str, *, allow_patterns: list[str], revision: str | None) -> str:
+        # The configs come first, of the very commit that was listed.
+        assert asked or not any("safetensors" in pattern for pattern in allow_patterns)
         asked.extend(allow_patterns)
-        assert revision == "main"
+        assert revision == COMMIT
         return str(tiny_checkpoint.root)
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: repository_of(SD15_FILES))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert open_checkpoint(SD15, "main").name == SD15
-    assert {"model_index.json", "tokenizer/*", "unet/diffusion_pytorch_model.safetensors"} <= set(asked)
-    assert not any("bin" in pattern or "fp16" in pattern for pattern in asked)
+    assert {"model_index.json", "tokenizer/*", "unet/diffusion_pytorch_model.fp16.safetensors"} <= set(asked)
+    assert not any("bin" in pattern or pattern.endswith("model.safetensors") for pattern in asked)
+
+
+FOREIGN: dict[str, tuple[dict[str, str], str]] = {
+    "Stable Diffusion XL": (
+        {"model_index.json": '{"_class_name": "StableDiffusionXLPipeline"}'},
+        "this is Stable Diff",
+    ),
+    "Flux": (
+        {"model_index.json": '{"_class_name": "FluxPipeline"}'},
+        "this is Flux .FluxPipeline., and its network is",
+    ),
+    "a LoRA": (
+        {"pytorch_lora_weights.safetensors": ""},
+        "is a LoRA .* and no checkpoint; export the model that it was",
+    ),
+    "a single file": ({"v1-5.safetensors": ""}, "holds no model_index.json but the single file v1-5.safetensors"),
+    "pickles": ({"model.ckpt": ""}, "holds model.ckpt and no model_index.json; sfmobile reads .safetensors"),
+    "an empty repository": ({}, "is not a diffusers-format checkpoint: model_index.json is missing"),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_another_model_is_refused_before_its_weights_are_fetched(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, sentence = FOREIGN[kind]
+
+    def download(_: str, *, allow_patterns: list[str], revision: str | None) -> str:
+        assert not any("safetensors" in pattern for pattern in allow_patterns)
+        for name, content in files.items():
+            (tmp_path / name).write_text(content)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: repository_of(list(files)))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with pytest.raises(ArtifactError, match=sentence):
+        open_checkpoint(SD15)
+
+
+@pytest.fixture
+def snapshot(tiny_checkpoint: Checkpoint, tmp_path: Path) -> Path:
+    """The tiny checkpoint as the Hub's cache holds it: links into `blobs`."""
+    model = tmp_path / "hub" / "models--someone--tiny"
+    folder = model / "snapshots" / COMMIT
+    for index, file in enumerate(sorted(tiny_checkpoint.root.rglob("*"))):
+        if file.is_file():
+            blob = model / "blobs" / str(index)
+            blob.parent.mkdir(parents=True, exist_ok=True)
+            blob.write_bytes(file.read_bytes())
+            link = folder / file.relative_to(tiny_checkpoint.root)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(blob)
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text(COMMIT)
+    return folder
+
+
+def test_a_snapshot_of_the_cache_has_the_models_name(snapshot: Path) -> None:
+    assert open_checkpoint(snapshot).name == "someone/tiny"
+    with pytest.raises(ArtifactError, match=f"is a model's folder in the Hub's cache; give its snapshot, .*/{COMMIT}"):
+        open_checkpoint(snapshot.parent.parent)
+
+
+def test_a_recorded_commit_is_opened_from_the_cache_without_asking_the_hub(
+    snapshot: Path, tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise AssertionError("the Hub was asked")
+
+    real = huggingface_hub.snapshot_download
+    cache = snapshot.parents[2]
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda *names, **options: real(*names, **options, cache_dir=cache)
+    )
+    source = Source("someone/tiny", revision=COMMIT)
+    assert is_here(source) and not is_here(Source("someone/other"))
+    checkpoint = open_checkpoint(source)
+    assert checkpoint.sha256("unet") == tiny_checkpoint.sha256("unet")
+    assert (checkpoint.name, checkpoint.source.revision, checkpoint.source.id) == (
+        "someone/tiny",
+        COMMIT,
+        "someone/tiny",
+    )
+    assert is_here(Source("someone/tiny"))
+
+
+def test_a_path_is_found_again_from_another_directory(
+    tiny_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_checkpoint.root.parent)
+    source = open_checkpoint(tiny_checkpoint.root.name).source
+    monkeypatch.chdir(tmp_path)
+    assert open_checkpoint(source).sha256("unet") == tiny_checkpoint.sha256("unet")
+    assert open_checkpoint("glyph").source.id == "glyph"
 
 
 def test_a_directory_is_opened_where_it_is(tiny_checkpoint: Checkpoint) -> None:

@@ -97,6 +97,17 @@ def test_unknown_layer_is_named() -> None:
         recipe.check_component("unet", SHAPES)
 
 
+def test_a_group_that_divides_few_of_the_weights_is_refused_and_the_others_are_counted() -> None:
+    shapes = {"conv_in": (48, 4, 3, 3), "mid": (64, 32, 3, 3), "conv_out": (3, 32, 3, 3)}
+    recipe = Recipe.uniform(6, 16)
+    recipe.check_component("decoder", shapes)
+    assert recipe.ungrouped("decoder", shapes) == ["conv_out"]
+    with pytest.raises(
+        UsageError, match="A group of 12 channels doesn't divide 2 of 3 layers of decoder, such as 'mid'"
+    ):
+        Recipe.uniform(6, 12).check_component("decoder", shapes)
+
+
 def test_group_that_divides_no_channels_is_refused() -> None:
     part = ComponentRecipe(layers={"mid": LayerRecipe(bits=4, group_size=24)})
     with pytest.raises(UsageError, match=r"groups of 24 channels, which don't divide its 64"):

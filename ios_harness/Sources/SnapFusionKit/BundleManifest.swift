@@ -156,6 +156,8 @@ public struct TensorRecord: Sendable, Equatable {
 public struct CompressionRecord: Sendable, Equatable {
     public let bits: Int
     public let groupSize: Int?
+    /// Layers that have one lookup table, since the group doesn't divide their channels.
+    public let ungroupedLayers: Int
     public let recipeSHA256: String?
 }
 
@@ -331,4 +333,23 @@ public struct SourceRecord: Sendable, Equatable {
     public let id: String
     public let sha256: String
     public let licence: String
+    /// The commit of a model on the Hub; the tokenizer and the prediction that a single file needed.
+    public let revision: String?
+    public let tokenizer: String?
+    public let prediction: String?
+    /// What was laid over the weights when they were exported.
+    public let overlays: [OverlayRecord]
+}
+
+/// A file that was laid over a checkpoint: a LoRA at a scale, the vectors of tokens, another autoencoder.
+public struct OverlayRecord: Sendable, Equatable {
+    public enum Kind: String, Sendable, CaseIterable {
+        case lora, embedding, vae
+    }
+
+    public let kind: Kind
+    public let path: String
+    public let sha256: String
+    public let scale: Double?
+    public let tokens: [String]
 }

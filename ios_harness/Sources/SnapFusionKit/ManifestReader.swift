@@ -30,7 +30,11 @@ extension BundleManifest {
         source = try fields.object("source") {
             SourceRecord(
                 id: try $0.string("id"), sha256: try $0.checksum("sha256"),
-                licence: try $0.string("licence", default: ""))
+                licence: try $0.string("licence", default: ""),
+                revision: try $0.optional("revision") { try $0.string("revision") },
+                tokenizer: try $0.optional("tokenizer") { try $0.string("tokenizer") },
+                prediction: try $0.optional("prediction") { try $0.string("prediction") },
+                overlays: try $0.list("overlays", default: []) { try OverlayRecord(fields: $0) })
         }
         target = try fields.choice("target")
         options = try fields.value("options")
@@ -164,6 +168,7 @@ extension ComponentRecord {
                 return CompressionRecord(
                     bits: try $0.integer("bits"),
                     groupSize: try $0.optional("group_size") { try $0.integer("group_size") },
+                    ungroupedLayers: try $0.count("ungrouped_layers", default: 0),
                     recipeSHA256: try $0.optional("recipe_sha256") { try $0.checksum("recipe_sha256") })
             }
         }
@@ -280,6 +285,16 @@ extension TokenizerRecord {
     }
 }
 
+extension OverlayRecord {
+    fileprivate init(fields: Fields) throws {
+        kind = try fields.choice("kind")
+        path = try fields.string("path")
+        sha256 = try fields.checksum("sha256")
+        scale = kind == .lora ? try fields.number("scale") : nil
+        tokens = kind == .embedding ? try fields.strings("tokens") : []
+    }
+}
+
 extension GoldenRecord {
     fileprivate init(fields: Fields) throws {
         prompt = try fields.string("prompt")
@@ -367,6 +382,7 @@ private final class Fields {
     }
 
     func string(_ key: String, default fallback: String) throws -> String { try or(key, fallback, string) }
+    func count(_ key: String, default fallback: Int) throws -> Int { try or(key, fallback, count) }
     func integer(_ key: String, default fallback: Int) throws -> Int { try or(key, fallback, integer) }
     func number(_ key: String, default fallback: Double) throws -> Double { try or(key, fallback, number) }
     func bool(_ key: String, default fallback: Bool) throws -> Bool { try or(key, fallback, bool) }

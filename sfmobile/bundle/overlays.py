@@ -1,0 +1,40 @@
+"""What was laid over a checkpoint when it was exported, with hashes: found again when it is read again."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field
+
+from sfmobile.files import StrictModel
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class LoraRecord(StrictModel):
+    """A LoRA that was merged into the weights, at a scale."""
+
+    kind: Literal["lora"] = "lora"
+    path: str
+    sha256: Sha256
+    scale: float = Field(allow_inf_nan=False)
+
+
+class EmbeddingRecord(StrictModel):
+    """Textual inversion: vectors in the token table, one for each of `tokens`."""
+
+    kind: Literal["embedding"] = "embedding"
+    path: str
+    sha256: Sha256
+    tokens: tuple[str, ...]
+
+
+class AutoencoderRecord(StrictModel):
+    """An autoencoder in place of the checkpoint's own: a directory's or a file's. sha256: of its weights and config."""
+
+    kind: Literal["vae"] = "vae"
+    path: str
+    sha256: Sha256
+
+
+OverlayRecord: TypeAlias = Annotated[LoraRecord | EmbeddingRecord | AutoencoderRecord, Field(discriminator="kind")]

@@ -1,0 +1,100 @@
+"""Laying LoRAs, embeddings and another autoencoder over an opened checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from sfmobile.bundle.overlays import AutoencoderRecord, OverlayRecord
+from sfmobile.checkpoint.config import autoencoder_layout, autoencoder_parts
+from sfmobile.checkpoint.directory import Checkpoint
+from sfmobile.checkpoint.overlays.embedding import read_embedding
+from sfmobile.checkpoint.overlays.laid import Laid
+from sfmobile.checkpoint.overlays.lora import Lora
+from sfmobile.checkpoint.overlays.vae import read_autoencoder
+from sfmobile.checkpoint.source import Source
+from sfmobile.checkpoint.tokenizer import with_tokens
+from sfmobile.checkpoint.weights import FOLDERS, PARTS, PartName
+from sfmobile.errors import ArtifactError
+
+
+def lay_over(checkpoint: Checkpoint, source: Source) -> Checkpoint:
+    """`checkpoint` with all that `source` lays over it.
+
+    Raises `ArtifactError` naming the file that is missing, damaged, not what was recorded, or for another model.
+    """
+    others: tuple[OverlayRecord, ...] = ()
+    if source.vae is not None:
+        checkpoint, record = _with_autoencoder(checkpoint, source)
+        others = (record,)
+    if not (source.loras or source.embeddings or others):
+        return replace(checkpoint, source=source)
+    constants = checkpoint.tokenizer
+    layout = checkpoint.text_encoder_layout
+    embeddings = []
+    for wanted in source.embeddings:
+        one = read_embedding(wanted.path, layout.hidden, wanted.token)
+        _check_hash(wanted.path, one.digest, wanted.sha256)
+        constants = with_tokens(constants, checkpoint.tokenizer_dir, one.tokens, wanted.path)
+        embeddings.append(one)
+    if embeddings:
+        layout = replace(layout, vocabulary=constants.vocabulary)
+    loras = []
+    for choice in source.loras:
+        lora = Lora(choice.path, choice.scale)
+        _check_hash(choice.path, lora.digest, choice.sha256)
+        loras.append(lora)
+    parts: tuple[PartName, ...] = ("text_encoder", "unet")
+    shapes = {part: checkpoint.shapes(part) for part in parts} if loras else {}
+    laid = Laid(
+        loras=loras,
+        changes=[lora.changes(shapes) for lora in loras],
+        embeddings=embeddings,
+        first_id=checkpoint.tokenizer.vocabulary,
+        table=(checkpoint.text_encoder_layout.vocabulary, layout.hidden),
+        others=others,
+    )
+    return replace(
+        checkpoint,
+        source=source,
+        text_encoder_layout=layout,
+        tokenizer=constants,
+        laid=laid,
+        _shapes={key: value for key, value in checkpoint._shapes.items() if not embeddings or key != "text_encoder"},
+        _digests={},
+    )
+
+
+def _with_autoencoder(checkpoint: Checkpoint, source: Source) -> tuple[Checkpoint, AutoencoderRecord]:
+    assert source.vae is not None
+    other = read_autoencoder(source.vae)
+    _check_hash(source.vae, other.digest, source.vae_sha256)
+    layout = autoencoder_layout(other.config, other.file)
+    wanted = checkpoint.unet_layout.out_channels
+    if layout.latent_channels != wanted:
+        raise ArtifactError(
+            f"{other.file}: its latents have {layout.latent_channels} channels and the UNet's {wanted}; it is for "
+            "another model."
+        )
+    halves = autoencoder_parts(other.config, other.file)
+    parts: tuple[PartName, ...] = tuple(part for part in PARTS if FOLDERS[part] != "vae" or part in halves)
+    record = AutoencoderRecord(path=str(source.vae), sha256=other.digest)
+    return (
+        replace(
+            checkpoint,
+            autoencoder_layout=layout,
+            parts=parts,
+            _files={**checkpoint._files, "vae": other.weights},
+            _shapes={part: shapes for part, shapes in checkpoint._shapes.items() if FOLDERS.get(part) != "vae"},
+            _digests={},
+        ),
+        record,
+    )
+
+
+def _check_hash(path: Path, found: str, recorded: str | None) -> None:
+    if recorded is not None and found != recorded:
+        raise ArtifactError(
+            f"'{path}' is not the file that the bundle was exported with: it has SHA-256 {found[:12]}…, expected "
+            f"{recorded[:12]}…; put that one back, or export again."
+        )

@@ -1,0 +1,118 @@
+"""Where a checkpoint is and what is laid over it: enough to open it again, later or in another process."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from sfmobile.errors import UsageError
+
+if TYPE_CHECKING:
+    from sfmobile.bundle.manifest import Manifest
+
+Prediction = Literal["epsilon", "v_prediction"]
+
+
+@dataclass(frozen=True)
+class LoraChoice:
+    """A LoRA file and the scale that its changes are merged at. sha256: what it must be, where that is recorded."""
+
+    path: Path
+    scale: float = 1.0
+    sha256: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> LoraChoice:
+        """`FILE[:scale]`. Raises `UsageError` for a scale that is no finite number."""
+        file, colon, end = text.rpartition(":")
+        if not colon or Path(text).exists():
+            return cls(absolute(text))
+        try:
+            scale = float(end)
+        except ValueError:
+            raise UsageError(f"--lora {text}: '{end}' is no scale; expected FILE or FILE:SCALE, such as 0.8.") from None
+        if not math.isfinite(scale):
+            raise UsageError(f"--lora {text}: the scale is {end}; expected a finite number such as 0.8.")
+        return cls(absolute(file), scale)
+
+
+@dataclass(frozen=True)
+class EmbeddingChoice:
+    """A file of textual inversion, and the token that stands for it; None, the file's own."""
+
+    path: Path
+    token: str | None = None
+    sha256: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> EmbeddingChoice:
+        """`FILE[:token]`."""
+        file, colon, token = text.rpartition(":")
+        if not colon or Path(text).exists():
+            return cls(absolute(text))
+        if not token.strip():
+            raise UsageError(f"--embedding {text}: the token is empty; expected FILE or FILE:TOKEN, such as <cat>.")
+        return cls(absolute(file), token)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint to open.
+
+    id: a directory or a file, a Hub id, or the name of the built-in model. revision: of a model on the Hub. loras,
+    embeddings, vae (a directory or a file): what is laid over it. tokenizer, prediction: of a single file, which holds
+    neither. parts: whose weights are read, all without it.
+    """
+
+    id: str
+    revision: str | None = None
+    loras: tuple[LoraChoice, ...] = ()
+    embeddings: tuple[EmbeddingChoice, ...] = ()
+    vae: Path | None = None
+    vae_sha256: str | None = None
+    tokenizer: Path | None = None
+    prediction: Prediction | None = None
+    parts: tuple[str, ...] | None = None
+
+    @classmethod
+    def recorded(cls, manifest: Manifest, given: Path | str | None = None) -> Source:
+        """The source of a bundle, whose base is at `given` where it isn't where the manifest says."""
+        record = manifest.source
+        return cls(
+            id=str(given if given is not None else record.id),
+            revision=record.revision if given is None else None,
+            loras=tuple(
+                LoraChoice(Path(one.path), one.scale, one.sha256) for one in record.overlays if one.kind == "lora"
+            ),
+            embeddings=tuple(
+                EmbeddingChoice(Path(one.path), one.tokens[0], one.sha256)
+                for one in record.overlays
+                if one.kind == "embedding"
+            ),
+            vae=next((Path(one.path) for one in record.overlays if one.kind == "vae"), None),
+            vae_sha256=next((one.sha256 for one in record.overlays if one.kind == "vae"), None),
+            tokenizer=None if record.tokenizer is None else Path(record.tokenizer),
+            prediction=record.prediction,
+            parts=tuple(manifest.components),
+        )
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What must be there beside the checkpoint itself."""
+        others = [path for path in (self.vae, self.tokenizer) if path is not None]
+        return (*(one.path for one in self.loras), *(one.path for one in self.embeddings), *others)
+
+
+def expanded(path: Path | str) -> Path:
+    """`path` with `~` as the home it means. Raises `UsageError` for that of a user who doesn't exist."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"'{path}' names the home of a user who doesn't exist here.") from error
+
+
+def absolute(path: Path | str) -> Path:
+    """`path` as it is found from any directory."""
+    return expanded(path).absolute()
