@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sfmobile.checkpoint.directory import MODEL_INDEX, Checkpoint
 from sfmobile.checkpoint.foreign import no_pipeline
-from sfmobile.checkpoint.overlays.laying import lay_over
+from sfmobile.checkpoint.laying import lay_over
 from sfmobile.checkpoint.overlays.vae import read_autoencoder
 from sfmobile.checkpoint.source import EmbeddingChoice, LoraChoice, Prediction, Source, absolute, expanded
 from sfmobile.checkpoint.weights import FOLDERS, PARTS, STEMS
