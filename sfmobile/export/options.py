@@ -26,7 +26,7 @@ MOST_CHUNKS = 16
 COREAI_TARGET: Target = "ios18"
 
 # Raised whenever the same checkpoint and options give another program than before, so that nothing stale is reused.
-EXPORT_REVISION = 1
+EXPORT_REVISION = 2
 
 
 @dataclass(frozen=True)
