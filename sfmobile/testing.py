@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sfmobile.bundle.samplers import DDIMRecord
+from sfmobile.bundle.samplers import DDIMRecord, SamplerRecord
 from sfmobile.checkpoint.description import DEFAULT_GUIDANCE_SCALE, DEFAULT_STEPS
 from sfmobile.checkpoint.weights import PartName
 from sfmobile.checkpoint.writer import Weights, write_parts
@@ -46,7 +46,7 @@ def write_synthetic_checkpoint(
     seed: int = 0,
     dtype: torch.dtype | None = None,
     tokenizer_dir: Path | None = None,
-    scheduler: DDIMRecord = SD15_SCHEDULER,
+    scheduler: SamplerRecord = SD15_SCHEDULER,
     latent_size: tuple[int, int] = (64, 64),
     guidance_scale: float = DEFAULT_GUIDANCE_SCALE,
     default_steps: int = DEFAULT_STEPS,

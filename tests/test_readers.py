@@ -18,7 +18,7 @@ from sfmobile.bench.report import BenchReport, VerifyReport, read_report, report
 from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.config import read_config
 from sfmobile.checkpoint.directory import Checkpoint
-from sfmobile.checkpoint.scheduler import read_scheduler
+from sfmobile.checkpoint.scheduler import read_sampler
 from sfmobile.checkpoint.tokenizer import read_merges, read_vocabulary
 from sfmobile.compress.recipe import Recipe
 from sfmobile.errors import SfmobileError
@@ -70,7 +70,7 @@ READERS: dict[str, Reader] = {
     "manifest": Reader(lambda path: Bundle.open(path.parent), "manifest.json", a_folder_up),
     "model index": Reader(lambda path: Checkpoint.open(path.parent), "model_index.json", a_folder_up),
     "config": Reader(read_config),
-    "scheduler": Reader(lambda path: read_scheduler(path.parents[1], {}), "scheduler/scheduler_config.json"),
+    "scheduler": Reader(lambda path: read_sampler(path.parents[1], {}), "scheduler/scheduler_config.json"),
     "vocabulary": Reader(lambda path: read_vocabulary(path.parent), "vocab.json"),
     "recipe": Reader(Recipe.read),
     "bench report": Reader(lambda path: read_report(path, BenchReport)),

@@ -14,9 +14,9 @@ from sfmobile.bench.report import BenchReport, ConditionsRecord, now
 from sfmobile.errors import UsageError
 from sfmobile.observer import Observer
 from sfmobile.runtime.opening import RuntimeRequest, open_bundle
-from sfmobile.sampling.ddim import DDIM
 from sfmobile.sampling.guidance import check_scale
 from sfmobile.sampling.pipeline import Request
+from sfmobile.sampling.samplers.starting import start
 
 if TYPE_CHECKING:
     from sfmobile.bench.report import ComponentLatency, LoopLatency
@@ -60,7 +60,7 @@ def bench(
     opened = open_bundle(bundle, latent_size, guidance_batch, observer)
     request = RuntimeRequest.of(opened, runtime, precision, compute_unit, source, observer)
     count = opened.manifest.pipeline.default_steps if steps is None else steps
-    DDIM(opened.manifest.sampler).timesteps(count)
+    start(opened.manifest.sampler, count)
     if guidance is not None:
         check_scale(guidance)
     prompt = DEFAULT_PROMPT if opened.manifest.golden is None else opened.manifest.golden.prompt

@@ -27,7 +27,7 @@ from sfmobile.checkpoint.config import (
     unet_layout,
 )
 from sfmobile.checkpoint.description import Description, describe
-from sfmobile.checkpoint.scheduler import read_scheduler
+from sfmobile.checkpoint.scheduler import SCHEDULER_FILE, read_sampler, read_scheduler_file
 from sfmobile.checkpoint.tokenizer import TokenizerConstants, read_tokenizer
 from sfmobile.checkpoint.weights import FOLDERS, PARTS, STEMS, PartName, WeightFiles, read_weights
 from sfmobile.errors import ArtifactError, UsageError
@@ -69,6 +69,8 @@ class Checkpoint:
     text_positions: int
     licence: str
     parts: tuple[PartName, ...]
+    # What the scheduler's file asks for that no sampler here does: said at export.
+    sampler_replaced: tuple[str, ...] = ()
     _files: dict[str, WeightFiles] = field(repr=False, compare=False, default_factory=dict)
     _shapes: dict[str, dict[str, tuple[int, ...]]] = field(repr=False, compare=False, default_factory=dict)
     _digests: dict[str, str] = field(repr=False, compare=False, default_factory=dict)
@@ -91,7 +93,7 @@ class Checkpoint:
         text_encoder = text_encoder_layout(configs["text_encoder"], root / "text_encoder" / "config.json")
         autoencoder = autoencoder_layout(configs["vae"], root / "vae" / "config.json")
         _check_fit(root, text_encoder, unet, autoencoder)
-        scheduler = read_config(root / "scheduler" / "scheduler_config.json")
+        scheduler = read_scheduler_file(root)
         description = describe(
             root / MODEL_INDEX, index, scheduler, unet, autoencoder.latent_channels, _saved(root, index, scheduler)
         )
@@ -110,13 +112,14 @@ class Checkpoint:
             )
         text_encoder = replace(text_encoder, max_length=tokenizer.max_length)
         halves = autoencoder_parts(configs["vae"], root / "vae" / "config.json")
+        sampler = read_sampler(root, index)
         return cls(
             root=root,
             name=name or root.resolve().name,
             text_encoder_layout=text_encoder,
             unet_layout=unet,
             autoencoder_layout=autoencoder,
-            sampler=read_scheduler(root, index),
+            sampler=sampler.record,
             time_embedding=time_embedding(configs["unet"], unet, unet_file),
             latent_size=latent_size(configs["unet"], unet_file),
             description=description,
@@ -125,6 +128,7 @@ class Checkpoint:
             text_positions=positions,
             licence=_licence(root),
             parts=tuple(part for part in PARTS if FOLDERS[part] != "vae" or part in halves),
+            sampler_replaced=sampler.replaced,
             _files={folder: WeightFiles(root / folder, stem) for folder, stem in STEMS.items()},
         )
 
@@ -291,7 +295,7 @@ def _read_index(root: Path) -> Json:
 def _saved(root: Path, index: Json, scheduler: Json) -> tuple[int | None, float | None]:
     """Default steps and guidance scale that sfmobile wrote; it used to write the steps into the scheduler's file."""
     saved = parse(_Saved, index, root / MODEL_INDEX)
-    older = parse(_Saved, scheduler, root / "scheduler" / "scheduler_config.json")
+    older = parse(_Saved, scheduler, root / SCHEDULER_FILE)
     return saved.steps or older.steps, saved.guidance_scale
 
 

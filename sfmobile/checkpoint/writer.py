@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfmobile.bundle.samplers import DDIMRecord
+from sfmobile.bundle.samplers import SamplerRecord
 from sfmobile.checkpoint.config import (
     AUTOENCODER_CLASS,
     UNET_CLASS,
@@ -57,7 +57,7 @@ def write_checkpoint(
     unet: UNet,
     decoder: Decoder,
     encoder: Encoder | None,
-    scheduler: DDIMRecord,
+    scheduler: SamplerRecord,
     tokenizer_dir: Path,
     latent_size: tuple[int, int] = (64, 64),
     guidance_scale: float = DEFAULT_GUIDANCE_SCALE,
@@ -106,7 +106,7 @@ def write_parts(
     text_encoder_layout: TextEncoderLayout,
     unet_layout: UNetLayout,
     autoencoder_layout: AutoencoderLayout,
-    scheduler: DDIMRecord,
+    scheduler: SamplerRecord,
     tokenizer_dir: Path,
     latent_size: tuple[int, int],
     guidance_scale: float,
@@ -140,7 +140,7 @@ def write_parts(
             (draft / "scheduler").mkdir()
             _write(draft / "scheduler" / "scheduler_config.json", scheduler_config(scheduler))
             copy_tokenizer(tokenizer_dir, draft / "tokenizer")
-            _write(draft / MODEL_INDEX, _model_index(configs, guidance_scale, default_steps))
+            _write(draft / MODEL_INDEX, _model_index(configs, scheduler, guidance_scale, default_steps))
             _move_into_place(draft, root)
     # safetensors turns the system's errors into its own.
     except (OSError, SafetensorError) as error:
@@ -150,7 +150,9 @@ def write_parts(
         ) from error
 
 
-def _model_index(configs: Mapping[str, Json], guidance_scale: float, default_steps: int) -> Json:
+def _model_index(
+    configs: Mapping[str, Json], scheduler: SamplerRecord, guidance_scale: float, default_steps: int
+) -> Json:
     ours = configs["unet"]["_class_name"] == UNET_CLASS or configs["vae"]["_class_name"] == AUTOENCODER_CLASS
     unet, vae = configs["unet"]["_class_name"], configs["vae"]["_class_name"]
     return {
@@ -161,7 +163,7 @@ def _model_index(configs: Mapping[str, Json], guidance_scale: float, default_ste
         "feature_extractor": [None, None],
         "requires_safety_checker": False,
         "safety_checker": [None, None],
-        "scheduler": ["diffusers", "DDIMScheduler"],
+        "scheduler": ["diffusers", scheduler_config(scheduler)["_class_name"]],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "unet": ["sfmobile" if unet == UNET_CLASS else "diffusers", unet],

@@ -17,7 +17,7 @@ def bench(
     predictions: Annotated[
         int, typer.Option("--predictions", "-n", min=1, help="Predictions per component after the first.")
     ] = 20,
-    steps: Annotated[int | None, typer.Option("--steps", help="DDIM steps of the whole loop.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Sampling steps of the whole loop.")] = None,
     guidance: Annotated[float | None, typer.Option("--guidance", help="Guidance scale of the whole loop.")] = None,
     runtime: options.RuntimeOption = "auto",
     precision: options.PrecisionOption = "fp32",

@@ -46,7 +46,9 @@ def search(
         list[str] | None, typer.Option("--prompt", help="A prompt to run; may be repeated. Four of ours without it.")
     ] = None,
     negative: Annotated[str, typer.Option("--negative", help="The negative prompt.")] = "",
-    steps: Annotated[int | None, typer.Option("--steps", help="DDIM steps; the model's default without it.")] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="Sampling steps; the model's default without it.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the noise, plus one for each further prompt.")] = 0,
     guidance: Annotated[float | None, typer.Option("--guidance", help="Guidance scale; the model's default.")] = None,
     latent_size: Annotated[

@@ -32,11 +32,14 @@ def generate(
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="FILE.png", help="The picture; several are numbered.")
     ] = Path("picture.png"),
-    steps: Annotated[int | None, typer.Option("--steps", help="DDIM steps; the model's default without it.")] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="Sampling steps; the model's default without it.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same picture.")] = 0,
     guidance: Annotated[
         float | None, typer.Option("--guidance", help="Guidance scale; 1 is none. The model's default without it.")
     ] = None,
+    sampler: options.SamplerOption = None,
     negative: Annotated[str, typer.Option("--negative", help="What to keep away from.")] = "",
     runtime: options.RuntimeOption = "auto",
     precision: options.PrecisionOption = "fp32",
@@ -73,7 +76,7 @@ def generate(
         ) as pipeline,
     ):
         for number, prompt in enumerate(prompts, start=1):
-            request = Request(prompt, negative, seed, steps, guidance)
+            request = Request(prompt, negative, seed, steps, guidance, sampler)
             drawing = pipeline.draw(request, preview=preview, observer=observer)
             drawn.append(save(drawing, numbered(output, number, len(prompts))))
     if sheet is not None:

@@ -43,7 +43,7 @@ def inspect(
         float, typer.Option("--budget", min=0.001, help="Seconds a picture may take.", rich_help_panel=TIME_PANEL)
     ] = 2.0,
     steps: Annotated[
-        int | None, typer.Option("--steps", min=1, help="DDIM steps of a picture.", rich_help_panel=TIME_PANEL)
+        int | None, typer.Option("--steps", min=1, help="Sampling steps of a picture.", rich_help_panel=TIME_PANEL)
     ] = None,
     measured: Annotated[
         list[Path] | None,

@@ -38,6 +38,14 @@ GuidanceBatchOption = Annotated[
     int | None,
     typer.Option("--guidance-batch", metavar="1|2", help="The other guidance batch of a multifunction bundle."),
 ]
+SamplerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--sampler",
+        metavar="NAME",
+        help="Another sampler than the model's own: ddim, euler-ancestral, dpm++2m-karras …",
+    ),
+]
 COMPONENT_METAVAR = "text_encoder|unet|decoder|…"
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON alone on stdout instead of a table.")]
 

@@ -28,7 +28,9 @@ def verify(
         list[str] | None, typer.Option("--prompt", help="A prompt to run; may be repeated. Two of ours without it.")
     ] = None,
     negative: Annotated[str, typer.Option("--negative", help="The negative prompt.")] = "",
-    steps: Annotated[int | None, typer.Option("--steps", help="DDIM steps; the model's default without it.")] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="Sampling steps; the model's default without it.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the noise.")] = 0,
     guidance: Annotated[float | None, typer.Option("--guidance", help="Guidance scale; the model's default.")] = None,
     precision: Annotated[

@@ -119,7 +119,8 @@ def _behind_the_latents(setting: Setting) -> str:
 
 
 def _unet_outputs(setting: Setting) -> tuple[TensorRecord, ...]:
-    kind = {"epsilon": "noise", "v_prediction": "v"}[setting.checkpoint.sampler.prediction_type]
+    kinds = {"epsilon": "noise", "v_prediction": "v", "sample": "denoised latents"}
+    kind = kinds[setting.checkpoint.sampler.prediction_type]
     shape = (setting.guidance_batch, setting.checkpoint.unet_layout.out_channels, *setting.latent_size)
     return (_float16("model_output", shape, f"Predicted {kind} (batch, channels, height, width)."),)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sfmobile.bundle.choices import AttentionForm, ComponentName, FloatType, Format, Target
 from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.hub import open_checkpoint
+from sfmobile.checkpoint.scheduler import replacement_note
 from sfmobile.compress.recipe import LayerRecipe, Recipe
 from sfmobile.export.coreai_asset import EXPERIMENTAL, stored_as
 from sfmobile.export.exporter import export_bundle
@@ -284,6 +285,8 @@ def export_checkpoint(
     observer = observer or Observer()
     for note in checkpoint.description.notes:
         observer.note(f"{checkpoint.name}: {note}.")
+    if checkpoint.sampler_replaced:
+        observer.note(replacement_note(checkpoint.sampler_replaced))
     phases = _Phases(observer)
     bundle = export_bundle(checkpoint, output, options, phases, record if golden else None, source_id)
     return ExportedBundle(bundle.root, bundle.manifest, phases.made, time.perf_counter() - start)

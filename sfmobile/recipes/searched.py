@@ -14,8 +14,9 @@ from sfmobile.observer import Observer
 from sfmobile.recipes.search import PROBES, Goal, SearchOptions, SearchResult, search_component
 from sfmobile.recipes.signal import Runs
 from sfmobile.recipes.storages import GROUP_SIZES
-from sfmobile.sampling.ddim import DDIM
 from sfmobile.sampling.guidance import check_scale
+from sfmobile.sampling.samplers.named import ddim_of
+from sfmobile.sampling.samplers.starting import start
 from sfmobile.tables import Table, as_text
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def make_runs(
 ) -> Runs:
     """The runs to compare. Raises `UsageError` for what can't be run."""
     count = checkpoint.default_steps if steps is None else steps
-    DDIM(checkpoint.sampler).timesteps(count)
+    start(ddim_of(checkpoint.sampler), count)
     scale = checkpoint.guidance_scale if guidance is None else guidance
     check_scale(scale)
     size = latent_size or checkpoint.latent_size

@@ -21,15 +21,17 @@ from typing_extensions import Self
 
 from sfmobile.bundle.manifest import ComponentName, TensorRecord
 from sfmobile.bundle.pipeline import GuidanceEmbeddingCondition
+from sfmobile.bundle.samplers import DDIMRecord
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.compress.palettize import palettize_weight, worker_count
 from sfmobile.compress.recipe import FULL_BITS, LayerRecipe, compressible_layers
 from sfmobile.errors import ArtifactError
 from sfmobile.recipes.sensitivity import SampleCall, SampleRun
 from sfmobile.runtime.protocol import Arrays
-from sfmobile.sampling.ddim import DDIM
 from sfmobile.sampling.guidance import Guidance, UNetCall, is_guided
 from sfmobile.sampling.noise import initial_latents
+from sfmobile.sampling.samplers.named import ddim_of
+from sfmobile.sampling.samplers.starting import start
 from sfmobile.sampling.time_embedding import guidance_sinusoid, sinusoid
 from sfmobile.sampling.tokenizer import Tokenizer
 from sfmobile.verify.signal import psnr
@@ -156,8 +158,9 @@ class LatentSignal:
         self.network = StoredNetwork(checkpoint, "unet")
         self._checkpoint = checkpoint
         self._advance = advance or (lambda _: None)
-        self._ddim = DDIM(checkpoint.sampler)
-        self.timesteps = [int(timestep) for timestep in self._ddim.timesteps(runs.steps)]
+        # DDIM whatever the checkpoint's own sampler: its steps are linear, which the sum over calls needs.
+        self._sampler = ddim_of(checkpoint.sampler)
+        self.timesteps = [int(timestep) for timestep in start(self._sampler, runs.steps).timesteps]
         texts = [*runs.prompts, runs.negative_prompt]
         self.token_ids, states = encode_prompts(checkpoint, texts)
         self._conditional, self._unconditional = states[:-1], states[-1]
@@ -188,7 +191,7 @@ class LatentSignal:
         """The first `prompts` runs as chains of calls; the signal's square sums to the latents' mean squared error."""
         scale = self.runs.guidance_scale
         rows = np.array([1 - scale, scale] if self._guided else [1.0])
-        factors = [step_factors(self._ddim, timestep, self.runs.steps) for timestep in self.timesteps]
+        factors = step_factors(self._sampler, self.runs.steps)
         return [
             SampleRun(
                 tuple(
@@ -217,10 +220,11 @@ class LatentSignal:
                 unconditional=self._conditions(self._unconditional) if self._guided else None,
             )
             calls: list[UNetCall] = []
+            sampler = start(self._sampler, runs.steps)
             for timestep in self.timesteps:
                 embedding = sinusoid([timestep], self._checkpoint.time_embedding)
                 prediction = guidance.predict(self.network, latents, embedding)
-                latents = self._ddim.step(prediction.model_output, timestep, latents, runs.steps).latents
+                latents = sampler.step(prediction.model_output, latents).latents
                 calls += prediction.calls
                 self._advance(1)
             finals.append(latents)
@@ -264,13 +268,12 @@ class OutputSignal:
         return np.concatenate(outputs)
 
 
-def step_factors(ddim: DDIM, timestep: int, steps: int) -> tuple[float, float]:
-    """A DDIM step is linear: factors of the latents and of the network's output in the next latents.
+def step_factors(record: DDIMRecord, steps: int) -> list[tuple[float, float]]:
+    """DDIM's steps are linear: factors of the latents and of the network's output in the next latents, step by step.
 
     Clipping of the denoised latents is left out: it changes what happens to errors in few places only.
     """
-    ddim = DDIM(ddim.record.model_copy(update={"clip_sample": False}))
-    one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
-    carry = ddim.step(zero, timestep, one, steps).latents
-    gain = ddim.step(one, timestep, zero, steps).latents
-    return float(carry[0]), float(gain[0])
+    sampler = start(record.model_copy(update={"clip_sample": False}), steps)
+    latents, output = np.eye(2, dtype=np.float32)
+    found = [sampler.step(output, latents).latents for _ in range(sampler.calls)]
+    return [(float(carry), float(gain)) for carry, gain in found]

@@ -63,8 +63,8 @@ def record_vectors(pipeline: TextToImage, request: Request) -> dict[str, np.ndar
 
     <component>.<input or output>    inputs and outputs of each component: the prompt's text encoding, the UNet's calls
                                      of the last step (rows unconditional, conditional), the final decoding
-    run.timesteps                    int64 (steps,)
-    run.latents                      float32 (steps + 1, C, H, W): the noise, then the latents behind each step
+    run.timesteps                    int64 (steps,), or float32 where a sampler is told fractions
+    run.latents                      float32 (steps + 1, C, H, W): unit noise, then the latents behind each step
     run.model_output                 float32 (steps, C, H, W): the guided output of each step
     noise.seeds, noise.values        int64 (n,), float32 (n, 1, C, H, W): initial latents by seed
     tokenizer.texts                  uint8: UTF-8 of all samples, one behind the other
@@ -82,13 +82,17 @@ def record_vectors(pipeline: TextToImage, request: Request) -> dict[str, np.ndar
         "unet.model_output": np.concatenate([call.model_output for call in last.calls]),
         "decoder.latents": pipeline.decoder_input(last.latents),
         "decoder.image": pipeline.decode(last.latents),
-        "run.timesteps": np.array([step.timestep for step in steps], np.int64),
+        "run.timesteps": _timesteps([step.timestep for step in steps]),
         "run.latents": np.concatenate([noise, *(step.latents for step in steps)]),
         "run.model_output": np.concatenate([step.model_output for step in steps]),
         **noise_samples(pipeline.latent_shape()),
         **tokenizer_samples(pipeline.tokenizer),
     }
     return {name: np.ascontiguousarray(vector) for name, vector in vectors.items()}
+
+
+def _timesteps(values: list[float]) -> np.ndarray:
+    return np.array(values, np.int64 if all(float(value).is_integer() for value in values) else np.float32)
 
 
 def noise_samples(shape: tuple[int, ...]) -> dict[str, np.ndarray]:

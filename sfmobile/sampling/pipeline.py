@@ -15,14 +15,17 @@ from typing_extensions import Self
 from sfmobile.bundle.directory import Bundle
 from sfmobile.bundle.manifest import ComponentName, Manifest
 from sfmobile.bundle.pipeline import GuidanceEmbeddingCondition, TextCondition
+from sfmobile.bundle.samplers import SamplerRecord
 from sfmobile.errors import UsageError
 from sfmobile.observer import Observer
 from sfmobile.runtime.opening import RuntimeRequest, open_bundle
 from sfmobile.runtime.protocol import LoadedComponent, Runtime
-from sfmobile.sampling.ddim import DDIM
 from sfmobile.sampling.guidance import Guidance, UNetCall, check_finite, check_scale, is_guided
-from sfmobile.sampling.noise import initial_latents
+from sfmobile.sampling.noise import Noise
 from sfmobile.sampling.picture import Picture, to_pixels
+from sfmobile.sampling.samplers.named import name_of, named
+from sfmobile.sampling.samplers.sampler import Sampler
+from sfmobile.sampling.samplers.starting import start
 from sfmobile.sampling.time_embedding import guidance_sinusoid, sinusoid
 from sfmobile.sampling.tokenizer import Tokenizer
 from sfmobile.tables import shortened
@@ -34,18 +37,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """What to draw. None takes the model's default."""
+    """What to draw. None takes the model's default; a sampler is one of `sfmobile.sampling.samplers.named.NAMES`."""
 
     prompt: str
     negative_prompt: str = ""
     seed: int = 0
     steps: int | None = None
     guidance_scale: float | None = None
+    sampler: str | None = None
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of the loop, `index` of 0 to `count` - 1.
+    """One network evaluation of the loop, `index` of 0 to `count` - 1; a sampler may take more of them than steps.
 
     latents, denoised, model_output: float32 (1, C, H, W): the latents behind this step, the picture it predicts, the
     guided output. calls: the UNet calls with their inputs. seconds: wall time of this step.
@@ -53,7 +57,7 @@ class Step:
 
     index: int
     count: int
-    timestep: int
+    timestep: float
     latents: np.ndarray
     denoised: np.ndarray
     model_output: np.ndarray
@@ -87,7 +91,6 @@ class TextToImage:
         self.runtime = runtime
         self.manifest = manifest
         self.tokenizer = tokenizer
-        self.ddim = DDIM(manifest.sampler)
         self._keep_loaded = keep_loaded
         self._loaded: dict[ComponentName, LoadedComponent] = {}
 
@@ -139,24 +142,33 @@ class TextToImage:
         return (1, latents.channels, latents.height, latents.width)
 
     def steps(self, request: Request, latents: np.ndarray | None = None) -> Iterator[Step]:
-        """Denoise, step by step; `latents` replaces the seed's noise.
+        """Denoise, step by step; `latents` of unit variance replaces the seed's first noise.
 
         The request is checked before anything is loaded. Raises `UsageError` for steps, a scale, a seed or a prompt
-        out of range, `GateError` for NaN or infinity in an output.
+        out of range or a sampler that can't walk this model, `GateError` for NaN or infinity in an output.
         """
         count = self.manifest.pipeline.default_steps if request.steps is None else request.steps
         scale = self.manifest.guidance.default_scale if request.guidance_scale is None else request.guidance_scale
-        timesteps = self.ddim.timesteps(count)
+        noise = Noise(request.seed)
+        sampler = start(self.sampler_record(request), count, noise)
         check_scale(scale)
         for prompt in (request.prompt, request.negative_prompt):
             self.tokenizer.tokenize(prompt)
-        if latents is None:
-            latents = initial_latents(request.seed, self.latent_shape())
-        return self._denoise(request, latents, timesteps, count, scale)
+        # Drawn in any case: a sampler that draws goes on behind it.
+        drawn = noise.normal(self.latent_shape())
+        return self._denoise(request, drawn if latents is None else latents, sampler, scale)
 
-    def _denoise(
-        self, request: Request, latents: np.ndarray, timesteps: np.ndarray, count: int, scale: float
-    ) -> Iterator[Step]:
+    def sampler_record(self, request: Request) -> SamplerRecord:
+        """The constants `request` is walked with. Raises `UsageError` for a sampler that can't walk this model."""
+        own = self.manifest.sampler
+        return own if request.sampler is None else named(own, request.sampler)
+
+    def calls(self, request: Request) -> int:
+        """How many evaluations of the UNet `request` takes, each of one call or, with guidance by halves, two."""
+        steps = self.manifest.pipeline.default_steps if request.steps is None else request.steps
+        return start(self.sampler_record(request), steps).calls
+
+    def _denoise(self, request: Request, unit: np.ndarray, sampler: Sampler, scale: float) -> Iterator[Step]:
         guided_outside = is_guided(scale) and not self.manifest.pipeline.takes_guidance
         guidance = Guidance(
             batch=self.manifest.guidance.batch,
@@ -166,16 +178,17 @@ class TextToImage:
         )
         self._done_with("text_encoder")
         unet = self.component("unet")
-        for index, timestep in enumerate(int(value) for value in timesteps):
-            start = time.perf_counter()
+        latents = unit * np.float32(sampler.noise_scale)
+        for index, timestep in enumerate(sampler.timesteps.tolist()):
+            begun = time.perf_counter()
             embedding = sinusoid([timestep], self.manifest.time_embedding)
-            guided = guidance.predict(unet, latents, embedding)
-            prediction = self.ddim.step(guided.model_output, timestep, latents, count)
+            guided = guidance.predict(unet, sampler.model_input(latents), embedding)
+            prediction = sampler.step(guided.model_output, latents)
             latents = prediction.latents
-            seconds = time.perf_counter() - start
+            seconds = time.perf_counter() - begun
             yield Step(
                 index=index,
-                count=len(timesteps),
+                count=sampler.calls,
                 timestep=timestep,
                 latents=latents,
                 denoised=prediction.denoised,
@@ -199,15 +212,14 @@ class TextToImage:
     def generate(self, request: Request, observe: Callable[[Step], None] | None = None) -> Picture:
         """Draw `request`; `observe` is shown each step."""
         latents: np.ndarray | None = None
-        count = 0
         for step in self.steps(request):
-            latents, count = step.latents, step.count
+            latents = step.latents
             if observe is not None:
                 observe(step)
         assert latents is not None  # a run has at least one step
-        return Picture(to_pixels(self.decode(latents)), self.settings(request, count))
+        return Picture(to_pixels(self.decode(latents)), self.settings(request))
 
-    def settings(self, request: Request, steps: int) -> dict[str, str | int | float]:
+    def settings(self, request: Request) -> dict[str, str | int | float]:
         """What a picture's metadata says: enough to draw it again."""
         manifest = self.manifest
         scale = manifest.guidance.default_scale if request.guidance_scale is None else request.guidance_scale
@@ -215,9 +227,9 @@ class TextToImage:
             "prompt": request.prompt,
             "negative_prompt": request.negative_prompt,
             "seed": request.seed,
-            "steps": steps,
+            "steps": manifest.pipeline.default_steps if request.steps is None else request.steps,
             "guidance_scale": scale,
-            "sampler": manifest.sampler.kind,
+            "sampler": name_of(self.sampler_record(request)),
             "model": manifest.name,
             "source_sha256": manifest.source.sha256,
             "runtime": self.runtime.describe(),
@@ -276,14 +288,16 @@ class Pipeline(TextToImage):
         seed: int = 0,
         steps: int | None = None,
         guidance: float | None = None,
+        sampler: str | None = None,
         observer: Observer | None = None,
     ) -> Picture:
         """Draw `prompt`; the same seed gives the same picture.
 
-        negative: what to keep away from. steps, guidance: the model's defaults without them; guidance 1 is none.
+        negative: what to keep away from. steps, guidance, sampler: the model's defaults without them; guidance 1 is
+        none; samplers are named in the guide, euler-ancestral say.
         Raises `UsageError` for a request out of range, `GateError` for NaN or infinity on the way.
         """
-        return self.draw(Request(prompt, negative, seed, steps, guidance), observer=observer).picture
+        return self.draw(Request(prompt, negative, seed, steps, guidance, sampler), observer=observer).picture
 
     def draw(self, request: Request, *, preview: bool = False, observer: Observer | None = None) -> Drawing:
         """Draw `request` and tell how long it took. preview: also decode what each step predicts."""
@@ -292,18 +306,19 @@ class Pipeline(TextToImage):
             warning = self.tokenizer.tokenize(text).warning_of(what)
             if warning:
                 observer.note(warning)
-        observer.start(shortened(request.prompt), request.steps or self.manifest.pipeline.default_steps)
-        start = time.perf_counter()
+        steps = self.steps(request)
+        observer.start(shortened(request.prompt), self.calls(request))
+        begun = time.perf_counter()
         previews: list[Picture] = []
         seconds: list[float] = []
         latents: np.ndarray | None = None
-        for step in self.steps(request):
+        for step in steps:
             latents = step.latents
             seconds.append(step.seconds)
             if preview:
-                settings = {**self.settings(request, step.count), "preview_of_step": step.index + 1}
+                settings = {**self.settings(request), "preview_of_step": step.index + 1}
                 previews.append(Picture(to_pixels(self.decode(step.denoised)), settings))
             observer.advance()
         assert latents is not None  # a run has at least one step
-        picture = Picture(to_pixels(self.decode(latents)), self.settings(request, len(seconds)))
-        return Drawing(picture, tuple(previews), tuple(seconds), time.perf_counter() - start)
+        picture = Picture(to_pixels(self.decode(latents)), self.settings(request))
+        return Drawing(picture, tuple(previews), tuple(seconds), time.perf_counter() - begun)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sfmobile.bundle.manifest import TimeEmbeddingRecord
 from sfmobile.bundle.samplers import DDIMRecord
-from sfmobile.sampling.ddim import DDIM
+from sfmobile.sampling.samplers.schedule import alphas_cumprod, walked_timesteps
 from sfmobile.sampling.time_embedding import sinusoid
 
 
@@ -35,7 +35,7 @@ class NoiseSchedule(nn.Module):
     def __init__(self, scheduler: DDIMRecord, time_channels: int) -> None:
         super().__init__()
         self.scheduler = scheduler
-        cumulative = torch.as_tensor(DDIM(scheduler).alphas_cumprod, dtype=torch.float64)
+        cumulative = torch.as_tensor(alphas_cumprod(scheduler), dtype=torch.float64)
         final = torch.ones(1, dtype=torch.float64) if scheduler.set_alpha_to_one else cumulative[:1]
         cumulative = torch.cat([final, cumulative])
         self.timesteps = scheduler.num_train_timesteps
@@ -89,7 +89,7 @@ class StepGrid:
     @classmethod
     def of(cls, scheduler: DDIMRecord, steps: int) -> StepGrid:
         """Grid of the scheduler's own spacing."""
-        timesteps = tuple(int(t) for t in DDIM(scheduler).timesteps(steps))
+        timesteps = tuple(int(t) for t in walked_timesteps(scheduler, steps))
         return cls(timesteps, (*timesteps[1:], -1))
 
 

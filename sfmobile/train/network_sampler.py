@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.nets.unet import UNet
+from sfmobile.sampling.samplers.named import ddim_of
 from sfmobile.train.diffusion import NoiseSchedule
 from sfmobile.train.sampler import sample_latents, seeded_noise
 
@@ -72,7 +73,7 @@ def checkpoint_sampler(
         checkpoint.load("text_encoder").to(where),
         unet,
         checkpoint.load("decoder").to(where),
-        NoiseSchedule(checkpoint.sampler, checkpoint.unet_layout.down[0].channels).to(where),
+        NoiseSchedule(ddim_of(checkpoint.sampler), checkpoint.unet_layout.down[0].channels).to(where),
         lambda captions: torch.as_tensor(tokenizer.encode_batch(captions)),
         steps=steps,
         guidance_scale=checkpoint.guidance_scale if guidance_scale is None else guidance_scale,

@@ -9,6 +9,7 @@ our networks in torch fp32 with the source's weights, at every step.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sfmobile.checkpoint.config import read_config
+from sfmobile.checkpoint.scheduler import scheduler_config
 from sfmobile.sampling.guidance import is_guided
 from sfmobile.sampling.noise import initial_latents
 from sfmobile.sampling.picture import to_pixels
@@ -79,7 +81,9 @@ def compare_reading(
     with _quiet():
         theirs = _Theirs(checkpoint)
         skipped = manifest.pipeline.text.skipped_layers
-        found = theirs.run(texts, noise, steps, scale, skipped, manifest.latents.pixels_per_latent, advance)
+        found = theirs.run(
+            texts, request.seed, noise, steps, scale, skipped, manifest.latents.pixels_per_latent, advance
+        )
         del theirs
     stages: list[Stage] = []
     for name, text in texts.items():
@@ -88,11 +92,10 @@ def compare_reading(
     latents = noise
     for step in ours.steps(request, noise):
         latents = step.latents
-        name = f"step {step.index + 1} of {step.count}"
-        expected = found.get(name)
+        expected = found.get(f"step {step.index + 1}")
         if expected is None:
             raise AssertionError(f"diffusers made fewer than {step.count} steps")
-        stages.append(Stage(name, agreement(expected, latents)))
+        stages.append(Stage(f"step {step.index + 1} of {step.count}", agreement(expected, latents)))
         advance(1)
     pixels = to_pixels(ours.decode(latents))
     stages.append(Stage("picture", agreement(to_pixels(found["picture"]), pixels, peak=255)))
@@ -100,7 +103,7 @@ def compare_reading(
 
 
 class _Theirs:
-    """diffusers' pipeline of a checkpoint; another sampler than DDIM is replaced by their DDIM of its constants."""
+    """diffusers' pipeline of a checkpoint, with its own scheduler, or theirs of what replaces that here."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         import diffusers
@@ -120,15 +123,18 @@ class _Theirs:
         if not hasattr(encoder, "text_model"):
             # Where diffusers 0.42 looks for the final norm if it skips layers; transformers 5 has it one floor higher.
             object.__setattr__(encoder, "text_model", encoder)
-        scheduler = self.pipeline.scheduler
-        if not isinstance(scheduler, diffusers.DDIMScheduler):
-            # Other samplers' files have no `clip_sample`, and DDIM's default is that of pixels, not of latents.
-            clip = bool(scheduler.config.get("clip_sample", False))
-            self.pipeline.scheduler = diffusers.DDIMScheduler.from_config(scheduler.config, clip_sample=clip)
+        if checkpoint.sampler_replaced:
+            # Theirs isn't ours: what stands in for it is compared with their class of that.
+            config = scheduler_config(checkpoint.sampler)
+            self.pipeline.scheduler = getattr(diffusers, config["_class_name"]).from_config(config)
+        if checkpoint.sampler.kind == "ddim" and checkpoint.sampler.timestep_spacing == "linspace":
+            _walk_own_list(self.pipeline.scheduler)
+        self.eta = getattr(checkpoint.sampler, "eta", 0.0)
 
     def run(
         self,
         texts: dict[str, str],
+        seed: int,
         noise: np.ndarray,
         steps: int,
         scale: float,
@@ -152,8 +158,12 @@ class _Theirs:
                 embeddings[name] = embedding
                 found[f"{name}: embedding"] = embedding.permute(0, 2, 1)[:, :, None].numpy()
 
+            # A sampler that draws goes on behind the initial latents.
+            generator = torch.Generator().manual_seed(seed)
+            torch.randn(noise.shape, generator=generator)
+
             def keep(_: Any, index: int, __: Any, values: dict[str, Any]) -> dict[str, Any]:
-                found[f"step {index + 1} of {steps}"] = values["latents"].numpy().copy()
+                found[f"step {index + 1}"] = values["latents"].numpy().copy()
                 advance(1)
                 return {}
 
@@ -162,6 +172,8 @@ class _Theirs:
                 num_inference_steps=steps,
                 guidance_scale=scale,
                 latents=torch.from_numpy(noise.copy()),
+                generator=generator,
+                eta=self.eta,
                 height=noise.shape[2] * pixels_per_latent,
                 width=noise.shape[3] * pixels_per_latent,
                 output_type="latent",
@@ -178,6 +190,21 @@ def _texts(texts: dict[str, str], embeddings: dict[str, Any] | None) -> dict[str
     given: dict[str, Any] = texts if embeddings is None else embeddings
     ending = "" if embeddings is None else "_embeds"
     return {f"{name.replace(' ', '_')}{ending}": value for name, value in given.items()}
+
+
+def _walk_own_list(scheduler: Any) -> None:
+    """Make diffusers' DDIM step to the next timestep of its own list, as here, where it would step beside it."""
+    step = scheduler.step
+
+    @functools.wraps(step)
+    def to_the_next(output: Any, timestep: Any, *others: Any, **options: Any) -> Any:
+        rest = [*scheduler.timesteps.tolist(), -1]
+        # It steps by the first of these divided by the second.
+        scheduler.register_to_config(num_train_timesteps=int(timestep) - rest[rest.index(int(timestep)) + 1])
+        scheduler.num_inference_steps = 1
+        return step(output, timestep, *others, **options)
+
+    scheduler.step = to_the_next
 
 
 @contextlib.contextmanager

@@ -220,11 +220,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no scheduler": (lambda r: shutil.rmtree(r / "scheduler"), "scheduler_config.json' doesn't exist"),
     "a flow-matching scheduler": (
         lambda r: rewrite_json(r / "scheduler/scheduler_config.json", _class_name="FlowMatchEulerDiscreteScheduler"),
-        "a model for FlowMatchEulerDiscreteScheduler can't be sampled with DDIM",
+        "FlowMatchEulerDiscreteScheduler walks another diffusion process than Stable Diffusion's; expected",
     ),
-    "a sample-predicting model": (
-        lambda r: rewrite_json(r / "scheduler/scheduler_config.json", prediction_type="sample"),
-        "at prediction_type: Input should be 'epsilon' or 'v_prediction', found 'sample'",
+    "a model of flows": (
+        lambda r: rewrite_json(r / "scheduler/scheduler_config.json", prediction_type="flow_prediction"),
+        "at prediction_type: Input should be 'epsilon', 'v_prediction' or 'sample', found 'flow_prediction'",
     ),
     "an unknown block": (
         lambda r: rewrite_json(r / "unet/config.json", down_block_types=["KDownBlock2D", "DownBlock2D"]),

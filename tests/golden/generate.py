@@ -150,6 +150,7 @@ def write_schedules() -> None:
         record = {**STABLE_DIFFUSION, **changes}
         scheduler = diffusers_scheduler(record)
         scheduler.set_timesteps(steps)
+        listed = [*scheduler.timesteps.tolist(), -1]
         generator = torch.Generator().manual_seed(len(cases))
         clean = torch.rand(1, 4, 4, 4, generator=generator) * 2 - 1
         latents = torch.randn(1, 4, 4, 4, generator=generator)
@@ -161,6 +162,10 @@ def write_schedules() -> None:
                 noise if record["prediction_type"] == "epsilon" else alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
             )
             output = exact + 0.1 * torch.randn(1, 4, 4, 4, generator=generator)
+            if record["timestep_spacing"] == "linspace":
+                # diffusers steps by the first of these divided by the second, which misses its own next timestep.
+                scheduler.register_to_config(num_train_timesteps=listed[len(outputs)] - listed[len(outputs) + 1])
+                scheduler.num_inference_steps = 1
             latents = scheduler.step(output, timestep, latents, eta=0.0).prev_sample
             history.append(latents)
             outputs.append(output)

@@ -12,9 +12,9 @@ import pytest
 from sfmobile.bundle.manifest import TimeEmbeddingRecord
 from sfmobile.bundle.samplers import DDIMRecord
 from sfmobile.checkpoint.tokenizer import read_tokenizer
-from sfmobile.sampling.ddim import DDIM
 from sfmobile.sampling.noise import initial_latents
 from sfmobile.sampling.picture import to_pixels
+from sfmobile.sampling.samplers.starting import start
 from sfmobile.sampling.time_embedding import guidance_sinusoid, sinusoid
 from sfmobile.sampling.tokenizer import Tokenizer
 from tests.golden.generate import GOLDEN, TOKENIZER
@@ -72,12 +72,12 @@ def test_noise_equals_torch() -> None:
 
 @pytest.mark.parametrize("case", read("ddim.json"), ids=lambda case: str(case["name"]))
 def test_ddim_latents_equal_diffusers_at_every_step(case: dict[str, Any]) -> None:
-    ddim = DDIM(DDIMRecord.model_validate(case["scheduler"]))
+    ddim = start(DDIMRecord.model_validate(case["scheduler"]), case["steps"])
     outputs, latents = load(f"ddim/{case['name']}.outputs.npy"), load(f"ddim/{case['name']}.latents.npy")
-    assert ddim.timesteps(case["steps"]).tolist() == case["timesteps"]
+    assert ddim.timesteps.tolist() == case["timesteps"]
     current = latents[0]
-    for timestep, output, expected in zip(case["timesteps"], outputs, latents[1:], strict=True):
-        current = ddim.step(output, timestep, current, case["steps"]).latents
+    for output, expected in zip(outputs, latents[1:], strict=True):
+        current = ddim.step(output, current).latents
         np.testing.assert_allclose(current, expected, rtol=0, atol=1e-5)
 
 

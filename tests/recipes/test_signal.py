@@ -12,7 +12,7 @@ from sfmobile.compress.palettize import palettize_weight
 from sfmobile.compress.recipe import LayerRecipe
 from sfmobile.recipes.sensitivity import SampleRun
 from sfmobile.recipes.signal import LatentSignal, OutputSignal, Runs, StoredNetwork, encode_prompts, step_factors
-from sfmobile.sampling.ddim import DDIM
+from sfmobile.sampling.samplers.starting import start
 
 RUNS = Runs(("a red apple", "two fish"), "", seed=3, steps=3, guidance_scale=2.5, latent_size=(8, 8))
 SIX = LayerRecipe(bits=6)
@@ -54,10 +54,10 @@ def test_step_factors_say_what_a_step_makes_of_its_inputs(
         update={"prediction_type": prediction, "rescale_betas_zero_snr": False, "clip_sample": False}
     )
     output, latents = np.random.default_rng(0).standard_normal((2, 64), dtype=np.float32)
-    for timestep in (901, 401, 1):
-        clipping = DDIM(record.model_copy(update={"clip_sample": clip, "clip_sample_range": 0.1}))
-        carry, gain = step_factors(clipping, timestep, 10)
-        expected = DDIM(record).step(output, timestep, latents, 10).latents
+    clipping = record.model_copy(update={"clip_sample": clip, "clip_sample_range": 0.1})
+    sampler = start(record, 10)
+    for carry, gain in step_factors(clipping, 10):
+        expected = sampler.step(output, latents).latents
         assert np.allclose(carry * latents + gain * output, expected, rtol=1e-3, atol=1e-4)
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from sfmobile.checkpoint.directory import Checkpoint
-from sfmobile.sampling.ddim import DDIM
 from sfmobile.sampling.golden import NOISE_SEEDS, TOKENIZER_SAMPLES, golden_run
 from sfmobile.sampling.noise import initial_latents
 from sfmobile.sampling.pipeline import Request
+from sfmobile.sampling.samplers.starting import start
 from tests.sampling.pipelines import reference_bundle
 
 REQUEST = Request("a cat", negative_prompt="a dog", seed=3, steps=4, guidance_scale=2.0)
@@ -21,11 +21,12 @@ def test_a_run_can_be_followed_from_its_vectors_alone(batch: Literal[1, 2], tiny
     bundle = reference_bundle(tiny_checkpoint, batch)
     run = golden_run(bundle, tiny_checkpoint, REQUEST)
     assert (run.prompt, run.negative_prompt, run.seed, run.steps, run.guidance_scale) == ("a cat", "a dog", 3, 4, 2.0)
-    vectors, ddim = run.vectors, DDIM(bundle.manifest.sampler)
+    vectors, sampler = run.vectors, start(bundle.manifest.sampler, 4)
     np.testing.assert_array_equal(vectors["run.latents"][:1], initial_latents(3, (1, 4, 8, 8)))
-    for index, timestep in enumerate(vectors["run.timesteps"].tolist()):
+    np.testing.assert_array_equal(vectors["run.timesteps"], sampler.timesteps)
+    for index in range(sampler.calls):
         output, latents = vectors["run.model_output"][index], vectors["run.latents"][index]
-        found = ddim.step(output, timestep, latents, 4).latents
+        found = sampler.step(output, latents).latents
         np.testing.assert_array_equal(found, vectors["run.latents"][index + 1])
     unconditional, conditional = vectors["unet.model_output"]
     np.testing.assert_array_equal(

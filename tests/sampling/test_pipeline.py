@@ -4,16 +4,19 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline
 
 from sfmobile.checkpoint.description import DEFAULT_STEPS
 from sfmobile.checkpoint.directory import Checkpoint
+from sfmobile.checkpoint.scheduler import scheduler_config
 from sfmobile.errors import UsageError
 from sfmobile.nets.layout import UNetLayout
 from sfmobile.sampling.pipeline import Request, Step
+from sfmobile.sampling.samplers.named import named
 from sfmobile.testing import SD15_SCHEDULER, write_synthetic_checkpoint
 from sfmobile.verify.signal import psnr
 from tests.checkpoint.diffusers_files import stable_diffusion_1, stable_diffusion_2
@@ -21,9 +24,8 @@ from tests.sampling.pipelines import reference_pipeline
 from tests.tiny import TINY_AUTOENCODER, TINY_TEXT_ENCODER, TINY_UNET
 
 
-def diffusers_picture(pipeline: Any, request: Request, height: int, width: int) -> np.ndarray:
-    """diffusers' own picture, uint8 (H, W, 3), with DDIM."""
-    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
+def diffusers_picture(pipeline: Any, request: Request, height: int, width: int, eta: float = 0.0) -> np.ndarray:
+    """diffusers' own picture, uint8 (H, W, 3), with the checkpoint's own scheduler."""
     pipeline.set_progress_bar_config(disable=True)
     image = pipeline(
         request.prompt,
@@ -34,6 +36,7 @@ def diffusers_picture(pipeline: Any, request: Request, height: int, width: int) 
         height=height,
         width=width,
         output_type="pil",
+        eta=eta,
     ).images[0]
     return np.asarray(image)
 
@@ -72,7 +75,7 @@ def test_draws_the_picture_of_a_checkpoint_that_diffusers_saved(make: Any, tmp_p
     assert psnr(expected, found, peak=255) >= 45
 
 
-@pytest.mark.parametrize("spacing", ["trailing", "linspace"])
+@pytest.mark.parametrize("spacing", ["trailing", "leading"])
 @pytest.mark.parametrize("zero_snr", [False, True])
 def test_draws_diffusers_picture_of_a_v_predicting_model(spacing: str, zero_snr: bool, tmp_path: Path) -> None:
     scheduler = SD15_SCHEDULER.model_copy(
@@ -98,6 +101,31 @@ def test_draws_diffusers_picture_of_a_v_predicting_model(spacing: str, zero_snr:
     with reference_pipeline(Checkpoint.open(tmp_path / "c")) as pipeline:
         found = pipeline.generate(request).pixels
     assert psnr(expected, found, peak=255) >= 45
+
+
+@pytest.mark.parametrize("name", ["pndm", "euler-ancestral", "heun", "dpm++2m-sde-karras", "unipc", "lcm", "tcd"])
+def test_draws_diffusers_picture_with_another_sampler(name: str, tiny_checkpoint: Checkpoint) -> None:
+    request = Request("a red apple", seed=7, steps=5, guidance_scale=5.0, sampler=name)
+    theirs = StableDiffusionPipeline.from_pretrained(tiny_checkpoint.root, torch_dtype=torch.float32)
+    record = named(tiny_checkpoint.sampler, name)
+    config = scheduler_config(record)
+    theirs.scheduler = getattr(diffusers, config["_class_name"]).from_config(config)
+    expected = diffusers_picture(theirs, request, 16, 16, eta=getattr(record, "eta", 0.0))
+    with reference_pipeline(tiny_checkpoint) as pipeline:
+        found = pipeline.generate(request)
+    assert psnr(expected, found.pixels, peak=255) >= 45
+    assert found.settings["sampler"] == name
+
+
+def test_a_sampler_that_can_not_walk_the_model_is_refused_with_those_that_can(tiny_checkpoint: Checkpoint) -> None:
+    with reference_pipeline(tiny_checkpoint) as pipeline:
+        pure = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+        sampler = named(pipeline.manifest.sampler.model_copy(update=pure), "euler")
+        pipeline.manifest = pipeline.manifest.model_copy(update={"sampler": sampler})
+        with pytest.raises(UsageError, match=r"'ddim' can't walk this model, .* these can: euler, .*unipc\."):
+            pipeline.steps(Request("a", sampler="ddim"))
+        with pytest.raises(UsageError, match="no sampler 'dreams'; expected one of ddim, pndm, "):
+            pipeline.steps(Request("a", sampler="dreams"))
 
 
 def test_the_loop_yields_every_step_in_order(tiny_checkpoint: Checkpoint) -> None:

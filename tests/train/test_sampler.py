@@ -8,8 +8,8 @@ import torch
 
 from sfmobile.bundle.manifest import TimeEmbeddingRecord
 from sfmobile.nets.unet import UNet
-from sfmobile.sampling.ddim import DDIM
 from sfmobile.sampling.noise import initial_latents
+from sfmobile.sampling.samplers.starting import start
 from sfmobile.sampling.time_embedding import sinusoid
 from sfmobile.train.diffusion import NoiseSchedule, StepGrid
 from sfmobile.train.glyph import SCHEDULES
@@ -28,16 +28,16 @@ def test_batched_sampling_equals_the_pipelines_steps(name, steps, scale):
     noise = seeded_noise([3, 4], (4, 8, 8), torch.device("cpu"))
     schedule = NoiseSchedule(record, 32)
     made = sample_latents(unet, schedule, context, empty, steps=steps, guidance_scale=scale, noise=noise).numpy()
-    ddim, time = DDIM(record), TimeEmbeddingRecord(dimension=32)
+    time = TimeEmbeddingRecord(dimension=32)
     for row, seed in enumerate((3, 4)):
-        latents = initial_latents(seed, (1, 4, 8, 8))
-        for timestep in ddim.timesteps(steps):
+        latents, ddim = initial_latents(seed, (1, 4, 8, 8)), start(record, steps)
+        for timestep in ddim.timesteps:
             with torch.no_grad():
                 embedding = torch.as_tensor(sinusoid([int(timestep)], time))
                 conditional = unet(torch.as_tensor(latents), embedding, context[row : row + 1]).numpy()
                 unconditional = unet(torch.as_tensor(latents), embedding, empty).numpy()
             guided = conditional if scale == 1.0 else unconditional + scale * (conditional - unconditional)
-            latents = ddim.step(guided, int(timestep), latents, steps).latents
+            latents = ddim.step(guided, latents).latents
         np.testing.assert_allclose(made[row], latents[0], atol=2e-4)
 
 

@@ -64,10 +64,12 @@ class DPMMultistep(Sampler):
     def _slope(self, age: int, h: float) -> np.ndarray:
         """Difference of x_0 between those two calls, for a distance h."""
         later, before = self._denoised[-1 - age], self._denoised[-2 - age]
-        return (h / self._distance(age)) * (later - before)
+        slope: np.ndarray = (h / self._distance(age)) * (later - before)
+        return slope
 
     def _third_order(self, update: Update, x: np.ndarray, clean: np.ndarray, slope: np.ndarray) -> np.ndarray:
         r0, r1 = self._distance(0) / update.h, self._distance(1) / update.h
         bend = (1.0 / (r0 + r1)) * (slope - self._slope(1, update.h))
         of_slope, of_bend = update.third
-        return first_order(update, x, clean) + of_slope * (slope + r0 * bend) + of_bend * bend
+        latents: np.ndarray = first_order(update, x, clean) + of_slope * (slope + r0 * bend) + of_bend * bend
+        return latents

@@ -24,7 +24,7 @@ from sfmobile.errors import UsageError
 from sfmobile.sampling.noise import Noise
 from sfmobile.sampling.samplers.prediction import denoised, noise
 from sfmobile.sampling.samplers.sampler import Prediction, Sampler
-from sfmobile.sampling.samplers.schedule import alphas_cumprod, check_signal, earlier_timesteps, walked_timesteps
+from sfmobile.sampling.samplers.schedule import alphas_cumprod, check_signal, walked_timesteps
 
 # Steps of four calls each that Runge-Kutta makes, and the weights of those calls.
 RUNGE_KUTTA_STEPS = 3
@@ -41,9 +41,9 @@ class PNDM(Sampler):
                 f"Expected {RUNGE_KUTTA_STEPS + 1} steps or more, since this PNDM sampler begins with "
                 f"{RUNGE_KUTTA_STEPS} of Runge-Kutta; found {steps}."
             )
-        self.transfers = (
-            self._improved_euler(record, grid) if record.skip_prk_steps else self._runge_kutta(record, grid)
-        )
+        # As diffusers, by a fixed distance in every spacing: only leading runs meet their own timesteps.
+        self.distance = record.num_train_timesteps // steps
+        self.transfers = self._improved_euler(grid) if record.skip_prk_steps else self._runge_kutta(grid)
         super().__init__(np.array([call for call, _, _ in self.transfers], np.int64), noise)
         self.record = record
         self.alphas_cumprod = alphas_cumprod(record)
@@ -52,27 +52,22 @@ class PNDM(Sampler):
         self._outputs: deque[np.ndarray] = deque(maxlen=4)
         self._start = self._sum = np.zeros(())
 
-    @staticmethod
-    def _improved_euler(record: PNDMRecord, grid: np.ndarray) -> list[tuple[int, int, int]]:
+    def _improved_euler(self, grid: np.ndarray) -> list[tuple[int, int, int]]:
         """Of every call: the timestep it is told, and the two between which its step goes."""
-        earlier = earlier_timesteps(record, grid)
-        transfers = [(int(t), int(t), int(s)) for t, s in zip(grid, earlier, strict=True)]
+        transfers = [(int(t), int(t), int(t) - self.distance) for t in grid]
         if len(grid) > 1:
-            before = grid[0] if record.timestep_spacing == "linspace" else grid[1] + (grid[1] - earlier[1])
-            transfers.insert(1, (int(grid[1]), int(before), int(grid[1])))
+            reached = int(grid[1])
+            transfers.insert(1, (reached, reached + self.distance, reached))
         return transfers
 
-    @staticmethod
-    def _runge_kutta(record: PNDMRecord, grid: np.ndarray) -> list[tuple[int, int, int]]:
-        half = record.num_train_timesteps // len(grid) // 2
-        earlier = earlier_timesteps(record, grid)
+    def _runge_kutta(self, grid: np.ndarray) -> list[tuple[int, int, int]]:
+        half = self.distance // 2
         transfers = []
         for t, s in pairwise(grid[: RUNGE_KUTTA_STEPS + 1]):
             middle = int(s) + half
             transfers += [(int(t), int(t), int(t) - half), (middle, int(t), middle)]
             transfers += [(middle, int(t), middle - half), (int(s), int(t), int(s))]
-        rest = slice(RUNGE_KUTTA_STEPS, None)
-        return transfers + [(int(t), int(t), int(s)) for t, s in zip(grid[rest], earlier[rest], strict=True)]
+        return transfers + [(int(t), int(t), int(t) - self.distance) for t in grid[RUNGE_KUTTA_STEPS:]]
 
     def _step(self, output: np.ndarray, x: np.ndarray) -> Prediction:
         kick_off = 2 if self.record.skip_prk_steps else 4 * RUNGE_KUTTA_STEPS
@@ -118,7 +113,7 @@ def linear_multistep(outputs: deque[np.ndarray]) -> np.ndarray:
         3: (23 / 12, -16 / 12, 5 / 12),
         4: (55 / 24, -59 / 24, 37 / 24, -9 / 24),
     }[len(newest)]
-    total = weights[0] * newest[0]
+    total: np.ndarray = weights[0] * newest[0]
     for weight, output in zip(weights[1:], newest[1:], strict=True):
         total = total + weight * output
     return total

@@ -137,7 +137,9 @@ def exponential(sigma_max: float, sigma_min: float, steps: int) -> np.ndarray:
 
 def timesteps_of(sigmas: np.ndarray, trained: np.ndarray) -> np.ndarray:
     """Fractional timesteps at which training had these noise levels, by their logarithms, float64."""
-    return np.interp(np.log(np.maximum(sigmas, 1e-10)), np.log(trained.astype(np.float64)), np.arange(len(trained)))
+    logarithms = np.log(np.maximum(sigmas, 1e-10)), np.log(trained.astype(np.float64))
+    found: np.ndarray = np.interp(*logarithms, np.arange(len(trained)))
+    return found
 
 
 def curve(schedule: SigmaSchedule, sigma_max: float, sigma_min: float, steps: int) -> np.ndarray:
@@ -227,7 +229,8 @@ def truncated(timesteps: np.ndarray) -> np.ndarray:
     diffusers truncates numbers that are whole but for their rounding errors: its first timestep of such a curve is
     998 of 1000 for Stable Diffusion's betas, and 999 for others. Taking a little off gives 998 on every machine.
     """
-    return np.trunc(np.maximum(timesteps - 1e-6, 0.0))
+    whole: np.ndarray = np.trunc(np.maximum(timesteps - 1e-6, 0.0))
+    return whole
 
 
 def solver_timesteps(

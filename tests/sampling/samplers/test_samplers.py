@@ -90,7 +90,7 @@ def walks(draw: st.DrawFn, kind: type[DiffusionRecord]) -> tuple[DiffusionRecord
     kinds = ["epsilon", "v_prediction", *(["sample"] if kind not in WITHOUT_SAMPLE else [])]
     prediction = draw(st.sampled_from(kinds))
     spacings = ["leading", "trailing", "linspace"]
-    if kind in (DDIMRecord, PNDMRecord):
+    if kind is DDIMRecord:
         spacings.remove("linspace")  # walked in another way: see the tests of it below
     spacing = "linspace" if kind is DPMSinglestepRecord else draw(st.sampled_from(spacings))
     zero_snr = kind not in WITHOUT_ZERO_SNR and prediction == "v_prediction" and draw(st.booleans())
@@ -202,11 +202,6 @@ def test_diffusers_ddim_steps_beside_the_list_of_a_linspace_run() -> None:
     clean = (latents - np.sqrt(1 - alphas[999]) * output) / np.sqrt(alphas[999])
     for reached, at in ((found, 856), (expected.numpy(), 999 - 125)):
         np.testing.assert_allclose(reached, np.sqrt(alphas[at]) * clean + np.sqrt(1 - alphas[at]) * output, atol=1e-5)
-
-
-def test_plms_walks_the_list_of_a_linspace_run() -> None:
-    ours = start(PNDMRecord(**LINSPACE, set_alpha_to_one=False), 8)
-    assert ours.timesteps.tolist() == [999, 856, 856, 714, 571, 428, 285, 143, 0]
 
 
 def test_network_calls_are_counted() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sfmobile.sampling.ddim import DDIM
+from sfmobile.sampling.samplers.schedule import alphas_cumprod
 from sfmobile.train.diffusion import NoiseSchedule, StepGrid, guide
 from sfmobile.train.glyph import SCHEDULES
 from sfmobile.train.stages.steps import StepObjective, truncated_snr, two_step_target
@@ -20,7 +20,7 @@ SHAPE = (3, 4, 8, 8)
 def schedule(name: str) -> NoiseSchedule:
     """In float64, so that what is left is the formulas' error and not the buffers'."""
     diffusion = NoiseSchedule(SCHEDULES[name], time_channels=32)
-    cumulative = torch.as_tensor(np.append(1.0, DDIM(SCHEDULES[name]).alphas_cumprod), dtype=torch.float64)
+    cumulative = torch.as_tensor(np.append(1.0, alphas_cumprod(SCHEDULES[name])), dtype=torch.float64)
     diffusion.alphas, diffusion.sigmas = cumulative.sqrt(), (1 - cumulative).sqrt()
     return diffusion
 
