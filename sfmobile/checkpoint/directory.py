@@ -111,7 +111,7 @@ class Checkpoint:
         text_encoder = text_encoder_layout(configs["text_encoder"], root / "text_encoder" / "config.json")
         autoencoder = autoencoder_layout(configs["vae"], root / "vae" / "config.json")
         _check_fit(root, text_encoder, unet, autoencoder)
-        scheduler = read_config(root / "scheduler" / "scheduler_config.json")
+        scheduler = read_scheduler_file(root)
         description = describe(
             root / MODEL_INDEX, index, scheduler, unet, autoencoder.latent_channels, _saved(root, index, scheduler)
         )
@@ -348,7 +348,7 @@ def _read_index(root: Path) -> Json:
 def _saved(root: Path, index: Json, scheduler: Json) -> tuple[int | None, float | None]:
     """Default steps and guidance scale that sfmobile wrote; it used to write the steps into the scheduler's file."""
     saved = parse(_Saved, index, root / MODEL_INDEX)
-    older = parse(_Saved, scheduler, root / "scheduler" / "scheduler_config.json")
+    older = parse(_Saved, scheduler, root / SCHEDULER_FILE)
     return saved.steps or older.steps, saved.guidance_scale
 
 
