@@ -30,7 +30,7 @@ from sfmobile.checkpoint.config import (
 from sfmobile.checkpoint.description import Description, describe
 from sfmobile.checkpoint.foreign import no_pipeline, refuse_pipeline
 from sfmobile.checkpoint.overlays.laid import Laid
-from sfmobile.checkpoint.scheduler import read_sampler
+from sfmobile.checkpoint.scheduler import SCHEDULER_FILE, read_sampler, read_scheduler_file
 from sfmobile.checkpoint.source import Prediction, Source
 from sfmobile.checkpoint.tokenizer import TokenizerConstants, read_tokenizer
 from sfmobile.checkpoint.weights import FOLDERS, PARTS, STEMS, ComponentFiles, PartName, StoredWeights, read_weights
