@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from sfmobile.bench import xcresult
-from sfmobile.bench.report import BenchReport, VerifyReport, read_report, report_kind
+from sfmobile.bench.report import BenchReport, read_report, report_kind
+from sfmobile.bench.verify_report import VerifyReport
 from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.config import read_config
 from sfmobile.checkpoint.directory import Checkpoint

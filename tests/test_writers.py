@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sfmobile.bench.report import ProducerRecord, write_report
+from sfmobile.bench.records import ProducerRecord
+from sfmobile.bench.report import write_report
 from sfmobile.compress.recipe import Recipe
 from sfmobile.errors import UsageError
 from sfmobile.inspect.estimate.measured import DeviceFactors

@@ -10,7 +10,8 @@ from sfmobile.bench.header import bundle_reference, producer, runtime_record
 from sfmobile.bench.isolation import run_isolated
 from sfmobile.bench.latency import measure_component, measure_loop
 from sfmobile.bench.machine import describe_machine
-from sfmobile.bench.report import BenchReport, ConditionsRecord, now
+from sfmobile.bench.records import now
+from sfmobile.bench.report import BenchReport, ConditionsRecord
 from sfmobile.errors import UsageError
 from sfmobile.observer import Observer
 from sfmobile.runtime.opening import RuntimeRequest, open_bundle

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sfmobile.bench.report import Agreement, BenchReport, ComponentLatency, VerifyReport, read_report, report_kind
+from sfmobile.bench.report import BenchReport, ComponentLatency, read_report, report_kind
+from sfmobile.bench.verify_report import Agreement, VerifyReport
 from sfmobile.errors import UsageError
 from sfmobile.tables import Table, as_text, in_bytes, in_milliseconds
 

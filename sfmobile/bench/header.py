@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sfmobile.bench.machine import tool_versions
-from sfmobile.bench.report import BundleReference, ProducerRecord, RuntimeRecord
+from sfmobile.bench.records import BundleReference, ProducerRecord, RuntimeRecord
 from sfmobile.bundle.digest import digest_file
 from sfmobile.bundle.directory import MANIFEST_FILE
 

@@ -8,7 +8,7 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-from sfmobile.bench.report import MachineRecord
+from sfmobile.bench.records import MachineRecord
 
 # The packages whose version can change a figure or a result.
 TOOLS = ("sfmobile", "torch", "coremltools", "numpy", "diffusers", "transformers", "onnx", "onnxruntime")

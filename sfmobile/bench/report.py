@@ -9,16 +9,23 @@ JSON has no infinity: a PSNR is null where the two results are identical, see `A
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator, Mapping
-from datetime import datetime, timezone
+from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Final, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from sfmobile.bundle.choices import ComponentName, Target
-from sfmobile.bundle.manifest import Sha256
+from sfmobile.bench.records import (
+    REPORT_VERSION,
+    BundleReference,
+    Bytes,
+    MachineRecord,
+    ProducerRecord,
+    RuntimeRecord,
+)
+from sfmobile.bench.verify_report import VerifyReport
+from sfmobile.bundle.choices import ComponentName
 from sfmobile.errors import ArtifactError
 from sfmobile.files import (
     StrictModel,
@@ -30,28 +37,12 @@ from sfmobile.files import (
     write_json,
     write_text,
 )
-from sfmobile.runtime.choices import ComputeUnit, Precision, RuntimeKind
 from sfmobile.tables import Table, as_text, in_bytes, in_milliseconds
-from sfmobile.version import __version__
 
-REPORT_VERSION: Final = 1
 MEND = "write one with `sfmobile bench BUNDLE -o FILE` or `sfmobile verify BUNDLE -o FILE`"
 
 Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Bytes = Annotated[int, Field(ge=0)]
-Decibels = Annotated[float, Field(allow_inf_nan=False)]
 ThermalState = Literal["nominal", "fair", "serious", "critical"]
-
-
-class MachineRecord(StrictModel):
-    """What the figures were measured on, e.g. model "iPhone15,2", processor "Apple A16", os "iOS 18.1"."""
-
-    model: str | None
-    processor: str
-    architecture: str
-    cores: int = Field(ge=1)
-    memory_bytes: Bytes
-    os: str
 
 
 class ConditionsRecord(StrictModel):
@@ -72,46 +63,6 @@ class ConditionsRecord(StrictModel):
     memory_warnings: int | None = Field(default=None, ge=0)
     increased_memory_entitlement: bool | None = None
     waited_for_nominal_s: float | None = Field(default=None, ge=0)
-
-
-class RuntimeRecord(StrictModel):
-    """What executed the components. `description` is the runtime's own name for itself, shown beside its figures.
-
-    precision: of the evaluation (mil, torch, onnx); Core ML runs what the package says. compute_unit: Core ML only.
-    threads: of the runtime's own pool, null where it doesn't say.
-    """
-
-    # The key "engine" is older than the one word for it; the iOS harness writes it too.
-    model_config = ConfigDict(validate_by_name=True, serialize_by_alias=True)
-
-    kind: RuntimeKind = Field(validation_alias="engine", serialization_alias="engine")
-    description: str
-    precision: Precision | None = None
-    compute_unit: ComputeUnit | None = None
-    threads: int | None = Field(default=None, ge=1)
-
-    @property
-    def label(self) -> str:
-        """E.g. "mil fp16" or "coreml CPU_AND_NE": short, for tables and for matching evaluations."""
-        return " ".join(part for part in (self.kind, self.precision, self.compute_unit) if part)
-
-
-class BundleReference(StrictModel):
-    """Which bundle: its name and the checksum of its manifest, which holds those of all its files."""
-
-    name: str
-    manifest_sha256: Sha256
-    source_id: str
-    source_sha256: Sha256
-    target: Target
-
-
-class ProducerRecord(StrictModel):
-    """What wrote the report, and the versions of the packages that matter to its figures."""
-
-    name: Literal["sfmobile", "ios_harness"] = "sfmobile"
-    version: str = __version__
-    tools: dict[str, str] = Field(default_factory=dict)
 
 
 class MemoryRecord(StrictModel):
@@ -301,281 +252,6 @@ class BenchReport(StrictModel):
         )
 
 
-class Agreement(StrictModel):
-    """How close a result is to its reference.
-
-    psnr_db: 20 log10(peak / rms error), see `sfmobile.verify.signal.psnr`; null where it has no finite value, which
-    is where `identical` (infinite) or where `nonfinite` values of the result are NaN or infinite (then it fails any
-    gate).
-    """
-
-    psnr_db: Decibels | None
-    identical: bool
-    max_abs_error: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
-    nonfinite: int = Field(ge=0)
-
-    def reaches(self, gate_db: float) -> bool:
-        """Whether the result is at least as close as the gate asks."""
-        return self.closeness >= gate_db and self.closeness > -math.inf
-
-    @property
-    def closeness(self) -> float:
-        """A number to sort by: -inf for what has no distance, inf for what is identical."""
-        if self.identical:
-            return math.inf
-        return -math.inf if self.psnr_db is None or self.nonfinite else self.psnr_db
-
-    def __str__(self) -> str:
-        if self.nonfinite:
-            return f"{self.nonfinite} values NaN or infinite"
-        if self.identical:
-            return "identical"
-        return "-" if self.psnr_db is None else f"{self.psnr_db:.1f} dB"
-
-
-class OperationDivergence(StrictModel):
-    """The first operation of a program whose output leaves its reference, and what it was compared with."""
-
-    position: int = Field(ge=0, description="index in the program's order of operations")
-    operations: int = Field(ge=1, description="how many operations the program has")
-    op: str
-    name: str
-    agreement: Agreement
-    reference: str
-    previous: str | None = None
-    weight_psnr_db: Decibels | None = None
-
-    @property
-    def place(self) -> str:
-        """Which operation it is."""
-        return f"operation {self.position + 1} of {self.operations}, {self.op} '{self.name}'"
-
-    def __str__(self) -> str:
-        weight = "" if self.weight_psnr_db is None else f"; its stored weight has {self.weight_psnr_db:.1f} dB"
-        before = f"; good until {self.previous}" if self.previous else ""
-        return f"the error appears at {self.place}: {self.agreement} against {self.reference}{weight}{before}."
-
-
-class SampleAgreement(StrictModel):
-    """One input of a component: where in the pipeline it comes from, and how close the output is."""
-
-    input: str
-    agreement: Agreement
-
-
-class ComponentAgreement(StrictModel):
-    """One component: the worst of its samples, its gate, and where it went wrong if it did."""
-
-    worst: Agreement
-    gate_db: Decibels
-    passed: bool
-    samples: tuple[SampleAgreement, ...]
-    first_divergence: OperationDivergence | None = None
-
-
-class EvaluationAgreement(StrictModel):
-    """All components in one evaluation, each fed what the reference was fed, and the picture of the whole loop.
-
-    picture: null if the bundle lacks a component. A loop that broke off counts all its values as not finite.
-    """
-
-    runtime: RuntimeRecord
-    components: dict[ComponentName, ComponentAgreement]
-    picture: Agreement | None
-    picture_gate_db: Decibels | None = None
-    passed: bool
-
-    @property
-    def picture_passed(self) -> bool:
-        """Whether the picture reaches its gate, if there are both."""
-        return self.picture is None or self.picture_gate_db is None or self.picture.reaches(self.picture_gate_db)
-
-    def failures(self) -> Iterator[str]:
-        """What is under its gate, in words."""
-        for name, component in self.components.items():
-            if not component.passed:
-                fault = component.first_divergence
-                where = "" if fault is None else f", first at {fault.place}"
-                yield f"{name} {component.worst} of {component.gate_db:g} dB in {self.runtime.label}{where}"
-        if not self.picture_passed:
-            yield f"picture {self._picture_text()} of {self.picture_gate_db:g} dB in {self.runtime.label}"
-
-    def rows(self, steps: int) -> Iterator[tuple[str, ...]]:
-        """Rows of the report's table; `steps` of the loop that drew the picture."""
-        for name, component in self.components.items():
-            gate, verdict = f"{component.gate_db:g} dB", "ok" if component.passed else "FAILED"
-            inputs = f"{len(component.samples)} inputs"
-            yield self.runtime.label, name, inputs, str(component.worst), gate, verdict
-        gate, verdict = "-", "not gated"
-        if self.picture_gate_db is not None:
-            gate, verdict = f"{self.picture_gate_db:g} dB", "ok" if self.picture_passed else "FAILED"
-        yield self.runtime.label, "picture", f"{steps} steps", self._picture_text(), gate, verdict
-
-    def _picture_text(self) -> str:
-        return "not compared" if self.picture is None else str(self.picture)
-
-
-class StoredWeightsRecord(StrictModel):
-    """A component's weights as its packages store them, against the checkpoint's.
-
-    worst_error: relative error (root mean square) of the parameter furthest off; null if all are the source's to the
-    bit. faults: weights that aren't stored as they should be, in words.
-    """
-
-    parameters: int = Field(ge=0)
-    compressed: int = Field(ge=0)
-    worst_parameter: str | None
-    worst_error: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
-    faults: tuple[str, ...] = ()
-
-
-class ExactAgreement(StrictModel):
-    """A component in fp32 against its network with the very weights it stores: no loss stands between the two.
-
-    worst: null if the network couldn't be built from what is stored.
-    """
-
-    weights: StoredWeightsRecord
-    worst: Agreement | None
-    gate_db: Decibels
-    samples: tuple[SampleAgreement, ...]
-    first_divergence: OperationDivergence | None = None
-    passed: bool
-
-
-class Exactness(StrictModel):
-    """Whether the bundle is what it claims to be: its programs, its weights, its constants.
-
-    constants: constants of the manifest that aren't the checkpoint's, in words.
-    """
-
-    components: dict[ComponentName, ExactAgreement]
-    constants: tuple[str, ...] = ()
-
-    @property
-    def passed(self) -> bool:
-        """Whether nothing is wrong."""
-        return not self.constants and all(component.passed for component in self.components.values())
-
-    def failures(self) -> Iterator[str]:
-        """What is wrong, in words."""
-        yield from self.constants
-        for name, component in self.components.items():
-            yield from (f"{name} {fault}" for fault in component.weights.faults)
-            if component.worst is not None and not component.worst.reaches(component.gate_db):
-                fault = component.first_divergence
-                where = "" if fault is None else f", first at {fault.place}"
-                yield f"{name} is not its network: {component.worst} of {component.gate_db:g} dB{where}"
-
-    def rows(self) -> Iterator[tuple[str, ...]]:
-        """Rows of the report's table."""
-        for name, component in self.components.items():
-            stored = f"{component.weights.parameters} weights, {len(component.samples)} inputs"
-            worst = "not comparable" if component.worst is None else str(component.worst)
-            yield "exact", name, stored, worst, f"{component.gate_db:g} dB", "ok" if component.passed else "FAILED"
-
-
-class ReadingAgreement(StrictModel):
-    """Our reading of the checkpoint, in torch fp32, against diffusers' own pipeline.
-
-    stages: the tokens, embeddings, steps and picture compared. skipped: why nothing was compared, in words; null
-    otherwise.
-    """
-
-    stages: tuple[SampleAgreement, ...] = ()
-    gate_db: Decibels
-    skipped: str | None = None
-
-    @property
-    def worst(self) -> SampleAgreement | None:
-        """The stage furthest off."""
-        return min(self.stages, key=lambda stage: stage.agreement.closeness, default=None)
-
-    @property
-    def passed(self) -> bool:
-        """Whether every stage reaches the gate."""
-        return all(stage.agreement.reaches(self.gate_db) for stage in self.stages)
-
-    def failures(self) -> Iterator[str]:
-        """The first stage that is off, in words."""
-        for stage in self.stages:
-            if not stage.agreement.reaches(self.gate_db):
-                yield (
-                    f"the checkpoint is read otherwise than diffusers reads it: {stage.agreement} of {self.gate_db:g} "
-                    f"dB at '{stage.input}'"
-                )
-                return
-
-    def rows(self) -> Iterator[tuple[str, ...]]:
-        """Rows of the report's table."""
-        worst = self.worst
-        if worst is not None:
-            verdict = "ok" if self.passed else "FAILED"
-            stages = f"{len(self.stages)} stages"
-            yield "diffusers", "torch networks", stages, str(worst.agreement), f"{self.gate_db:g} dB", verdict
-
-
-class VerifyReport(StrictModel):
-    """`verify.json`: the exported components against the networks they were exported from."""
-
-    kind: Literal["verify"] = "verify"
-    schema_version: Literal[1] = REPORT_VERSION
-    created_at: datetime
-    producer: ProducerRecord
-    machine: MachineRecord
-    bundle: BundleReference
-    reference: RuntimeRecord
-    prompts: tuple[str, ...]
-    negative_prompt: str
-    seed: int
-    steps: int
-    guidance_scale: float
-    evaluations: tuple[EvaluationAgreement, ...]
-    exactness: Exactness | None = None
-    reading: ReadingAgreement | None = None
-    passed: bool
-
-    def failures(self) -> list[str]:
-        """What is wrong, and what is under its gate in any evaluation, in words."""
-        proofs = [proof for proof in (self.exactness, self.reading) if proof is not None]
-        return [failure for part in (*proofs, *self.evaluations) for failure in part.failures()]
-
-    def faults(self) -> list[str]:
-        """Where the errors of failed components appear, a sentence each."""
-        exact = {} if self.exactness is None else self.exactness.components
-        return [
-            f"exact {name}: {component.first_divergence}"
-            for name, component in exact.items()
-            if component.first_divergence is not None
-        ] + [
-            f"{evaluation.runtime.label} {name}: {component.first_divergence}"
-            for evaluation in self.evaluations
-            for name, component in evaluation.components.items()
-            if component.first_divergence is not None
-        ]
-
-    def table(self) -> Table:
-        """The figures for people."""
-        return Table(
-            f"{self.bundle.name} against {self.reference.description}",
-            ("evaluation", "component", "compared", "worst PSNR", "gate", ""),
-            (
-                *(() if self.exactness is None else self.exactness.rows()),
-                *(() if self.reading is None else self.reading.rows()),
-                *(row for evaluation in self.evaluations for row in evaluation.rows(self.steps)),
-            ),
-            text_columns=(0, 1, 2, 5),
-            caption=f"{len(self.prompts)} prompts, seed {self.seed}, guidance {self.guidance_scale:g}; "
-            f"{self.machine.processor}, {self.machine.os}",
-        )
-
-    def __str__(self) -> str:
-        verdict = "Passed: every component reaches its gate."
-        if not self.passed:
-            verdict = f"FAILED: {'; '.join(self.failures())}."
-        return as_text([verdict, self.table(), *self.faults()])
-
-
 def _placement_table(placed: Mapping[ComponentName, PlacementRecord]) -> Table:
     """Where Core ML means to run the operations."""
     return Table(
@@ -599,7 +275,7 @@ def _placement_table(placed: Mapping[ComponentName, PlacementRecord]) -> Table:
 
 Report = TypeVar("Report", BenchReport, VerifyReport)
 
-_KINDS: dict[type[BenchReport] | type[VerifyReport], Literal["bench", "verify"]] = {
+KINDS: dict[type[BenchReport] | type[VerifyReport], Literal["bench", "verify"]] = {
     BenchReport: "bench",
     VerifyReport: "verify",
 }
@@ -607,11 +283,6 @@ SCHEMA_FILES: dict[type[BenchReport] | type[VerifyReport], Path] = {
     BenchReport: Path(__file__).with_name("bench.schema.json"),
     VerifyReport: Path(__file__).with_name("verify.schema.json"),
 }
-
-
-def now() -> datetime:
-    """The time of day for `created_at`, UTC, whole seconds."""
-    return datetime.now(timezone.utc).replace(microsecond=0)
 
 
 class _Header(BaseModel):
@@ -622,7 +293,7 @@ class _Header(BaseModel):
 
 def read_report(path: Path, kind: type[Report]) -> Report:
     """Read a report of the given kind. Raises `ArtifactError` if it is missing, of another kind or from the future."""
-    name = _KINDS[kind]
+    name = KINDS[kind]
     data = read_json(path, "a report", MEND)
     found = validated(_Header, data, f"'{path}'", "a report", MEND).kind
     if found != name:

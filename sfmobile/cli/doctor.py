@@ -15,7 +15,7 @@ from sfmobile.cli.requirements import Requirement, check_requirements
 from sfmobile.tables import in_bytes
 
 if TYPE_CHECKING:
-    from sfmobile.bench.report import MachineRecord
+    from sfmobile.bench.records import MachineRecord
 
 # Exporting a full-size SD-1.5 checkpoint writes about 2 GB and reads as much.
 DISK_FOR_FULL_SIZE = 5_000_000_000

@@ -124,6 +124,15 @@ def export(
     golden: Annotated[
         bool, typer.Option("--golden/--no-golden", help="Record a reference run for tests (runs the checkpoint once).")
     ] = True,
+    golden_steps: Annotated[
+        int | None,
+        typer.Option(
+            "--golden-steps",
+            min=1,
+            metavar="N",
+            help="Steps of that run; the model's default, or as many as half a minute has room for, without it.",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Rebuild components that are whole and current too.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be made, and make nothing.")] = False,
     json_output: options.JsonOption = False,
@@ -175,7 +184,9 @@ def export(
         for text in checkpoint.notes:
             console.note(text)
         if not dry_run:
-            made = export_checkpoint(checkpoint, output, wanted, golden=golden, observer=observer)
+            made = export_checkpoint(
+                checkpoint, output, wanted, golden=golden, golden_steps=golden_steps, observer=observer
+            )
     if dry_run:
         from sfmobile.export.plan import plan_export
 

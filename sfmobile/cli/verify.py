@@ -12,17 +12,38 @@ from sfmobile.errors import GateError
 from sfmobile.runtime.choices import PRECISIONS
 
 REPORT_FILE = "verify.json"
+REFERENCE_METAVAR = "nets|golden|diffusers|coreai"
 
 
 def verify(
     bundle: options.BundleArgument,
     source: options.SourceOption = None,
+    reference: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--reference",
+            metavar=REFERENCE_METAVAR,
+            help="Compare with this; may be repeated. Without it all that are here and fit in memory but coreai.",
+        ),
+    ] = None,
+    component: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--component", metavar=options.COMPONENT_METAVAR, help="Only this one; may be repeated. All without it."
+        ),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One prompt, two steps, fewer inputs; the report says what is left out.")
+    ] = False,
     gate: Annotated[
         float | None,
         typer.Option("--gate", metavar="DB", help="PSNR of every component; by default 35 if palettized, else 60."),
     ] = None,
     picture_gate: Annotated[
-        float | None, typer.Option("--picture-gate", metavar="DB", help="PSNR of the final picture; none without it.")
+        float | None,
+        typer.Option(
+            "--picture-gate", metavar="DB", help="PSNR of the final picture; what --gate and guidance leave without it."
+        ),
     ] = None,
     prompt: Annotated[
         list[str] | None, typer.Option("--prompt", help="A prompt to run; may be repeated. Two of ours without it.")
@@ -47,20 +68,26 @@ def verify(
     ] = None,
     json_output: options.JsonOption = False,
 ) -> None:
-    """Compare every component with its PyTorch network, on the pipeline's own inputs; exit with 1 under the gate.
+    """Is BUNDLE what it claims to be, what did it lose, what does it round, was its checkpoint read right? Exit with 1
+    if anything is wrong or under its gate.
 
-    Each component is fed what the reference was fed: text through the tokenizer, latents of the real trajectory.
-    Without the checkpoint, the vectors recorded at export are the reference.
+    Stored weights, programs and constants are compared with the checkpoint's, every component with its PyTorch network
+    on the pipeline's own inputs, the loop at every step. Without the checkpoint, the vectors recorded at export are the
+    reference.
     """
     import sfmobile
     from sfmobile.bench.report import write_report
     from sfmobile.bundle.directory import reports_folder
+    from sfmobile.verify.references import REFERENCES
 
     written = output if output is not None else reports_folder(bundle) / REPORT_FILE
     with console.watching() as observer:
         report = sfmobile.verify(
             bundle,
             source=source,
+            reference=options.parse_choices("--reference", reference, tuple(REFERENCES)),
+            component=component or (),
+            quick=quick,
             gate=gate,
             picture_gate=picture_gate,
             prompt=prompt or (),
@@ -76,7 +103,7 @@ def verify(
     if json_output:
         console.print_json(report)
     else:
-        console.print_parts(report.table(), *report.faults())
+        console.print_parts(report.verdict(), *report.tables(), *report.remarks(), *report.faults())
     # Last: figures that took minutes are not lost to a folder that can't be written.
     write_report(report, written)
     console.note(f"Report: {written}")

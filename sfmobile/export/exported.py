@@ -14,8 +14,10 @@ from sfmobile.checkpoint.hub import open_checkpoint
 from sfmobile.checkpoint.scheduler import replacement_note
 from sfmobile.checkpoint.source import EmbeddingChoice, LoraChoice, Prediction
 from sfmobile.compress.recipe import LayerRecipe, Recipe
+from sfmobile.errors import UsageError
 from sfmobile.export.coreai_asset import EXPERIMENTAL, stored_as
 from sfmobile.export.exporter import export_bundle
+from sfmobile.export.golden import SHORT_SECONDS, plan_golden_run
 from sfmobile.export.options import COREAI_TARGET, ExportOptions
 from sfmobile.export.phases import ExportObserver
 from sfmobile.observer import Observer
@@ -155,6 +157,7 @@ def export(
     model_version: str = "",
     metadata: Mapping[str, str] | None = None,
     golden: bool = True,
+    golden_steps: int | None = None,
     force: bool = False,
     observer: Observer | None = None,
 ) -> ExportedBundle:
@@ -175,7 +178,8 @@ def export(
     format: "onnx" for ONNX files, of onnx_precision; "coreai", experimental, for .aimodels. clip_skip: last layers of
     the text encoder to leave out, counted as diffusers does. default_steps, default_guidance: of a picture that nobody
     asks otherwise for; the checkpoint's own without them. author, licence, model_version, metadata: written into every
-    package. golden: record a reference run for tests. force: rebuild what is whole and current too.
+    package. golden: record a reference run for tests, of golden_steps steps, by default the model's own or as many as
+    half a minute has room for. force: rebuild what is whole and current too.
 
     Raises `UsageError` for options that don't fit, `ArtifactError` for a damaged checkpoint, `UnavailableError` for
     too little disk, no network, or another export into `output`.
@@ -215,7 +219,9 @@ def export(
         prediction=prediction,
         parts=options.components,
     )
-    return export_checkpoint(checkpoint, Path(output), options, golden=golden, observer=observer)
+    return export_checkpoint(
+        checkpoint, Path(output), options, golden=golden, golden_steps=golden_steps, observer=observer
+    )
 
 
 def export_options(
@@ -288,23 +294,32 @@ def export_checkpoint(
     options: ExportOptions,
     *,
     golden: bool = True,
+    golden_steps: int | None = None,
     source_id: str | None = None,
     observer: Observer | None = None,
 ) -> ExportedBundle:
     """Export an opened checkpoint. source_id: what the manifest says it was, by default where it was opened from."""
     from sfmobile.sampling.golden import golden_run
 
+    if golden_steps is not None and not golden:
+        raise UsageError("--golden-steps is for a golden run, and --no-golden leaves it out; choose one.")
+    told = observer or Observer()
+
     def record(bundle: Bundle) -> GoldenRun:
-        return golden_run(bundle, checkpoint)
+        plan = plan_golden_run(checkpoint, bundle.manifest, golden_steps)
+        if plan.steps < plan.default or plan.seconds > SHORT_SECONDS:
+            told.note(str(plan))
+        told.start(PHASES["golden"], plan.steps + 1)
+        return golden_run(bundle, checkpoint, steps=plan.steps, advance=told.advance)
 
     start = time.perf_counter()
-    observer = observer or Observer()
     for note in checkpoint.description.notes:
-        observer.note(f"{checkpoint.name}: {note}.")
+        told.note(f"{checkpoint.name}: {note}.")
     if checkpoint.sampler_replaced:
-        observer.note(replacement_note(checkpoint.sampler_replaced))
-    phases = _Phases(observer)
-    bundle = export_bundle(checkpoint, output, options, phases, record if golden else None, source_id)
+        told.note(replacement_note(checkpoint.sampler_replaced))
+    phases = _Phases(told)
+    recorder = record if golden else None
+    bundle = export_bundle(checkpoint, output, options, phases, recorder, source_id, golden_steps=golden_steps)
     return ExportedBundle(bundle.root, bundle.manifest, phases.made, time.perf_counter() - start)
 
 

@@ -38,13 +38,14 @@ def export_bundle(
     observer: ExportObserver | None = None,
     golden: GoldenRecorder | None = None,
     source_id: str | None = None,
+    golden_steps: int | None = None,
 ) -> Bundle:
     """Export `checkpoint` to the bundle directory `root` and return the bundle.
 
     `source_id` is what the manifest says the checkpoint was: where it was opened from without it.
     Components not asked for are kept from a bundle at `root` if they belong to the same checkpoint and shapes.
     `golden` records the reference vectors, given the bundle without them; it is called only if the bundle can draw
-    and the vectors of a bundle at `root` no longer fit.
+    and the vectors of a bundle at `root` no longer fit, or haven't the `golden_steps` that are asked for.
     Raises `UsageError` for options that don't fit, `ArtifactError` for a damaged checkpoint, `UnavailableError` for
     too little disk or another export into `root`. Whatever happens, `root` is the old bundle or the new one, whole.
     """
@@ -72,7 +73,7 @@ def export_bundle(
                 writer.adopt(name, kept[name])
                 components[name] = kept[name]
         manifest = _manifest(writer, setting, options, components, source_id or checkpoint.source.id)
-        record = golden_record(writer, manifest, golden, observer)
+        record = golden_record(writer, manifest, golden, observer, golden_steps)
         return writer.commit(manifest.model_copy(update={"golden": record}))
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from sfmobile.bench.machine import describe_machine, tool_versions
-from sfmobile.bench.report import Agreement, BenchReport, now, read_report, report_kind
+from sfmobile.bench.records import RuntimeRecord, now
+from sfmobile.bench.report import KINDS, BenchReport, Report, read_report, report_kind
+from sfmobile.bench.verify_report import Agreement, VerifyReport
 from sfmobile.bundle.digest import digest_file
 from sfmobile.bundle.directory import MANIFEST_FILE, Bundle
-from sfmobile.errors import ArtifactError, GateError, UsageError
+from sfmobile.errors import ArtifactError, UsageError
 from sfmobile.inspect.estimate.devices import device_table
 from sfmobile.inspect.estimate.measured import MeasuredTime
 from sfmobile.inspect.estimate.times import DeviceTime, Part, calls_per_picture, device_time
@@ -23,9 +23,9 @@ from sfmobile.inspect.operations.op_table import weights_of
 from sfmobile.page.weights import StoredWeight
 from sfmobile.runtime.choices import Precision
 from sfmobile.sampling.picture import Picture, to_pixels
-from sfmobile.sampling.pipeline import Request, TextToImage
-from sfmobile.verify.signal import agreement
-from sfmobile.verify.verification import compare_call, golden_reference, worst_of
+from sfmobile.verify.gates import Gates
+from sfmobile.verify.runs import answer, draws
+from sfmobile.verify.verification import compare, evaluation_work, golden_reference
 
 if TYPE_CHECKING:
     from sfmobile.bundle.manifest import Manifest
@@ -51,13 +51,17 @@ class Run:
 
 @dataclass(frozen=True)
 class PageContent:
-    """All a page shows. reference: PNG of the golden run in torch fp32; None without golden vectors."""
+    """All a page shows. verdict: of the newest verify report of this very bundle, None without one.
+
+    reference: PNG of the golden run in torch fp32; None without golden vectors.
+    """
 
     created_at: datetime
     manifest: Manifest
     manifest_sha256: str
     tools: dict[str, str]
     machine: str
+    verdict: VerifyReport | None
     reference: bytes | None
     runs: tuple[Run, ...]
     times: DeviceTime | None
@@ -85,11 +89,7 @@ def gather(
         _check_same_source(bundle, other)
     targets = bundle_targets(bundle)
     machine = describe_machine()
-    has_golden = bundle.manifest.golden is not None and set(bundle.manifest.components) == {
-        "text_encoder",
-        "unet",
-        "decoder",
-    }
+    has_golden = has_golden_run(bundle)
     reports = stored_benches(bundle)
     compared = (*beside, bundle) if run and has_golden else ()
     runs = [golden_run(one, precision, advance) for one in compared]
@@ -99,6 +99,7 @@ def gather(
         manifest_sha256=digest_file(bundle.root / MANIFEST_FILE).sha256,
         tools=tool_versions(),
         machine=f"{machine.processor}, {machine.cores} cores, {machine.os}",
+        verdict=stored_verdict(bundle),
         reference=Picture(to_pixels(bundle.golden("decoder.image"))).png() if has_golden else None,
         runs=tuple(told_apart(runs, [one.root.name for one in compared])),
         times=None if device is None else _times(bundle, targets, device, budget_ms, reports),
@@ -110,9 +111,12 @@ def gather(
 
 def work(bundle: Bundle, beside: Sequence[Bundle]) -> int:
     """How often `gather` advances."""
-    golden = bundle.manifest.golden
-    steps = 0 if golden is None else golden.steps
-    return (steps + 1 + 3) * (1 + len(beside))
+    return sum(evaluation_work(one, golden_reference(one)) for one in (bundle, *beside) if has_golden_run(one))
+
+
+def has_golden_run(bundle: Bundle) -> bool:
+    """Whether the bundle holds a run, and the components to draw it again."""
+    return bundle.manifest.golden is not None and draws(bundle, tuple(bundle.manifest.components))
 
 
 def label_of(bundle: Bundle) -> str:
@@ -150,53 +154,40 @@ def golden_run(bundle: Bundle, precision: Precision, advance: Advance = lambda u
 
     reference = golden_reference(bundle)
     runtime = MilRuntime(bundle, precision)
-    components: dict[str, Agreement] = {}
-    for name in bundle.manifest.components:
-        with runtime.load(name) as component:
-            components[name] = worst_of(compare_call(component, call, lambda _: None) for call in reference.of(name))
-        advance(1)
-    expected = bundle.golden("run.latents")
-    steps: list[Agreement] = []
-    picture: bytes | None = None
-    failure = ""
-    found: Agreement | None = None
-    (request,) = reference.requests
-    with TextToImage.of_bundle(bundle, runtime, keep_loaded=False) as pipeline:
-        try:
-            pixels = _draw(pipeline, request, expected, steps, advance)
-            picture, found = Picture(pixels).png(), agreement(reference.pictures[0], pixels, peak=255)
-        except GateError as error:
-            failure = str(error)
-    return Run(label_of(bundle), runtime.describe(), picture, failure, found, components, tuple(steps))
+    found = answer(bundle, runtime, reference, advance, tuple(bundle.manifest.components))
+    described = RuntimeRecord(kind="mil", description=runtime.describe(), precision=precision)
+    compared = compare(reference, found, described, Gates(), bundle)
+    (drawn,) = found.runs
+    return Run(
+        label_of(bundle),
+        described.description,
+        None if drawn.picture is None else Picture(drawn.picture).png(),
+        drawn.broke_off or "",
+        None if drawn.picture is None else compared.picture,
+        {name: component.worst for name, component in compared.components.items()},
+        tuple(step.agreement for step in compared.steps),
+    )
 
 
-def _draw(
-    pipeline: TextToImage, request: Request, expected: np.ndarray, steps: list[Agreement], advance: Advance
-) -> np.ndarray:
-    """Pixels of the run; `steps` gets the agreement of the latents behind each step."""
-    latents: np.ndarray | None = None
-    for step in pipeline.steps(request):
-        latents = step.latents
-        steps.append(agreement(expected[step.index + 1 : step.index + 2], latents))
-        advance(1)
-    assert latents is not None  # a run has at least one step
-    pixels = to_pixels(pipeline.decode(latents))
-    advance(1)
-    return pixels
+def stored_verdict(bundle: Bundle) -> VerifyReport | None:
+    """The newest verify report in the bundle's reports folder that is of this very bundle."""
+    return max(_stored(bundle, VerifyReport), key=lambda report: report.created_at, default=None)
 
 
 def stored_benches(bundle: Bundle) -> list[BenchReport]:
     """Bench reports in the bundle's reports folder that are of this very bundle; others are none of its business."""
+    return list(_stored(bundle, BenchReport))
+
+
+def _stored(bundle: Bundle, kind: type[Report]) -> Iterator[Report]:
     sha256 = digest_file(bundle.root / MANIFEST_FILE).sha256
-    found = []
     for path in sorted(bundle.reports_dir.glob("*.json")):
         try:
-            report = read_report(path, BenchReport) if report_kind(path) == "bench" else None
+            report = read_report(path, kind) if report_kind(path) == KINDS[kind] else None
         except ArtifactError:
             continue
         if report is not None and report.bundle.manifest_sha256 == sha256:
-            found.append(report)
-    return found
+            yield report
 
 
 def _times(

@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from sfmobile.bench.report import Agreement
+from sfmobile.bench.verify_report import Agreement
 from sfmobile.files import make_folder, write_text
 from sfmobile.inspect.estimate.times import DeviceTime
 from sfmobile.inspect.lint.linter import groups

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -43,11 +44,25 @@ class GoldenRun:
     vectors: dict[str, np.ndarray]
 
 
-def golden_run(bundle: Bundle, source: Checkpoint, request: Request = GOLDEN_REQUEST) -> GoldenRun:
-    """Record `request` on the torch reference (fp32) of `source`; `bundle` needs no packages yet, only its manifest."""
+def golden_run(
+    bundle: Bundle,
+    source: Checkpoint,
+    request: Request = GOLDEN_REQUEST,
+    *,
+    steps: int | None = None,
+    advance: Callable[[int], None] = lambda units: None,
+) -> GoldenRun:
+    """Record `request` on the torch reference (fp32) of `source`; `bundle` needs no packages yet, only its manifest.
+
+    steps: in place of the request's. advance: told of each step, and of the picture.
+    """
     manifest = bundle.manifest
-    with TextToImage.of_bundle(bundle, open_runtime("torch", bundle, source=source)) as pipeline:
-        vectors = record_vectors(pipeline, request)
+    if steps is not None:
+        request = replace(request, steps=steps)
+    runtime = open_runtime("torch", bundle, source=source)
+    # At full size two networks in float32 are more than a notebook has to spare.
+    with TextToImage.of_bundle(bundle, runtime, keep_loaded=False) as pipeline:
+        vectors = record_vectors(pipeline, request, advance)
     return GoldenRun(
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
@@ -58,7 +73,9 @@ def golden_run(bundle: Bundle, source: Checkpoint, request: Request = GOLDEN_REQ
     )
 
 
-def record_vectors(pipeline: TextToImage, request: Request) -> dict[str, np.ndarray]:
+def record_vectors(
+    pipeline: TextToImage, request: Request, advance: Callable[[int], None] = lambda units: None
+) -> dict[str, np.ndarray]:
     """Run `request` on `pipeline` and return its vectors by file name without `.npy`.
 
     <component>.<input or output>    inputs and outputs of each component: the prompt's text encoding, the UNet's calls
@@ -72,16 +89,21 @@ def record_vectors(pipeline: TextToImage, request: Request) -> dict[str, np.ndar
     tokenizer.ids                    int32 (n, max_length)
     """
     noise = initial_latents(request.seed, pipeline.latent_shape())
-    steps = list(pipeline.steps(request, noise))
+    steps = []
+    for step in pipeline.steps(request, noise):
+        steps.append(step)
+        advance(1)
     last = steps[-1]
     ids = pipeline.tokenizer.encode(request.prompt)
+    image = pipeline.decode(last.latents)
+    advance(1)
     vectors = {
         "text_encoder.input_ids": ids,
         "text_encoder.encoder_hidden_states": pipeline.encode(request.prompt),
         **{f"unet.{name}": np.concatenate([c.inputs[name] for c in last.calls]) for name in last.calls[0].inputs},
         "unet.model_output": np.concatenate([call.model_output for call in last.calls]),
         "decoder.latents": pipeline.decoder_input(last.latents),
-        "decoder.image": pipeline.decode(last.latents),
+        "decoder.image": image,
         "run.timesteps": _timesteps([step.timestep for step in steps]),
         "run.latents": np.concatenate([noise, *(step.latents for step in steps)]),
         "run.model_output": np.concatenate([step.model_output for step in steps]),

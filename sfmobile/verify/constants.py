@@ -1,58 +1,74 @@
 """The manifest's constants, derived anew from the checkpoint: checked, not trusted.
 
 Both sides of a comparison read the same manifest, so a wrong constant in it (a beta, a scaling factor, two tokens
-exchanged) gives both the same other picture. What a checkpoint says doesn't go through it.
+exchanged) gives both the same other picture. What a checkpoint says doesn't go through it, and what a reference draws
+is drawn by that.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sfmobile.checkpoint.tokenizer import copy_tokenizer
 from sfmobile.export.component import Setting, component_specs
 from sfmobile.files import sha256_of_file
+from sfmobile.sampling.pipeline import TextToImage
+from sfmobile.sampling.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from sfmobile.bundle.directory import Bundle
-    from sfmobile.bundle.manifest import ComponentRecord
+    from sfmobile.bundle.manifest import ComponentRecord, Manifest
     from sfmobile.checkpoint.directory import Checkpoint
+    from sfmobile.runtime.protocol import Runtime
+
+# The manifest's parts that a checkpoint decides.
+DERIVED = ("pipeline", "sampler", "time_embedding", "latents", "guidance")
+
+
+def derived_manifest(manifest: Manifest, checkpoint: Checkpoint) -> Manifest:
+    """`manifest` with every constant that the checkpoint decides as the checkpoint says."""
+    # Whoever exported may have chosen other defaults than the checkpoint's.
+    options = manifest.options
+    checkpoint = checkpoint.with_defaults(options.get("default_steps"), options.get("default_guidance"))
+    layout = checkpoint.autoencoder_layout
+    latents = {
+        "channels": layout.latent_channels,
+        "pixels_per_latent": layout.downsampling,
+        "scaling_factor": layout.scaling_factor,
+    }
+    return manifest.model_copy(
+        update={
+            "pipeline": checkpoint.pipeline,
+            "sampler": checkpoint.sampler,
+            "time_embedding": checkpoint.time_embedding,
+            "latents": manifest.latents.model_copy(update=latents),
+            "guidance": manifest.guidance.model_copy(update={"default_scale": checkpoint.guidance_scale}),
+        }
+    )
+
+
+def reference_pipeline(bundle: Bundle, checkpoint: Checkpoint, runtime: Runtime) -> TextToImage:
+    """The loop on `runtime` by the checkpoint's own constants and tokenizer, at the bundle's size and batch."""
+    return TextToImage(
+        runtime,
+        derived_manifest(bundle.manifest, checkpoint),
+        Tokenizer(checkpoint.tokenizer_dir, checkpoint.tokenizer),
+        keep_loaded=False,
+    )
 
 
 def constant_faults(bundle: Bundle, checkpoint: Checkpoint) -> list[str]:
     """Every constant of the manifest that isn't what the checkpoint says, in words; none is what ought to be."""
-    manifest = bundle.manifest
-    # Whoever exported may have chosen other defaults than the checkpoint's.
-    checkpoint = checkpoint.with_defaults(
-        manifest.options.get("default_steps"), manifest.options.get("default_guidance")
-    )
-    layout = checkpoint.autoencoder_layout
-    pairs: tuple[tuple[str, Mapping[str, Any], Mapping[str, Any]], ...] = (
-        ("pipeline", manifest.pipeline.model_dump(), checkpoint.pipeline.model_dump()),
-        ("sampler", manifest.sampler.model_dump(), checkpoint.sampler.model_dump()),
-        ("time_embedding", manifest.time_embedding.model_dump(), checkpoint.time_embedding.model_dump()),
-        (
-            "latents",
-            manifest.latents.model_dump(include={"channels", "pixels_per_latent", "scaling_factor"}),
-            {
-                "channels": checkpoint.autoencoder_layout.latent_channels,
-                "pixels_per_latent": layout.downsampling,
-                "scaling_factor": layout.scaling_factor,
-            },
-        ),
-        (
-            "guidance",
-            manifest.guidance.model_dump(include={"default_scale"}),
-            {"default_scale": checkpoint.guidance_scale},
-        ),
-    )
+    found = bundle.manifest.model_dump(include=set(DERIVED))
+    expected = derived_manifest(bundle.manifest, checkpoint).model_dump(include=set(DERIVED))
     faults = [
-        f"{part}.{key} is {found[key]!r} in the manifest and {expected[key]!r} in the checkpoint"
-        for part, found, expected in pairs
-        for key in expected
-        if found[key] != expected[key]
+        f"{part}.{key} is {found[part].get(key)!r} in the manifest and {value!r} in the checkpoint"
+        for part in DERIVED
+        for key, value in expected[part].items()
+        if found[part].get(key) != value
     ]
     return [*faults, *_tokenizer_faults(bundle, checkpoint), *_border_faults(bundle, checkpoint)]
 
@@ -62,7 +78,8 @@ def _tokenizer_faults(bundle: Bundle, checkpoint: Checkpoint) -> Iterator[str]:
     for key in ("max_length", "bos_token_id", "eos_token_id", "pad_token_id", "added_tokens", "exact_tokens"):
         found, expected = getattr(record, key), getattr(constants, key)
         if found != expected:
-            yield f"tokenizer.{key} is {found} in the manifest and {expected} in the checkpoint"
+            place = f"tokenizers.{bundle.manifest.pipeline.text.tokenizer}.{key}"
+            yield f"{place} is {found} in the manifest and {expected} in the checkpoint"
     with tempfile.TemporaryDirectory(prefix="sfmobile-") as scratch:
         folder = Path(scratch) / "tokenizer"
         folder.mkdir()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sfmobile.bench.report import Agreement, OperationDivergence, SampleAgreement
+from sfmobile.bench.verify_report import Agreement, OperationDivergence, SampleAgreement
 from sfmobile.bundle.directory import Bundle
 from sfmobile.errors import UnavailableError
 from sfmobile.observer import Observer

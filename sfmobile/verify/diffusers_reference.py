@@ -11,11 +11,11 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sfmobile.bench.verify_report import SampleAgreement
 from sfmobile.checkpoint.config import read_config
 from sfmobile.checkpoint.scheduler import scheduler_config
 from sfmobile.sampling.guidance import is_guided
@@ -24,7 +24,6 @@ from sfmobile.sampling.picture import to_pixels
 from sfmobile.verify.signal import agreement
 
 if TYPE_CHECKING:
-    from sfmobile.bench.report import Agreement
     from sfmobile.checkpoint.directory import Checkpoint
     from sfmobile.sampling.pipeline import Request, TextToImage
 
@@ -33,14 +32,6 @@ READING_GATE_DB = 80.0
 NETWORK_CLASSES = {"unet": ("UNet2DConditionModel",), "vae": ("AutoencoderKL", "AutoencoderTiny")}
 # Weights in fp32, and as much again for activations and for both networks' copies in turn.
 MEMORY_FACTOR = 2.5
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One point of a run at which both were compared: its name, and how close ours came to diffusers'."""
-
-    name: str
-    agreement: Agreement
 
 
 def why_not(checkpoint: Checkpoint) -> str | None:
@@ -67,7 +58,7 @@ def why_not(checkpoint: Checkpoint) -> str | None:
 
 def compare_reading(
     checkpoint: Checkpoint, ours: TextToImage, request: Request, advance: Callable[[int], None] = lambda steps: None
-) -> list[Stage]:
+) -> list[SampleAgreement]:
     """Run `request` in diffusers and on `ours` (the bundle's pipeline over torch networks of `checkpoint`).
 
     `advance` is told of each step of either. Stages: tokens and embedding of the prompt (and, where guidance asks for
@@ -87,20 +78,22 @@ def compare_reading(
             texts, request.seed, noise, steps, scale, skipped, manifest.latents.pixels_per_latent, advance
         )
         del theirs
-    stages: list[Stage] = []
+    stages: list[SampleAgreement] = []
+
+    def compare(name: str, expected: np.ndarray, given: np.ndarray, peak: float | None = None) -> None:
+        stages.append(SampleAgreement(input=name, agreement=agreement(expected, given, peak)))
+
     for name, text in texts.items():
-        stages.append(Stage(f"{name}: tokens", agreement(found[f"{name}: tokens"], ours.tokenizer.encode(text))))
-        stages.append(Stage(f"{name}: embedding", agreement(found[f"{name}: embedding"], ours.encode(text))))
+        compare(f"{name}: tokens", found[f"{name}: tokens"], ours.tokenizer.encode(text))
+        compare(f"{name}: embedding", found[f"{name}: embedding"], ours.encode(text))
     latents = noise
     for step in ours.steps(request, noise):
         latents = step.latents
-        expected = found.get(f"step {step.index + 1}")
-        if expected is None:
+        if f"step {step.index + 1}" not in found:
             raise AssertionError(f"diffusers made fewer than {step.count} steps")
-        stages.append(Stage(f"step {step.index + 1} of {step.count}", agreement(expected, latents)))
+        compare(f"step {step.index + 1} of {step.count}", found[f"step {step.index + 1}"], latents)
         advance(1)
-    pixels = to_pixels(ours.decode(latents))
-    stages.append(Stage("picture", agreement(to_pixels(found["picture"]), pixels, peak=255)))
+    compare("picture", to_pixels(found["picture"]), to_pixels(ours.decode(latents)), peak=255)
     return stages
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sfmobile.bench.report import Agreement, OperationDivergence
+from sfmobile.bench.verify_report import Agreement, OperationDivergence
 from sfmobile.mlpackage.graph import Graph
 from sfmobile.mlpackage.names import constant_name, origin
 from sfmobile.verify.signal import agreement

@@ -7,26 +7,27 @@ are compared with the checkpoint's, one by one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sfmobile.bench.report import (
+from sfmobile.bench.verify_report import (
     Agreement,
     ExactAgreement,
-    Exactness,
     OperationDivergence,
     SampleAgreement,
     StoredWeightsRecord,
 )
 from sfmobile.compress.recipe import FULL_BITS, LayerRecipe, compressible
 from sfmobile.observer import Observer
+from sfmobile.runtime.mil.evaluate import Evaluator
 from sfmobile.runtime.mil.runtime import MilRuntime
-from sfmobile.verify.constants import constant_faults
+from sfmobile.verify.attributes import attribute_faults
 from sfmobile.verify.divergence import component_program, find_divergence
-from sfmobile.verify.excitation import exciting_inputs
+from sfmobile.verify.excitation import COUNT, exciting_inputs
+from sfmobile.verify.reach import Reach
 from sfmobile.verify.recording import Call
 from sfmobile.verify.signal import agreement
 from sfmobile.verify.stored import StoredRuntime
@@ -37,14 +38,29 @@ if TYPE_CHECKING:
     from sfmobile.bundle.directory import Bundle
     from sfmobile.bundle.manifest import ComponentRecord
     from sfmobile.checkpoint.directory import Checkpoint
+    from sfmobile.mlpackage.program import Program
     from sfmobile.runtime.protocol import Arrays, LoadedComponent
-    from sfmobile.verify.verification import Reference
 
 # The built-in model reaches 100 dB and more, full-size Stable Diffusion 1.5 104; a fault that no weight shows (an
 # operand taken from elsewhere, another activation) leaves far less.
 EXACT_GATE_DB = 95.0
-# Of the trajectory, beside the inputs that excite what it doesn't: the first calls of each component.
-TRAJECTORY_CALLS = 2
+
+
+@dataclass(frozen=True)
+class Thoroughness:
+    """How much is tried of each component.
+
+    calls: of the trajectory. excitations: inputs that excite what it doesn't. reach: whether the operations that these
+    leave at rest are looked for, which runs the program once more, operation by operation.
+    """
+
+    calls: int = 2
+    excitations: int = COUNT
+    reach: bool = True
+
+
+THOROUGH = Thoroughness()
+QUICK = Thoroughness(calls=1, excitations=1, reach=False)
 
 
 @dataclass(frozen=True)
@@ -55,12 +71,24 @@ class ExactCall:
     agreement: Agreement
 
 
-def prove_exact(bundle: Bundle, checkpoint: Checkpoint, reference: Reference, observer: Observer) -> Exactness:
-    """Every component of ML Programs against its network with the weights it stores, and the manifest's constants."""
-    components: dict[ComponentName, ExactAgreement] = {}
-    for name in bundle.manifest.components:
-        components[name] = prove_component(bundle, checkpoint, name, reference.of(name), observer)
-    return Exactness(components=components, constants=tuple(constant_faults(bundle, checkpoint)))
+@dataclass(frozen=True)
+class Looked:
+    """What a look at a component says, nothing run: its program, its weights, attributes that are wrong."""
+
+    program: Program
+    weights: StoredWeights
+    attributes: tuple[str, ...]
+
+
+def look(bundle: Bundle, checkpoint: Checkpoint, name: ComponentName, observer: Observer) -> Looked:
+    """The stored weights of one component against the checkpoint's, and its operations' attributes."""
+    record = bundle.manifest.components[name]
+    program = component_program(bundle, name)
+    source = checkpoint.state_dict(name)
+    observer.start(f"Stored weights: {name}", sum(tensor.numel() for tensor in source.values()))
+    shapes = {key: tuple(tensor.shape) for key, tensor in source.items()}
+    weights = compare_weights(program, source, lambda key: recorded_storage(record, key, shapes[key]), observer.advance)
+    return Looked(program, weights, tuple(attribute_faults(program, checkpoint.load(name, None))))
 
 
 def prove_component(
@@ -69,39 +97,73 @@ def prove_component(
     name: ComponentName,
     calls: Sequence[Call],
     observer: Observer,
+    thoroughness: Thoroughness = THOROUGH,
+    looked: Looked | None = None,
 ) -> ExactAgreement:
-    """One component: its stored weights, then its programs on the first of the trajectory's `calls` and on more."""
-    record = bundle.manifest.components[name]
-    program = component_program(bundle, name)
-    source = checkpoint.state_dict(name)
-    observer.start(f"Stored weights: {name}", sum(tensor.numel() for tensor in source.values()))
-    shapes = {key: tuple(tensor.shape) for key, tensor in source.items()}
-    weights = compare_weights(program, source, lambda key: recorded_storage(record, key, shapes[key]), observer.advance)
+    """One component: its stored weights, its attributes, then its programs on the first of the trajectory's `calls`
+    and on inputs made to excite it.
+
+    looked: where `look` was asked before. The network and the package are never in memory together.
+    """
+    looked = looked or look(bundle, checkpoint, name, observer)
+    program, weights, attributes = looked.program, looked.weights, looked.attributes
     stored = _record(weights)
-    if len(weights.values) < len(source):
+    if len(weights.values) < weights.compared:
         # Its network can't be built from what is stored.
-        return ExactAgreement(weights=stored, worst=None, gate_db=EXACT_GATE_DB, samples=(), passed=False)
-    inputs: list[tuple[str, Arrays]] = [(call.label, call.inputs) for call in calls[:TRAJECTORY_CALLS]]
-    inputs += [(f"excitation {n + 1}", found) for n, found in enumerate(exciting_inputs(bundle.manifest, name, calls))]
-    observer.start(f"Exact: {name}", len(inputs))
-    with (
-        StoredRuntime(bundle, checkpoint, lambda _: weights.values).load(name) as network,
-        MilRuntime(bundle).load(name) as package,
-    ):
-        found = compare_exact(name, package, network, inputs, observer.advance)
-        worst = min(found, key=lambda one: one.agreement.closeness)
-        reached = worst.agreement.reaches(EXACT_GATE_DB)
-        fault: OperationDivergence | None = None
-        if not reached:
+        return ExactAgreement(
+            weights=stored, attributes=attributes, worst=None, gate_db=EXACT_GATE_DB, samples=(), passed=False
+        )
+    inputs: list[tuple[str, Arrays]] = [(call.label, call.inputs) for call in calls[: thoroughness.calls]]
+    excitations = exciting_inputs(bundle.manifest, name, calls)[: thoroughness.excitations]
+    inputs += [(f"excitation {number}", found) for number, found in enumerate(excitations, start=1)]
+    observer.start(f"Exact: {name}", 2 * len(inputs) + thoroughness.reach)
+    reference = StoredRuntime(bundle, checkpoint, lambda _: weights.values)
+    with reference.load(name) as network:
+        expected = list(_answers(name, network, inputs, observer.advance))
+    with MilRuntime(bundle).load(name) as package:
+        found = [_compare(call, package, observer.advance) for call in expected]
+    reach = Reach()
+    if thoroughness.reach:
+        Evaluator(program, fuse=False, lean=True).trace(expected[-1].inputs, reach.see)
+        observer.advance(1)
+    worst = min(found, key=lambda one: one.agreement.closeness)
+    reached = worst.agreement.reaches(EXACT_GATE_DB)
+    fault: OperationDivergence | None = None
+    if not reached:
+        with reference.load(name) as network:
             fault = find_divergence(program, network.network, worst.call, "fp32", EXACT_GATE_DB)
     return ExactAgreement(
         weights=stored,
+        attributes=attributes,
         worst=worst.agreement,
         gate_db=EXACT_GATE_DB,
         samples=tuple(SampleAgreement(input=one.call.label, agreement=one.agreement) for one in found),
+        operations=reach.operations if thoroughness.reach else None,
+        unreached=tuple(reach.unreached()),
         first_divergence=fault,
-        passed=reached and not stored.faults,
+        passed=reached and not stored.faults and not attributes,
     )
+
+
+def _answers(
+    name: ComponentName,
+    network: LoadedComponent,
+    inputs: Sequence[tuple[str, Arrays]],
+    advance: Callable[[int], None],
+) -> Iterator[Call]:
+    """What the network gives for the labelled `inputs`."""
+    for label, arrays in inputs:
+        outputs = {key: np.array(value) for key, value in network.predict(arrays).items()}
+        advance(1)
+        yield Call(name, label, {key: np.asarray(value) for key, value in arrays.items()}, outputs)
+
+
+def _compare(call: Call, package: LoadedComponent, advance: Callable[[int], None]) -> ExactCall:
+    """The worst of a call's outputs."""
+    outputs = package.predict(call.inputs)
+    advance(1)
+    compared = (agreement(expected, outputs[key]) for key, expected in call.outputs.items())
+    return ExactCall(call, min(compared, key=lambda one: one.closeness))
 
 
 def recorded_storage(record: ComponentRecord, parameter: str, shape: tuple[int, ...]) -> LayerRecipe | None:
@@ -121,22 +183,3 @@ def _record(weights: StoredWeights) -> StoredWeightsRecord:
         worst_error=None if weights.worst is None else weights.worst[1],
         faults=tuple(str(fault) for fault in weights.faults),
     )
-
-
-def compare_exact(
-    name: ComponentName,
-    package: LoadedComponent,
-    reference: LoadedComponent,
-    inputs: Sequence[tuple[str, Arrays]],
-    advance: Callable[[int], None] = lambda calls: None,
-) -> list[ExactCall]:
-    """Feed both the labelled `inputs`; the worst of each call's outputs."""
-    found: list[ExactCall] = []
-    for label, arrays in inputs:
-        expected = reference.predict(arrays)
-        given = {key: np.asarray(value) for key, value in arrays.items()}
-        outputs = package.predict(given)
-        worst = min((agreement(expected[key], outputs[key]) for key in expected), key=lambda one: one.closeness)
-        found.append(ExactCall(Call(name, label, given, expected), worst))
-        advance(1)
-    return found

@@ -8,8 +8,9 @@ through the code that wrote it.
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,35 +42,57 @@ class Mutant:
 
 
 def write_mutant(bundle: Bundle, mutant: Mutant, root: Path) -> Bundle:
-    """The mutant as a bundle of its own at `root` (which doesn't exist yet), its checksums as an exporter's."""
-    shutil.copytree(bundle.root, root)
+    """The mutant as a bundle of its own at `root` (which doesn't exist yet), its checksums as an exporter's.
+
+    What the fault isn't in is linked, not copied.
+    """
+    package = None if mutant.component is None else bundle.package(mutant.component)
+    shutil.copytree(bundle.root, root, copy_function=os.link, ignore=shutil.ignore_patterns("*.html"))
+    for path in (package, bundle.root / MANIFEST_FILE, bundle.tokenizer_dir):
+        if path is None:
+            continue
+        own = root / path.relative_to(bundle.root)
+        if path.is_dir():
+            shutil.rmtree(own)
+            shutil.copytree(path, own)
+        else:
+            own.unlink()
+            shutil.copy2(path, own)
     mutant.apply(root)
-    _record(root)
+    _record(root, mutant.component)
     return Bundle.open(root, check="sizes")
 
 
-def _record(root: Path) -> None:
-    """Take the checksums of what is there now into the manifest."""
+def _record(root: Path, changed: ComponentName | None) -> None:
+    """Take the checksums of what may have changed into the manifest."""
     path = root / MANIFEST_FILE
     manifest = json.loads(path.read_text(encoding="utf-8"))
-    for component in manifest["components"].values():
+    for name, component in manifest["components"].items():
+        if name != changed:
+            continue
         files = digest_package(root, component["package"])
         component["files"] = {name: file.model_dump() for name, file in files.items()}
         component["bytes"] = sum(file.bytes for file in files.values())
-    for name in manifest["tokenizer"]["files"]:
-        manifest["tokenizer"]["files"][name] = digest_file(root / name).model_dump()
+    for tokenizer in manifest["tokenizers"].values():
+        for name in tokenizer["files"]:
+            tokenizer["files"][name] = digest_file(root / name).model_dump()
     path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
-def package_mutants(bundle: Bundle, component: ComponentName, count: int, seed: int = 0) -> Iterator[Mutant]:
-    """`count` faults in one component's package: each kind in turn, at places drawn by the seed."""
+def package_mutants(
+    bundle: Bundle, component: ComponentName, count: int, seed: int = 0, kinds: Sequence[str] = ()
+) -> Iterator[Mutant]:
+    """`count` faults in one component's package: each kind (of `kinds`, if given) in turn, at places drawn by the seed.
+
+    There are fewer if the package has fewer places for them.
+    """
     record = bundle.manifest.components[component]
     package = Package(bundle.package(component))
     operations = list(package.block(record.function).operations)
     generator = np.random.default_rng([seed, sum(component.encode())])
-    makers = [maker for maker in _MAKERS if maker.places(operations)]
+    makers = [maker for maker in _MAKERS if (not kinds or maker.kind in kinds) and maker.places(operations)]
     made: set[str] = set()
-    for number in range(8 * count):
+    for number in range(8 * count if makers else 0):
         maker = makers[number % len(makers)]
         places = maker.places(operations)
         place = places[int(generator.integers(len(places)))]
@@ -129,8 +152,11 @@ def _constant_changed(key: str, value: Any) -> Callable[[Path], None]:
     def apply(root: Path) -> None:
         path = root / MANIFEST_FILE
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        part, name = key.split(".")
-        manifest[part][name] = value
+        *parts, name = key.split(".")
+        record = manifest
+        for part in parts:
+            record = record[part]
+        record[name] = value
         path.write_text(json.dumps(manifest), encoding="utf-8")
 
     return apply
@@ -434,6 +460,125 @@ def _another_activation(operations: list[Any], place: int, _: Generator) -> Chan
     return Change(f"'{_name(operation)}' is {new}", edit)
 
 
+def _constants_of(
+    kinds: tuple[str, ...], arguments: tuple[str, ...], elements: int | None = None
+) -> Callable[[list[Any]], list[int]]:
+    """Places of float16 constants that operations of these kinds read under these arguments."""
+
+    def places(operations: list[Any]) -> list[int]:
+        read = {
+            binding.name
+            for operation in operations
+            if operation.type in kinds
+            for argument in arguments
+            if argument in operation.inputs
+            for binding in operation.inputs[argument].arguments
+            if binding.WhichOneof("binding") == "name"
+        }
+        found = _float_constants(operations, 1)
+        sizes = {place: tensor_type(operations[place].outputs[0].type).elements for place in found}
+        return [place for place in found if _name(operations[place]) in read and elements in (None, sizes[place])]
+
+    return places
+
+
+def _one_open(array: np.ndarray, generator: Generator) -> np.ndarray:
+    turned = array.copy()
+    masked = np.flatnonzero(array < 0)
+    turned.flat[masked[int(generator.integers(len(masked)))]] = 0
+    return turned
+
+
+def _another_weight(operations: list[Any], place: int, generator: Generator) -> Change | None:
+    """A convolution that reads the weight of another one of the same shape."""
+    operation = operations[place]
+    types = {_name(one): _typed(one) for one in operations if one.type in ("const", "constexpr_lut_to_dense")}
+    own = operation.inputs["weight"].arguments[0].name
+    others = [
+        name
+        for other in operations
+        if other.type == "conv" and (name := other.inputs["weight"].arguments[0].name) != own
+        if types.get(name) is not None and types.get(name) == types.get(own)
+    ]
+    # What is decoded further on isn't known yet here.
+    others = [name for name in others if name in {_name(one) for one in operations[:place]}]
+    if not others:
+        return None
+    new = others[int(generator.integers(len(others)))]
+
+    def edit(target: Any, _: list[Any], __: _Weights) -> None:
+        target.inputs["weight"].arguments[0].name = new
+
+    return Change(f"'{_name(operation)}' reads '{new}' for '{own}'", edit)
+
+
+def _left_out(operations: list[Any], place: int, _: Generator) -> Change | None:
+    """A sum of which only the first operand arrives: a shortcut, a bias or a position dropped."""
+    operation = operations[place]
+    binding = operation.inputs["x"].arguments[0]
+    types = {_name(one): _typed(one) for one in operations[:place]}
+    if binding.WhichOneof("binding") != "name" or types.get(binding.name) != _typed(operation):
+        return None
+    name, kept = _name(operation), binding.name
+
+    def edit(_: Any, everything: list[Any], __: _Weights) -> None:
+        for other in everything:
+            for bindings in other.inputs.values():
+                for argument in bindings.arguments:
+                    if argument.WhichOneof("binding") == "name" and argument.name == name:
+                        argument.name = kept
+
+    return Change(f"'{name}' passes on '{kept}' alone", edit)
+
+
+def _one_sided(pads: list[int]) -> list[int]:
+    """Pads as large together, all of them in front."""
+    return [pads[0] + pads[1], 0, pads[2] + pads[3], 0] if any(pads) else pads
+
+
+def _integers_changed(
+    argument: str, turn: Callable[[list[int]], list[int]]
+) -> Callable[[list[Any], int, Generator], Change | None]:
+    """A change of whole numbers that an operation computes by, in its own constant or in one that others share."""
+
+    def change(operations: list[Any], place: int, _: Generator) -> Change | None:
+        operation = operations[place]
+        old = list(_value_of(operation, operations, argument).immediateValue.tensor.ints.values)
+        new = turn(old)
+        if new == old:
+            return None
+
+        def edit(target: Any, everything: list[Any], __: _Weights) -> None:
+            value = _own_value(target, everything, argument)
+            del value.immediateValue.tensor.ints.values[:]
+            value.immediateValue.tensor.ints.values.extend(new)
+
+        return Change(f"{argument} of '{_name(operation)}' is {new} for {old}", edit)
+
+    return change
+
+
+def _own_value(operation: Any, operations: list[Any], argument: str) -> Any:
+    """The value of an operand, made the operation's own: written into it, where it was a constant with a name."""
+    value = type(_value_of(operation, operations, argument))()
+    value.CopyFrom(_value_of(operation, operations, argument))
+    binding = operation.inputs[argument].arguments[0]
+    binding.value.CopyFrom(value)
+    return binding.value
+
+
+def _approximated(operations: list[Any], place: int, _: Generator) -> Change | None:
+    operation = operations[place]
+    if "mode" not in operation.inputs:
+        return None
+
+    def edit(target: Any, everything: list[Any], __: _Weights) -> None:
+        value = _own_value(target, everything, "mode")
+        value.immediateValue.tensor.strings.values[0] = "TANH_APPROXIMATION"
+
+    return Change(f"'{_name(operation)}' is approximated by tanh", edit)
+
+
 _MAKERS = (
     _Maker(
         "two channels exchanged",
@@ -477,12 +622,28 @@ _MAKERS = (
     _Maker("parts exchanged", _of_kinds("split"), _swapped_results),
     _Maker("another activation", _of_kinds("silu", "gelu", "sigmoid"), _another_activation),
     _Maker(
-        "a number wrong",
-        lambda operations: [
-            place
-            for place in _float_constants(operations, 1)
-            if tensor_type(operations[place].outputs[0].type).elements == 1
-        ],
-        _weights_changed("a scale or epsilon times 8", lambda array, _: array * np.float16(8)),
+        "an epsilon wrong",
+        _constants_of(("layer_norm", "instance_norm"), ("epsilon",)),
+        _weights_changed("an epsilon times 8", lambda array, _: array * np.float16(8)),
     ),
+    _Maker(
+        "a scale wrong",
+        _constants_of(("mul",), ("x", "y"), elements=1),
+        _weights_changed("a scale times 1.05", lambda array, _: array * np.float16(1.05)),
+    ),
+    _Maker(
+        "a norm's own number wrong",
+        _constants_of(("batch_norm",), ("mean", "variance")),
+        _weights_changed("every other value plus 0.05", _shift_every_other),
+    ),
+    _Maker(
+        "a mask open",
+        lambda operations: [place for place in _float_constants(operations, 4) if "mask" in _name(operations[place])],
+        _weights_changed("a place no longer masked", _one_open),
+    ),
+    _Maker("another layer's weight", _of_kinds("conv"), _another_weight),
+    _Maker("a sum left out", _of_kinds("add"), _left_out),
+    _Maker("softmax over another axis", _of_kinds("softmax"), _integers_changed("axis", lambda axes: [3] * len(axes))),
+    _Maker("padding on one side", _of_kinds("conv"), _integers_changed("pad", _one_sided)),
+    _Maker("activation approximated", _of_kinds("gelu"), _approximated),
 )

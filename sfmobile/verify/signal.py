@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from sfmobile.bench.report import Agreement
+from sfmobile.bench.verify_report import Agreement
 
 
 def psnr(reference: np.ndarray, result: np.ndarray, peak: float | None = None) -> float:

@@ -1,54 +1,56 @@
-"""A bundle's verdict: every component, in every evaluation, against the networks it came from."""
+"""A bundle's verdict: whether it is what it claims to be, what it lost, what it rounds, how its checkpoint was read."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfmobile.bench.header import bundle_reference, producer, runtime_record
 from sfmobile.bench.machine import describe_machine
-from sfmobile.bench.report import (
+from sfmobile.bench.records import RuntimeRecord, now
+from sfmobile.bench.verify_report import (
     EvaluationAgreement,
+    ExactAgreement,
+    Exactness,
     OperationDivergence,
-    ReadingAgreement,
-    RuntimeRecord,
-    SampleAgreement,
+    ReferenceName,
+    ReferenceRecord,
     VerifyReport,
-    now,
 )
 from sfmobile.errors import UsageError
 from sfmobile.observer import Observer
 from sfmobile.runtime.opening import RuntimeRequest, choose_runtime, has_source, open_bundle, open_source
 from sfmobile.runtime.torch import TorchRuntime
-from sfmobile.sampling.pipeline import Request, TextToImage
-from sfmobile.verify.diffusers_reference import READING_GATE_DB, compare_reading, why_not
-from sfmobile.verify.exactness import prove_exact
-from sfmobile.verify.verification import (
-    Gates,
-    Reference,
-    evaluate,
-    evaluation_work,
-    golden_reference,
-    record_reference,
-    reference_work,
-)
+from sfmobile.sampling.pipeline import Request
+from sfmobile.verify.constants import constant_faults, reference_pipeline
+from sfmobile.verify.exactness import QUICK, THOROUGH, prove_component
+from sfmobile.verify.gates import ROUNDED_GATE_DB, Gates
+from sfmobile.verify.recording import Call, Recorder
+from sfmobile.verify.references import REFERENCES, Asked, choose
+from sfmobile.verify.replay import replay_faults
+from sfmobile.verify.runs import Recording, answer, draws, excited_reference, record_reference
+from sfmobile.verify.verification import compare, evaluation_work, golden_reference, reference_work, steps_of
 
 if TYPE_CHECKING:
     from sfmobile.bundle.choices import ComponentName
     from sfmobile.bundle.directory import Bundle
     from sfmobile.checkpoint.directory import Checkpoint
     from sfmobile.runtime.choices import ComputeUnit, Precision, RuntimeChoice
-    from sfmobile.verify.recording import Call
 
 DEFAULT_PROMPTS = ("a red apple", "a yellow star on a blue background, flat icon")
+QUICK_STEPS = 2
 
 
 def verify(
     bundle: Bundle | Path | str,
     *,
     source: Checkpoint | Path | str | None = None,
+    reference: ReferenceName | Sequence[ReferenceName] = (),
+    component: ComponentName | Sequence[ComponentName] = (),
+    quick: bool = False,
     gate: float | None = None,
     picture_gate: float | None = None,
     prompt: str | Sequence[str] = (),
@@ -64,32 +66,64 @@ def verify(
     """Prove what `bundle` is, and measure what it lost: its result says `passed`, `failures()` and what is at fault.
 
     Exact: every stored weight, the programs in fp32 with the very weights they store, and the manifest's constants,
-    against the checkpoint. Read: the checkpoint as we read it against diffusers' own pipeline, where that can run it.
-    Lost: every component against its PyTorch network with the source's weights, fed what the reference was fed.
-    Nothing under its gate raises.
+    against the checkpoint; without it, the constants against the vectors recorded at export. Lost: every component
+    against its PyTorch network with the source's weights, fed what the reference was fed, and the loop at every step.
+    Rounded: fp16 against fp32 evaluation. Read: references against each other, such as our reading of the checkpoint
+    against diffusers' own pipeline. Nothing under its gate raises.
 
-    source: the checkpoint the bundle was exported from, if it isn't where it was; where there is none, the vectors
-    recorded at export are the reference. gate: PSNR in dB of every component, by default 35 if palettized, else 60;
-    picture_gate: of the final picture, by default none. prompt (two of ours without it), negative, steps, seed,
-    guidance: the runs that are compared. runtime: what executes the bundle; precision: only these evaluations of it, by
-    default fp32 and fp16 on mil; compute_unit: of the coreml runtime.
+    source: the checkpoint the bundle was exported from, if it isn't where it was. reference: of nets, golden,
+    diffusers, coreai; by default the first three where they are here and fit in memory. component: only these, which
+    leaves out the loop. quick: one prompt, two steps, fewer inputs. gate: PSNR in dB of every component, by default 35
+    if palettized, else 60; picture_gate: of the final picture, by default what `gate` and guidance leave. prompt (two
+    of ours without it), negative, steps, seed, guidance: the runs that are compared. runtime: what executes the bundle;
+    precision: only these evaluations of it, by default fp32 and fp16 on mil; compute_unit: of the coreml runtime.
 
     Raises `UsageError` for options that make no sense, `ArtifactError` for a bundle that isn't whole or a checkpoint
-    that isn't its own.
+    that isn't its own, `UnavailableError` for a reference that can't be had, `GateError` for one that gives NaN itself.
     """
     observer = observer or Observer()
     opened = open_bundle(bundle, observer=observer)
     requests = choose_evaluations(opened, runtime, precision, compute_unit, source, observer)
-    gates = Gates(gate, picture_gate)
-    if has_source(opened, source):
-        checkpoint = open_source(opened, source, observer)
-        prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt)
-        drawings = [Request(text, negative, seed, steps, guidance) for text in prompts or DEFAULT_PROMPTS]
-        return compare(opened, checkpoint, requests, drawings, gates, observer)
-    if prompt or negative or steps is not None or seed or guidance is not None:
+    checkpoint = open_source(opened, source, observer) if has_source(opened, source) else None
+    prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt)
+    if checkpoint is None and (prompts or negative or steps is not None or seed or guidance is not None):
         raise UsageError("A run of your own needs the checkpoint as its reference; name it with --source.")
-    observer.note(f"The checkpoint '{opened.manifest.source.id}' isn't here: comparing with the golden vectors.")
-    return compare(opened, None, requests, [], gates, observer)
+    left_out: list[str] = []
+    if quick:
+        steps, prompts = _hurried(opened, steps, prompts, left_out)
+    drawings = [Request(text, negative, seed, steps, guidance) for text in prompts or DEFAULT_PROMPTS]
+    components = choose_components(opened, component)
+    if not draws(opened, components) and opened.manifest.can_draw:
+        left_out.append("the loop and the picture, which need every component")
+    asked = Asked(opened, checkpoint, drawings, components, observer)
+    wanted: Sequence[ReferenceName] = (reference,) if isinstance(reference, str) else tuple(reference)
+    return _Verification(asked, requests, Gates(gate, picture_gate), choose(asked, wanted), quick).report(left_out)
+
+
+def _hurried(
+    bundle: Bundle, steps: int | None, prompts: tuple[str, ...], left_out: list[str]
+) -> tuple[int | None, tuple[str, ...]]:
+    """Steps and prompts to be quick with; what that leaves out is added to `left_out`."""
+    every = prompts or DEFAULT_PROMPTS
+    if len(every) > 1:
+        left_out.append(f"{len(every) - 1} of {len(every)} prompts")
+    default = bundle.manifest.pipeline.default_steps
+    if steps is None and default > QUICK_STEPS:
+        left_out.append(f"a run in {default} steps, for one in {QUICK_STEPS}")
+        steps = QUICK_STEPS
+    left_out.append(f"{THOROUGH.calls + THOROUGH.excitations - QUICK.calls - QUICK.excitations} inputs of Exact")
+    left_out.append("a look for operations that no input reaches")
+    return steps, every[:1]
+
+
+def choose_components(bundle: Bundle, wanted: ComponentName | Sequence[ComponentName]) -> tuple[ComponentName, ...]:
+    """The components to look at, in the bundle's order. Raises `UsageError` for one that it hasn't."""
+    names = (wanted,) if isinstance(wanted, str) else tuple(wanted)
+    known = bundle.manifest.components
+    for name in names:
+        if name not in known:
+            raise UsageError(f"Unknown component '{name}'; '{bundle.root}' has {', '.join(known)}.")
+    return tuple(name for name in known if not names or name in names)
 
 
 def choose_evaluations(
@@ -107,74 +141,134 @@ def choose_evaluations(
     return [RuntimeRequest.of(bundle, runtime, one, compute_unit, source, observer) for one in wanted]
 
 
-def compare(
-    bundle: Bundle,
-    checkpoint: Checkpoint | None,
-    requests: Sequence[RuntimeRequest],
-    drawings: Sequence[Request],
-    gates: Gates,
-    observer: Observer,
-) -> VerifyReport:
-    """Run the reference on `drawings` (or take the golden vectors without a checkpoint), then every evaluation."""
-    reference, reference_record = make_reference(bundle, checkpoint, drawings, observer)
-    exactness = reading = None
-    if checkpoint is not None and all(record.format == "mlprogram" for record in bundle.manifest.components.values()):
-        exactness = prove_exact(bundle, checkpoint, reference, observer)
-    if checkpoint is not None and bundle.manifest.can_draw:
-        reading = prove_reading(bundle, checkpoint, drawings[0], observer)
-    evaluations: list[EvaluationAgreement] = []
-    for request in requests:
-        runtime = request.open_on(bundle)
-        record = runtime_record(request, runtime)
-        observer.start(record.description, evaluation_work(bundle, reference))
-        diagnose = partial(find_fault, bundle, checkpoint, request.precision or "fp32", gates)
-        traced = diagnose if request.kind == "mil" else None
-        evaluations.append(evaluate(bundle, runtime, record, reference, gates, traced, observer.advance))
-    first = reference.requests[0]
-    manifest = bundle.manifest
-    return VerifyReport(
-        created_at=now(),
-        producer=producer(),
-        machine=describe_machine(),
-        bundle=bundle_reference(bundle),
-        reference=reference_record,
-        prompts=tuple(request.prompt for request in reference.requests),
-        negative_prompt=first.negative_prompt,
-        seed=first.seed,
-        steps=manifest.pipeline.default_steps if first.steps is None else first.steps,
-        guidance_scale=manifest.guidance.default_scale if first.guidance_scale is None else first.guidance_scale,
-        evaluations=tuple(evaluations),
-        exactness=exactness,
-        reading=reading,
-        passed=all(part.passed for part in (*evaluations, exactness, reading) if part is not None),
-    )
+@dataclass
+class _Verification:
+    """One bundle, the references that are used, and the evaluations to compare with them."""
+
+    asked: Asked
+    requests: Sequence[RuntimeRequest]
+    gates: Gates
+    references: Sequence[ReferenceRecord]
+    quick: bool
+
+    def report(self, left_out: Sequence[str]) -> VerifyReport:
+        """Ask every question that the references can answer."""
+        asked, bundle = self.asked, self.asked.bundle
+        recording, described = self._reference()
+        exact = self._exact(recording)
+        calls = () if recording is None else recording.calls
+        read = [one for name in self._used() for one in REFERENCES[name].compare(asked, calls)]
+        evaluations: list[EvaluationAgreement] = []
+        rounded = None
+        if recording is not None:
+            evaluations, rounded = self._lost(recording)
+        drawn = tuple(asked.drawings) if recording is None else recording.requests
+        first = next(iter(drawn), asked.drawings[0])
+        answers = (exact, rounded, *evaluations, *read)
+        return VerifyReport(
+            created_at=now(),
+            producer=producer(),
+            machine=describe_machine(),
+            bundle=bundle_reference(bundle),
+            passed=all(part.passed for part in answers if part is not None),
+            reference=described,
+            references=tuple(self.references),
+            left_out=tuple(left_out),
+            prompts=tuple(one.prompt for one in drawn),
+            negative_prompt=first.negative_prompt,
+            seed=first.seed,
+            steps=steps_of(bundle, first),
+            guidance_scale=(
+                bundle.manifest.guidance.default_scale if first.guidance_scale is None else first.guidance_scale
+            ),
+            exact=exact,
+            evaluations=tuple(evaluations),
+            rounded=rounded,
+            read=tuple(read),
+        )
+
+    def _used(self) -> list[ReferenceName]:
+        return [record.name for record in self.references if record.skipped is None]
+
+    def _reference(self) -> tuple[Recording | None, RuntimeRecord]:
+        """What Lost is measured against, and what made it: our networks, else the golden vectors, else nothing."""
+        asked, used = self.asked, self._used()
+        if "nets" not in used:
+            golden = RuntimeRecord(kind="torch", description="golden vectors (torch fp32)", precision="fp32")
+            return golden_reference(asked.bundle, asked.components) if "golden" in used else None, golden
+        assert asked.checkpoint is not None
+        request = RuntimeRequest(asked.bundle.root, "torch", "fp32", source=asked.checkpoint.source)
+        runtime = TorchRuntime(asked.bundle, asked.checkpoint)
+        asked.observer.start("Reference (torch fp32)", reference_work(asked.bundle, asked.drawings))
+        recorder = Recorder(runtime)
+        locate = partial(_broken_module, asked.checkpoint)
+        if not asked.bundle.manifest.can_draw:
+            recording = excited_reference(asked.bundle, recorder, asked.observer.advance, asked.components)
+            return recording, runtime_record(request, runtime)
+        with reference_pipeline(asked.bundle, asked.checkpoint, recorder) as pipeline:
+            recording = record_reference(
+                pipeline, recorder, asked.drawings, asked.observer.advance, asked.components, locate
+            )
+        return recording, runtime_record(request, runtime)
+
+    def _exact(self, recording: Recording | None) -> Exactness | None:
+        """The bundle against what it should be, as far as the references say."""
+        asked, used = self.asked, self._used()
+        bundle, checkpoint = asked.bundle, asked.checkpoint
+        constants: list[str] = []
+        against: list[str] = []
+        components: dict[ComponentName, ExactAgreement] = {}
+        if "nets" in used:
+            assert checkpoint is not None and recording is not None
+            for name in asked.components:
+                if bundle.manifest.components[name].format == "mlprogram":
+                    calls, how = recording.of(name), QUICK if self.quick else THOROUGH
+                    components[name] = prove_component(bundle, checkpoint, name, calls, asked.observer, how)
+            constants += constant_faults(bundle, checkpoint)
+            against.append("the checkpoint")
+        if "golden" in used:
+            constants += replay_faults(bundle)
+            against.append("the golden vectors")
+        if not against:
+            return None
+        return Exactness(components=components, constants=tuple(constants), against=tuple(against))
+
+    def _lost(self, reference: Recording) -> tuple[list[EvaluationAgreement], EvaluationAgreement | None]:
+        """Every evaluation against the reference; and the fp16 one of them against the fp32 one."""
+        asked, bundle = self.asked, self.asked.bundle
+        evaluations: list[EvaluationAgreement] = []
+        found: dict[Precision | None, tuple[Recording, RuntimeRecord]] = {}
+        for request in self.requests:
+            runtime = request.open_on(bundle)
+            described = runtime_record(request, runtime)
+            work = evaluation_work(bundle, reference, draws(bundle, asked.components))
+            asked.observer.start(described.description, work)
+            precision = request.precision or "fp32"
+            on_mil = request.kind == "mil"
+            locate = partial(_broken_operation, bundle, precision) if on_mil else None
+            given = answer(bundle, runtime, reference, asked.observer.advance, asked.components, locate)
+            checkpoint = asked.checkpoint if "nets" in self._used() else None
+            diagnose = partial(find_fault, bundle, checkpoint, precision, self.gates) if on_mil else None
+            evaluations.append(compare(reference, given, described, self.gates, bundle, diagnose))
+            found[precision] = given, described
+        if not {"fp32", "fp16"} <= set(found):
+            return evaluations, None
+        (wide, _), (narrow, described) = found["fp32"], found["fp16"]
+        rounding = Gates(component=ROUNDED_GATE_DB)
+        return evaluations, compare(wide, narrow, described, rounding, bundle)
 
 
-def prove_reading(bundle: Bundle, checkpoint: Checkpoint, drawing: Request, observer: Observer) -> ReadingAgreement:
-    """Our reading of the checkpoint against diffusers' own, where diffusers can run it here."""
-    reason = why_not(checkpoint)
-    if reason is not None:
-        observer.note(f"Not compared with diffusers: {reason}.")
-        return ReadingAgreement(gate_db=READING_GATE_DB, skipped=reason)
-    steps = bundle.manifest.pipeline.default_steps if drawing.steps is None else drawing.steps
-    observer.start("Reading (diffusers, torch fp32)", 2 * steps)
-    with TextToImage.of_bundle(bundle, TorchRuntime(bundle, checkpoint)) as pipeline:
-        stages = compare_reading(checkpoint, pipeline, drawing, observer.advance)
-    compared = tuple(SampleAgreement(input=stage.name, agreement=stage.agreement) for stage in stages)
-    return ReadingAgreement(stages=compared, gate_db=READING_GATE_DB)
+def _broken_operation(bundle: Bundle, precision: Precision, call: Call) -> str | None:
+    from sfmobile.verify.divergence import component_program
+    from sfmobile.verify.nonfinite import broken_operation
+
+    return broken_operation(component_program(bundle, call.component), call, precision)
 
 
-def make_reference(
-    bundle: Bundle, checkpoint: Checkpoint | None, drawings: Sequence[Request], observer: Observer
-) -> tuple[Reference, RuntimeRecord]:
-    """What everything is compared with, and what made it."""
-    if checkpoint is None:
-        golden = RuntimeRecord(kind="torch", description="golden vectors (torch fp32)", precision="fp32")
-        return golden_reference(bundle), golden
-    request = RuntimeRequest(bundle.root, "torch", "fp32", source=checkpoint.source)
-    runtime = request.open_on(bundle)
-    observer.start("Reference (torch fp32)", reference_work(bundle, drawings))
-    return record_reference(bundle, runtime, drawings, observer.advance), runtime_record(request, runtime)
+def _broken_module(checkpoint: Checkpoint, call: Call) -> str | None:
+    from sfmobile.verify.nonfinite import broken_module
+
+    return broken_module(checkpoint.load(call.component), call)
 
 
 def find_fault(

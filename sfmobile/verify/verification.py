@@ -1,125 +1,51 @@
-"""The exported components against the networks they came from, on the pipeline's own inputs.
+"""What was lost: a recording of one evaluation against a recording of its reference.
 
-The reference (torch, fp32) runs the whole pipeline first, and what goes into and comes out of its components is kept.
-Each component of the bundle is then fed exactly that: it answers for its own error only, not for what those before it
-did. The picture of the bundle's own loop, where errors do add up, is compared beside it.
+The reference runs the whole pipeline first, and what goes into and comes out of its components is kept. Each component
+of the bundle is then fed exactly that: it answers for its own error only, for none that came before it. The bundle's
+own loop, where errors do add up, is compared beside it: the latents behind every step, and the picture.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sfmobile.bench.report import (
+from sfmobile.bench.verify_report import (
     Agreement,
     ComponentAgreement,
     EvaluationAgreement,
     OperationDivergence,
-    RuntimeRecord,
     SampleAgreement,
+    StepAgreement,
 )
-from sfmobile.errors import GateError
 from sfmobile.sampling.picture import to_pixels
-from sfmobile.sampling.pipeline import Request, TextToImage
-from sfmobile.verify.excitation import COUNT, exciting_inputs
-from sfmobile.verify.recording import Call, Recorder
+from sfmobile.sampling.pipeline import Request
+from sfmobile.verify.excitation import COUNT
+from sfmobile.verify.recording import Call
+from sfmobile.verify.runs import Recording, Run
 from sfmobile.verify.signal import agreement
 
 if TYPE_CHECKING:
+    from sfmobile.bench.records import RuntimeRecord
     from sfmobile.bundle.directory import Bundle
-    from sfmobile.bundle.manifest import ComponentName, ComponentRecord
-    from sfmobile.runtime.protocol import LoadedComponent, Runtime
+    from sfmobile.bundle.manifest import ComponentName
+    from sfmobile.verify.gates import Gates
 
-# Palettization costs most of the accuracy; 35 dB is the gate of apple/ml-stable-diffusion's own conversions.
-PALETTIZED_GATE_DB = 35.0
-EXACT_GATE_DB = 60.0
-
-Advance = Callable[[int], None]
+# Asked for a component under its gate, with its worst call.
 Diagnose = Callable[["ComponentName", Call], "OperationDivergence | None"]
 
 
-@dataclass(frozen=True)
-class Reference:
-    """What the reference did: a picture, uint8 (H, W, 3), per request, and its components' calls, thinned out."""
-
-    requests: tuple[Request, ...]
-    pictures: tuple[np.ndarray, ...]
-    calls: tuple[Call, ...]
-
-    def of(self, component: ComponentName) -> list[Call]:
-        """The calls of one component."""
-        return [call for call in self.calls if call.component == component]
-
-
-@dataclass(frozen=True)
-class Gates:
-    """PSNR to reach, in dB. component: of every component, or None for the default of its compression.
-
-    picture: of the picture of the whole loop, or None for no gate: guidance multiplies a component's error in every
-    step, so its PSNR says how far two runs part, not whether one of them is wrong.
-    """
-
-    component: float | None = None
-    picture: float | None = None
-
-    def of(self, record: ComponentRecord) -> float:
-        """The gate of a component."""
-        if self.component is not None:
-            return self.component
-        return EXACT_GATE_DB if record.compression is None else PALETTIZED_GATE_DB
-
-
-def record_reference(bundle: Bundle, runtime: Runtime, requests: Sequence[Request], advance: Advance) -> Reference:
-    """Run every request on the reference `runtime`; `advance` is told of each step.
-
-    Kept are all calls of the text encoder and the decoder, and the UNet's of the first, the middle and the last step:
-    pure noise, half a picture, and a picture. A bundle that can't draw is called on inputs made to excite it instead.
-    """
-    if not bundle.manifest.can_draw:
-        return _excited_reference(bundle, runtime, advance)
-    recorder = Recorder(runtime)
-    pictures: list[np.ndarray] = []
-    calls: list[Call] = []
-    with TextToImage.of_bundle(bundle, recorder) as pipeline:
-        for number, request in enumerate(requests, start=1):
-            latents: np.ndarray | None = None
-            for step in pipeline.steps(request):
-                latents = step.latents
-                taken = recorder.take(f"prompt {number}, step {step.index + 1} of {step.count}")
-                wanted = step.index in (0, step.count // 2, step.count - 1)
-                calls += [call for call in taken if wanted or call.component != "unet"]
-                advance(1)
-            assert latents is not None
-            pictures.append(to_pixels(pipeline.decode(latents)))
-            calls += recorder.take(f"prompt {number}, final latents")
-            advance(1)
-    return Reference(tuple(requests), tuple(pictures), tuple(calls))
-
-
-def _excited_reference(bundle: Bundle, runtime: Runtime, advance: Advance) -> Reference:
-    """Calls of each component that the bundle holds, for when there is no run to take them from."""
-    recorder = Recorder(runtime)
-    calls: list[Call] = []
-    for name in bundle.manifest.components:
-        with recorder.load(name) as component:
-            for number, inputs in enumerate(exciting_inputs(bundle.manifest, name, ()), start=1):
-                component.predict(inputs)
-                calls += recorder.take(f"input {number}")
-                advance(1)
-    return Reference((), (), tuple(calls))
-
-
-def golden_reference(bundle: Bundle) -> Reference:
+def golden_reference(bundle: Bundle, components: Sequence[ComponentName] | None = None) -> Recording:
     """The run that was recorded with the reference when the bundle was exported, for when the checkpoint isn't here.
 
     One call per component; the UNet's is the last step's. Raises `ArtifactError` if the bundle has no golden vectors.
     """
     manifest = bundle.manifest
     calls: list[Call] = []
-    for name, record in manifest.components.items():
+    for name in components or tuple(manifest.components):
+        record = manifest.components[name]
         inputs = {tensor.name: bundle.golden(f"{name}.{tensor.name}") for tensor in record.inputs}
         outputs = {tensor.name: bundle.golden(f"{name}.{tensor.name}") for tensor in record.outputs}
         # Batch 1 was called once for each row that batch 2 takes together.
@@ -134,74 +60,91 @@ def golden_reference(bundle: Bundle) -> Reference:
                     {key: value[rows] for key, value in outputs.items()},
                 )
             )
+    picture = to_pixels(bundle.golden("decoder.image"))
     golden = manifest.golden
     assert golden is not None  # bundle.golden has refused it
     request = Request(golden.prompt, golden.negative_prompt, golden.seed, golden.steps, golden.guidance_scale)
-    return Reference((request,), (to_pixels(bundle.golden("decoder.image")),), tuple(calls))
+    # Behind the noise, one behind each step.
+    latents = tuple(one[None] for one in bundle.golden("run.latents")[1:])
+    return Recording((Run(request, latents, picture),), tuple(calls))
 
 
-def evaluate(
-    bundle: Bundle,
-    runtime: Runtime,
+def compare(
+    reference: Recording,
+    found: Recording,
     described: RuntimeRecord,
-    reference: Reference,
     gates: Gates,
-    diagnose: Diagnose | None,
-    advance: Advance,
+    bundle: Bundle,
+    diagnose: Diagnose | None = None,
 ) -> EvaluationAgreement:
-    """Compare every component of the bundle on `runtime` with the reference, then the pictures of the whole loop.
+    """What `found`, of the runtime `described`, is off from `reference`, which recorded the same inputs and requests.
 
-    diagnose: finds the operation at fault, asked for a component under its gate, with its worst call.
-    advance: told 1 for each call compared and for each step of the loop.
+    diagnose: finds the operation at fault.
     """
+    records = bundle.manifest.components
     components: dict[ComponentName, ComponentAgreement] = {}
-    for name, record in bundle.manifest.components.items():
-        with runtime.load(name) as component:
-            samples = [(call, compare_call(component, call, advance)) for call in reference.of(name)]
+    for name in dict.fromkeys(call.component for call in found.calls):
+        pairs = list(zip(reference.of(name), found.of(name), strict=True))
+        samples = [(call, compare_calls(call, given)) for call, given in pairs]
         call, worst = min(samples, key=lambda sample: sample[1].closeness)
-        gate = gates.of(record)
+        gate = gates.of(records[name])
         passed = worst.reaches(gate)
         components[name] = ComponentAgreement(
             worst=worst,
             gate_db=gate,
             passed=passed,
-            samples=tuple(SampleAgreement(input=call.label, agreement=found) for call, found in samples),
+            samples=tuple(SampleAgreement(input=call.label, agreement=one) for call, one in samples),
             first_divergence=None if passed or diagnose is None else diagnose(name, call),
         )
-    found = EvaluationAgreement(
+    steps, picture = compare_runs(reference.runs, found.runs)
+    scale = max((_scale(bundle, run.request) for run in found.runs), default=1.0)
+    evaluation = EvaluationAgreement(
         runtime=described,
         components=components,
-        picture=compare_pictures(bundle, runtime, reference, advance),
-        picture_gate_db=gates.picture,
-        passed=all(component.passed for component in components.values()),
+        steps=steps,
+        steps_gate_db=gates.of_latents(records.values(), scale) if steps else None,
+        picture=picture,
+        picture_gate_db=None if picture is None else gates.of_picture(records.values(), scale),
+        broke_off=next((run.broke_off for run in found.runs if run.broke_off is not None), None),
+        passed=False,
     )
-    return found.model_copy(update={"passed": found.passed and found.picture_passed})
+    return evaluation.model_copy(update={"passed": not list(evaluation.failures())})
 
 
-def compare_call(component: LoadedComponent, call: Call, advance: Advance) -> Agreement:
-    """Feed `component` what the reference was fed; the worst of its outputs."""
-    outputs = component.predict(call.inputs)
-    advance(1)
-    return worst_of(agreement(expected, outputs[name]) for name, expected in call.outputs.items())
+def compare_calls(reference: Call, found: Call) -> Agreement:
+    """The worst of a call's outputs."""
+    return worst_of(agreement(expected, found.outputs[name]) for name, expected in reference.outputs.items())
 
 
-def compare_pictures(bundle: Bundle, runtime: Runtime, reference: Reference, advance: Advance) -> Agreement | None:
-    """The worst picture of the bundle's own loop, over 8-bit pixels; None if the bundle lacks a component for it.
+def compare_runs(reference: Sequence[Run], found: Sequence[Run]) -> tuple[tuple[StepAgreement, ...], Agreement | None]:
+    """The worst of all runs: the latents behind each step, and the picture over 8-bit pixels; None without one.
 
-    A loop that breaks off on NaN or infinity has no picture: all of its values count as such.
+    What a run that broke off lacks has all of its values not finite.
     """
-    if not bundle.manifest.can_draw:
-        return None
-    found: list[Agreement] = []
-    with TextToImage.of_bundle(bundle, runtime) as pipeline:
-        for request, expected in zip(reference.requests, reference.pictures, strict=True):
-            try:
-                pixels = pipeline.generate(request, lambda _: advance(1)).pixels
-            except GateError:
-                return Agreement(psnr_db=None, identical=False, max_abs_error=None, nonfinite=expected.size)
-            advance(1)
-            found.append(agreement(expected, pixels, peak=255))
-    return worst_of(found)
+    pairs = [(one, other) for one, other in zip(reference, found, strict=False) if one.picture is not None]
+    count = max((len(one.latents or ()) for one, _ in pairs), default=0)
+    steps = tuple(
+        StepAgreement(step=index + 1, agreement=worst_of(_latents(pairs, index)))
+        for index in range(count)
+        if any(len(one.latents or ()) > index for one, _ in pairs)
+    )
+    pictures = [
+        agreement(one.picture, other.picture, peak=255) if other.picture is not None else _lost(one.picture)
+        for one, other in pairs
+        if one.picture is not None
+    ]
+    return steps, worst_of(pictures) if pictures else None
+
+
+def _latents(pairs: Iterable[tuple[Run, Run]], index: int) -> Iterable[Agreement]:
+    for reference, found in pairs:
+        expected, given = reference.latents or (), found.latents or ()
+        if index < len(expected):
+            yield agreement(expected[index], given[index]) if index < len(given) else _lost(expected[index])
+
+
+def _lost(expected: np.ndarray) -> Agreement:
+    return Agreement(psnr_db=None, identical=False, max_abs_error=None, nonfinite=expected.size)
 
 
 def worst_of(found: Iterable[Agreement]) -> Agreement:
@@ -209,15 +152,25 @@ def worst_of(found: Iterable[Agreement]) -> Agreement:
     return min(found, key=lambda one: one.closeness)
 
 
+def steps_of(bundle: Bundle, request: Request) -> int:
+    """How many steps a request takes."""
+    return bundle.manifest.pipeline.default_steps if request.steps is None else request.steps
+
+
 def reference_work(bundle: Bundle, requests: Sequence[Request]) -> int:
-    """How often `record_reference` advances."""
+    """How often `runs.record_reference` or `runs.excited_reference` advances."""
     if not bundle.manifest.can_draw:
         return COUNT * len(bundle.manifest.components)
-    default = bundle.manifest.pipeline.default_steps
-    return sum((default if request.steps is None else request.steps) + 1 for request in requests)
+    return sum(steps_of(bundle, request) + 1 for request in requests)
 
 
-def evaluation_work(bundle: Bundle, reference: Reference) -> int:
-    """How often `evaluate` advances."""
-    pictures = reference_work(bundle, reference.requests) if reference.requests else 0
-    return len(reference.calls) + pictures
+def evaluation_work(bundle: Bundle, reference: Recording, draws: bool = True) -> int:
+    """How often `runs.answer` advances."""
+    return len(reference.calls) + (reference_work(bundle, reference.requests) if draws else 0)
+
+
+def _scale(bundle: Bundle, request: Request) -> float:
+    """The scale by which the loop guides: none where the UNet takes it as an input."""
+    if bundle.manifest.pipeline.takes_guidance:
+        return 1.0
+    return bundle.manifest.guidance.default_scale if request.guidance_scale is None else request.guidance_scale

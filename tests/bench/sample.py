@@ -4,22 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from sfmobile.bench.report import (
+from sfmobile.bench.records import BundleReference, MachineRecord, ProducerRecord, RuntimeRecord, now
+from sfmobile.bench.report import BenchReport, ComponentLatency, ConditionsRecord, LoopLatency, MemoryRecord
+from sfmobile.bench.verify_report import (
     Agreement,
-    BenchReport,
-    BundleReference,
     ComponentAgreement,
-    ComponentLatency,
-    ConditionsRecord,
     EvaluationAgreement,
-    LoopLatency,
-    MachineRecord,
-    MemoryRecord,
-    ProducerRecord,
-    RuntimeRecord,
     SampleAgreement,
     VerifyReport,
-    now,
 )
 
 MACHINE = MachineRecord(

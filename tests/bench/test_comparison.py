@@ -4,7 +4,7 @@ import pytest
 
 import sfmobile
 from sfmobile.bench.comparison import compare_bench, compare_verify, differences
-from sfmobile.bench.report import RuntimeRecord
+from sfmobile.bench.records import RuntimeRecord
 from sfmobile.errors import UsageError
 from tests.bench.sample import MACHINE, bench, close_by, latency, verify
 

@@ -9,12 +9,12 @@ from jsonschema import Draft202012Validator
 from sfmobile.bench.report import (
     SCHEMA_FILES,
     BenchReport,
-    VerifyReport,
     read_report,
     report_kind,
     report_schema,
     write_report,
 )
+from sfmobile.bench.verify_report import VerifyReport
 from sfmobile.errors import ArtifactError
 from tests.bench.sample import bench, verify
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sfmobile.bench.report import RuntimeRecord, write_report
+from sfmobile.bench.records import RuntimeRecord
+from sfmobile.bench.report import write_report
 from sfmobile.bundle.digest import digest_file
 from sfmobile.bundle.directory import MANIFEST_FILE, Bundle
 from tests.bench.sample import BUNDLE, MACHINE, bench

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sfmobile.bench.report import VerifyReport, read_report
+from sfmobile.bench.report import read_report
+from sfmobile.bench.verify_report import VerifyReport
 from sfmobile.bundle.digest import digest_file
 from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.directory import Checkpoint
@@ -37,6 +38,15 @@ def test_a_whole_export_passes_and_leaves_its_report_in_the_bundle(
 ) -> None:
     outcome = run(capsys, "verify", copied, "--source", tiny_checkpoint.root, "--steps", 2)
     assert outcome.code == 0 and "mil fp16" in outcome.out and "FAILED" not in outcome.out
+    answers = (
+        "Passed: it is the network",
+        "Exact: ",
+        "Lost: ",
+        "Rounded: ",
+        "Read: ",
+        "References: nets; golden; diff",
+    )
+    assert [outcome.out.index(words) for words in answers] == sorted(outcome.out.index(words) for words in answers)
     report = read_report(copied / "reports" / "verify.json", VerifyReport)
     assert report.passed and report.steps == 2 and report.reference.kind == "torch"
     assert [one.runtime.precision for one in report.evaluations] == ["fp32", "fp16"]
@@ -48,6 +58,7 @@ def test_json_is_alone_on_stdout_whether_the_gate_holds_or_not(
     tiny_bundle: Bundle, tiny_checkpoint: Checkpoint, tmp_path: Path, capsys
 ) -> None:
     options = ("--source", tiny_checkpoint.root, "--steps", 1, "--prompt", "a", "--precision", "fp16", "--json")
+    options += ("--reference", "nets")
     for gate, code in ((20, 0), (200, 1)):
         path = tmp_path / f"{gate}.json"
         outcome = run(capsys, "verify", tiny_bundle.root, *options, "--gate", gate, "-o", path)
@@ -80,11 +91,14 @@ def test_nan_in_the_weights_is_a_failed_gate_not_a_crash(copied: Path, tiny_chec
         content[-64:] = np.full(32, np.nan, np.float16).tobytes()
 
     forge(copied, "decoder", last_values_to_nan)
-    outcome = run(capsys, "verify", copied, "--source", tiny_checkpoint.root, "--steps", 1, "--json")
+    outcome = run(
+        capsys, "verify", copied, "--source", tiny_checkpoint.root, "--steps", 1, "--reference", "nets", "--json"
+    )
     assert outcome.code == 1 and "NaN or infinite" in outcome.sentence
     said = json.loads(outcome.out)
     assert said["evaluations"][0]["components"]["decoder"]["worst"]["nonfinite"] > 0
     assert said["evaluations"][0]["picture"]["psnr_db"] is None
+    assert "decoder gives " in said["evaluations"][0]["broke_off"] and "first at operation " in outcome.sentence
 
 
 def test_without_the_checkpoint_the_golden_vectors_are_the_reference(
@@ -95,9 +109,11 @@ def test_without_the_checkpoint_the_golden_vectors_are_the_reference(
     manifest["source"]["id"] = "someone/model"
     (moved / "manifest.json").write_text(json.dumps(manifest))
     outcome = run(capsys, "verify", moved)
-    assert outcome.code == 0 and "'someone/model' isn't here: comparing with the golden vectors" in outcome.err
+    assert outcome.code == 0 and "not nets: the checkpoint 'someone/model' isn't here" in outcome.out
     report = read_report(moved / "reports" / "verify.json", VerifyReport)
     assert report.reference.description.startswith("golden vectors")
+    outcome = run(capsys, "verify", moved, "--reference", "nets")
+    assert outcome.code == 3 and "--source" in outcome.sentence
     outcome = run(capsys, "verify", moved, "--prompt", "a")
     assert outcome.code == 2 and "--source" in outcome.sentence
 
@@ -117,4 +133,8 @@ def test_the_torch_runtime_is_identical_to_itself(
         *("verify", tiny_bundle.root, "--runtime", "torch", "--source", tiny_checkpoint.root, "--steps", 1),
         *("-o", tmp_path / "verify.json"),
     )
-    assert outcome.code == 0 and outcome.out.count("identical") == 4
+    assert outcome.code == 0
+    (evaluation,) = read_report(tmp_path / "verify.json", VerifyReport).evaluations
+    assert all(component.worst.identical for component in evaluation.components.values())
+    assert evaluation.picture is not None and evaluation.picture.identical
+    assert all(step.agreement.identical for step in evaluation.steps)

@@ -6,6 +6,7 @@ import io
 import re
 import shutil
 from dataclasses import replace
+from datetime import timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,7 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sfmobile.bench.report import BenchReport, RuntimeRecord, write_report
+from sfmobile.bench.records import RuntimeRecord
+from sfmobile.bench.report import BenchReport, write_report
+from sfmobile.bench.verify_report import Exactness, ReferenceRecord, VerifyReport
 from sfmobile.bundle.digest import digest_file
 from sfmobile.bundle.directory import MANIFEST_FILE, Bundle
 from sfmobile.errors import UsageError
@@ -21,7 +24,7 @@ from sfmobile.page.content import PageContent, gather, label_of, told_apart, wor
 from sfmobile.page.page import render, write_page
 from sfmobile.sampling.picture import to_pixels
 from sfmobile.verify.signal import agreement
-from tests.bench.sample import BUNDLE, MACHINE, bench
+from tests.bench.sample import BUNDLE, MACHINE, bench, close_by, verify
 
 # Elements of HTML that are never closed; those of SVG are closed where they are opened, or around a title.
 ADDRESSES = ("src", "href", "srcset", "action", "data", "poster", "background", "xlink:href")
@@ -114,6 +117,19 @@ HOSTILE = (
 VISIBLE = HOSTILE[: HOSTILE.index("\0")] + "\ufffd\ufffd[31m" + "\ufffd" * 6
 
 
+def failed(content: PageContent, words: str) -> VerifyReport:
+    """A verdict of the content's bundle that has `words` for what is wrong."""
+    report = verify(unet=close_by(20.0))
+    return report.model_copy(
+        update={
+            "bundle": report.bundle.model_copy(update={"manifest_sha256": content.manifest_sha256}),
+            "exact": Exactness(components={}, constants=(words,)),
+            "references": (ReferenceRecord(name="nets", description="", skipped=words),),
+            "passed": False,
+        }
+    )
+
+
 def saying(content: PageContent, text: str, bench: BenchReport) -> PageContent:
     """`content` with `text` for every word of it that somebody may have chosen."""
     manifest, times, run = content.manifest, content.times, content.runs[0]
@@ -137,6 +153,7 @@ def saying(content: PageContent, text: str, bench: BenchReport) -> PageContent:
                 "components": {"unet": record.model_copy(update={"files": {f"{path}{text}": file}})},
             }
         ),
+        verdict=failed(content, text),
         runs=(
             replace(run, label=text, runtime=text),
             replace(run, label=text, picture=None, failure=text),
@@ -165,6 +182,24 @@ def test_what_a_bundle_says_is_shown_and_never_followed(content: PageContent) ->
     assert shown[0] == shown[1] > 30
     unseen = {*map(chr, range(0x20)), *"\x7f\x9b\u202e\u2066\ud800\uffff"} - {"\n"}
     assert not unseen & set(render(saying(content, HOSTILE, bench())))
+
+
+def test_the_newest_verdict_of_this_very_bundle_is_shown_first(
+    tiny_palettized_bundle: Bundle, content: PageContent, tmp_path: Path
+) -> None:
+    """A bundle under its gate doesn't look well only because an estimate is within its budget."""
+    assert content.verdict is None and "not verified" in render(content)
+    bundle = Bundle(Path(shutil.copytree(tiny_palettized_bundle.root, tmp_path / "b")), tiny_palettized_bundle.manifest)
+    bad = failed(content, "the decoder is another one")
+    write_report(bad, bundle.reports_dir / "verify.json")
+    write_report(verify(), bundle.reports_dir / "of another bundle.json")
+    text = render(gather(bundle, run=False))
+    assert ">FAILED<" in text and "the decoder is another one" in text and text.index("FAILED") < text.index("<h2>")
+    later = bad.created_at + timedelta(minutes=1)
+    good = bad.model_copy(update={"exact": None, "passed": True, "created_at": later})
+    write_report(good, bundle.reports_dir / "later.json")
+    text = render(gather(bundle, run=False))
+    assert ">verified<" in text and "FAILED" not in text
 
 
 def test_it_fits_a_phone_and_paper(content: PageContent) -> None:

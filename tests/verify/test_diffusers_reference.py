@@ -3,35 +3,40 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shutil
 from pathlib import Path
 
-import pytest
-from diffusers import StableDiffusionPipeline
-
+from sfmobile.bench.verify_report import SampleAgreement
 from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.export.exporter import export_bundle
 from sfmobile.export.options import ExportOptions
 from sfmobile.runtime.torch import TorchRuntime
 from sfmobile.sampling.pipeline import Request, TextToImage
-from sfmobile.verify.diffusers_reference import READING_GATE_DB, Stage, compare_reading, why_not
-from tests.checkpoint.diffusers_files import stable_diffusion_1, stable_diffusion_2
+from sfmobile.verify.diffusers_reference import READING_GATE_DB, compare_reading, why_not
+from tests.checkpoint.diffusers_files import stable_diffusion_2
 
 REQUEST = Request("a red apple", "blurry", seed=3, steps=3)
 
 
-def read(checkpoint: Checkpoint, bundle: Bundle, request: Request = REQUEST) -> dict[str, Stage]:
+def read(checkpoint: Checkpoint, bundle: Bundle, request: Request = REQUEST) -> dict[str, SampleAgreement]:
     with TextToImage.of_bundle(bundle, TorchRuntime(bundle, checkpoint)) as pipeline:
-        return {stage.name: stage for stage in compare_reading(checkpoint, pipeline, request)}
+        return {stage.input: stage for stage in compare_reading(checkpoint, pipeline, request)}
 
 
-@pytest.mark.parametrize("make", [stable_diffusion_1, stable_diffusion_2])
-def test_every_stage_of_a_run_agrees(make: Callable[[], StableDiffusionPipeline], tmp_path: Path) -> None:
-    make().save_pretrained(tmp_path / "source")
+def test_every_stage_of_a_run_agrees(tiny_bundle: Bundle, tiny_checkpoint: Checkpoint) -> None:
+    check(tiny_bundle, tiny_checkpoint)
+
+
+def test_every_stage_agrees_where_diffusers_wrote_the_checkpoint(tmp_path: Path) -> None:
+    """Of another text encoder, prediction and head width."""
+    stable_diffusion_2().save_pretrained(tmp_path / "source")
     checkpoint = Checkpoint.open(tmp_path / "source")
+    check(export_bundle(checkpoint, tmp_path / "bundle", ExportOptions()), checkpoint)
+
+
+def check(bundle: Bundle, checkpoint: Checkpoint) -> None:
     assert why_not(checkpoint) is None
-    bundle = export_bundle(checkpoint, tmp_path / "bundle", ExportOptions(bits=6))
     stages = read(checkpoint, bundle)
     # PNDM, stable_diffusion_1's own sampler, makes one call more than steps.
     calls = range(1, 5 if checkpoint.sampler.kind == "pndm" else 4)
@@ -44,13 +49,14 @@ def test_every_stage_of_a_run_agrees(make: Callable[[], StableDiffusionPipeline]
     assert stages["prompt: tokens"].agreement.identical and stages["picture"].agreement.identical
 
 
-def test_a_misread_checkpoint_is_caught_at_the_stage_where_it_starts(tmp_path: Path) -> None:
+def test_a_misread_checkpoint_is_caught_at_the_stage_where_it_starts(
+    tiny_bundle: Bundle, tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
     """What both sides of our own comparison would share: here a beta that only diffusers reads."""
-    stable_diffusion_1().save_pretrained(tmp_path / "source")
-    bundle = export_bundle(Checkpoint.open(tmp_path / "source"), tmp_path / "bundle", ExportOptions(bits=6))
-    path = tmp_path / "source" / "scheduler" / "scheduler_config.json"
+    root = Path(shutil.copytree(tiny_checkpoint.root, tmp_path / "source"))
+    path = root / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "beta_end": 0.02}))
-    stages = read(Checkpoint.open(tmp_path / "source"), bundle)
+    stages = read(Checkpoint.open(root), tiny_bundle)
     off = [name for name, stage in stages.items() if not stage.agreement.reaches(READING_GATE_DB)]
     assert off[0] == "step 1 of 4"
 

@@ -2,66 +2,57 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from sfmobile.bench.report import Exactness
+from sfmobile.bench.verify_report import ExactAgreement
 from sfmobile.bundle.choices import ComponentName
 from sfmobile.bundle.directory import Bundle
+from sfmobile.bundle.pipeline import TEXT_TO_IMAGE
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.export.options import ExportOptions
 from sfmobile.observer import Observer
-from sfmobile.runtime.torch import TorchRuntime
-from sfmobile.sampling.pipeline import Request
-from sfmobile.verify.exactness import EXACT_GATE_DB, prove_exact
+from sfmobile.verify.constants import constant_faults
+from sfmobile.verify.exactness import EXACT_GATE_DB, QUICK, THOROUGH, prove_component
 from sfmobile.verify.excitation import exciting_inputs
 from sfmobile.verify.mutants import Mutant, manifest_mutants, package_mutants, write_mutant
-from sfmobile.verify.verification import Reference, record_reference
-from tests.exported import export_tiny
+from tests.exported import SharedExports
+
+Prove = Callable[..., ExactAgreement]
 
 
 @pytest.fixture(scope="module")
-def reference(tiny_palettized_bundle: Bundle, tiny_checkpoint: Checkpoint) -> Reference:
-    runtime = TorchRuntime(tiny_palettized_bundle, tiny_checkpoint)
-    return record_reference(tiny_palettized_bundle, runtime, [Request("a red apple", steps=2)], lambda _: None)
-
-
-@pytest.fixture
-def proved(tiny_checkpoint: Checkpoint, reference: Reference) -> Callable[[Bundle], Exactness]:
-    return lambda bundle: prove_exact(bundle, tiny_checkpoint, reference, Observer())
+def prove(tiny_checkpoint: Checkpoint) -> Prove:
+    """On inputs that excite the component alone."""
+    return lambda bundle, name, how=THOROUGH: prove_component(bundle, tiny_checkpoint, name, [], Observer(), how)
 
 
 def test_exactness_is_the_same_whatever_the_bits(
-    tiny_palettized_bundle: Bundle, tiny_checkpoint: Checkpoint, proved: Callable[[Bundle], Exactness], tmp_path: Path
+    tiny_bundle: Bundle, tiny_palettized_bundle: Bundle, tiny_exports: SharedExports, prove: Prove
 ) -> None:
-    plain = export_tiny(tiny_checkpoint, tmp_path / "plain", ExportOptions(guidance_batch=1))
-    two = export_tiny(tiny_checkpoint, tmp_path / "two", ExportOptions(bits=2, guidance_batch=1))
     grouped = ExportOptions(bits=4, group_size=8, target="ios18", guidance_batch=1)
-    for bundle in (tiny_palettized_bundle, plain, two, export_tiny(tiny_checkpoint, tmp_path / "grouped", grouped)):
-        found = proved(bundle)
-        assert found.passed and list(found.failures()) == []
-        for name, component in found.components.items():
+    for bundle in (tiny_bundle, tiny_palettized_bundle, tiny_exports(grouped)):
+        for name in TEXT_TO_IMAGE:
+            component = prove(bundle, name)
+            assert component.passed and list(component.failures(name)) == []
             assert component.worst is not None and component.worst.closeness > EXACT_GATE_DB
             compressed = bundle.manifest.components[name].compression is not None
             assert (component.weights.compressed > 0) == compressed
             assert (component.weights.worst_error is None) == (not compressed)
+            assert component.operations is not None and component.operations > 20 and component.unreached == ()
 
 
-@pytest.mark.parametrize("component", ["text_encoder", "unet", "decoder"])
+@pytest.mark.parametrize("component", TEXT_TO_IMAGE)
 def test_single_faults_in_packages_are_caught(
-    component: ComponentName,
-    tiny_palettized_bundle: Bundle,
-    proved: Callable[[Bundle], Exactness],
-    tmp_path: Path,
+    component: ComponentName, tiny_palettized_bundle: Bundle, prove: Prove, tmp_path: Path
 ) -> None:
     """One of each kind. What changes nothing (a zero's sign, equal channels exchanged) isn't drawn at this seed."""
     survivors: list[Mutant] = []
     for number, mutant in enumerate(package_mutants(tiny_palettized_bundle, component, 14, seed=3)):
-        if mutant.kind == "a number wrong":
-            continue
-        found = proved(write_mutant(tiny_palettized_bundle, mutant, tmp_path / str(number)))
+        found = prove(write_mutant(tiny_palettized_bundle, mutant, tmp_path / str(number)), component, QUICK)
         if found.passed:
             survivors.append(mutant)
     assert [str(mutant) for mutant in survivors] == []
@@ -70,8 +61,6 @@ def test_single_faults_in_packages_are_caught(
 def test_every_wrong_constant_of_the_manifest_is_named(
     tiny_palettized_bundle: Bundle, tiny_checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
-    from sfmobile.verify.constants import constant_faults
-
     assert constant_faults(tiny_palettized_bundle, tiny_checkpoint) == []
     for number, mutant in enumerate(manifest_mutants(tiny_palettized_bundle)):
         found = constant_faults(write_mutant(tiny_palettized_bundle, mutant, tmp_path / str(number)), tiny_checkpoint)
@@ -90,15 +79,12 @@ def test_every_wrong_constant_of_the_manifest_is_named(
     ],
 )
 def test_a_wrong_weight_is_named_with_what_it_looks_like(
-    kind: str, words: str, tiny_palettized_bundle: Bundle, proved: Callable[[Bundle], Exactness], tmp_path: Path
+    kind: str, words: str, tiny_palettized_bundle: Bundle, tiny_checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
-    import re
-
-    mutants = package_mutants(tiny_palettized_bundle, "unet", 60, seed=5)
-    mutant = next(one for one in mutants if one.kind == kind and "_weight" in one.detail)
-    (failure,) = (
-        proved(write_mutant(tiny_palettized_bundle, mutant, tmp_path / "mutant")).components["unet"].weights.faults
-    )
+    mutants = package_mutants(tiny_palettized_bundle, "unet", 20, seed=5, kinds=[kind])
+    mutant = next(one for one in mutants if "_weight" in one.detail)
+    copy = write_mutant(tiny_palettized_bundle, mutant, tmp_path / "mutant")
+    (failure,) = prove_component(copy, tiny_checkpoint, "unet", [], Observer(), QUICK).weights.faults
     assert re.search(words, failure), failure
 
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from pydantic import Field, field_validator
 
-from sfmobile.bench.report import BenchReport, PlacementRecord, now, read_report
+from sfmobile.bench.records import now
+from sfmobile.bench.report import BenchReport, PlacementRecord, read_report
 from sfmobile.errors import UsageError
 from sfmobile.files import StrictModel, read_model, write_json
 from sfmobile.inspect.estimate.devices import Device, device_table
 
 if TYPE_CHECKING:
-    from sfmobile.bench.report import BundleReference
+    from sfmobile.bench.records import BundleReference
 
 # A latency on these can stand for the Neural Engine's.
 NEURAL_ENGINE_UNITS = ("ALL", "CPU_AND_NE")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import numpy as np
 from pydantic import Field
 
-from sfmobile.bench.report import MachineRecord, ProducerRecord, now
+from sfmobile.bench.records import MachineRecord, ProducerRecord, now
 from sfmobile.errors import UsageError
 from sfmobile.files import StrictModel, make_folder, read_model, write_json
 from sfmobile.inspect.lookup.block_keys import BlockKey, BlockOptions, layout_blocks

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from sfmobile.bench.machine import describe_machine
-from sfmobile.bench.report import MachineRecord
+from sfmobile.bench.records import MachineRecord
 from sfmobile.errors import UnavailableError, UsageError
 from sfmobile.files import StrictModel, read_model
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from sfmobile.bench.report import RuntimeRecord, write_report
+from sfmobile.bench.records import RuntimeRecord
+from sfmobile.bench.report import write_report
 from sfmobile.errors import ArtifactError, UsageError
 from sfmobile.inspect.estimate.devices import device_table
 from sfmobile.inspect.estimate.measured import DeviceFactors, MeasuredTime, device_factors, read_measured

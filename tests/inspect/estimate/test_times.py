@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from sfmobile.bench.report import PlacementRecord, now
+from sfmobile.bench.records import now
+from sfmobile.bench.report import PlacementRecord
 from sfmobile.bundle.directory import Bundle
 from sfmobile.inspect.estimate.devices import device_table
 from sfmobile.inspect.estimate.measured import DeviceFactors, MeasuredTime

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from sfmobile.bench.report import ProducerRecord, now
+from sfmobile.bench.records import ProducerRecord, now
 from sfmobile.evaluate.metrics.dual_encoder import DualEncoder, DualEncoderLayout
 from sfmobile.inspect.lookup.block_keys import BlockOptions, layout_blocks
 from sfmobile.inspect.lookup.table import BlockEntry, LookupTable
