@@ -16,8 +16,10 @@ from sfmobile.export.options import ExportOptions
 from sfmobile.observer import Observer
 from sfmobile.runtime.opening import open_runtime
 from sfmobile.sampling.pipeline import Request
+from sfmobile.verify.recording import Recorder
+from sfmobile.verify.runs import call_again, excited_reference
 from sfmobile.verify.signal import psnr
-from sfmobile.verify.verification import compare_call, record_reference
+from sfmobile.verify.verification import compare_calls
 from tests.checkpoint.families import NETWORKS_ONLY, TEXT_TO_IMAGE, Family, blocks, write_family
 from tests.sampling.pipelines import reference_pipeline
 
@@ -68,13 +70,13 @@ def test_the_guidance_scale_reaches_the_program_from_the_host(tmp_path: Path) ->
 def test_a_unet_of_another_task_is_a_component(name: str, tmp_path: Path) -> None:
     checkpoint, bundle, _ = exported(small(NETWORKS_ONLY[name]), tmp_path, components=("unet",))
     assert not bundle.manifest.can_draw
-    requests = [Request("not drawn")]
-    reference = record_reference(bundle, open_runtime("torch", bundle), requests, lambda _: None)
+    recorder = Recorder(open_runtime("torch", bundle))
+    reference = excited_reference(bundle, recorder, lambda _: None, ("unet",))
     assert {call.component for call in reference.calls} == {"unet"} and not reference.requests
     with open_runtime("mil", bundle).load("unet") as unet:
         assert unet.inputs[0].shape[1] == checkpoint.unet_layout.in_channels != bundle.manifest.latents.channels
         for call in reference.calls:
-            assert compare_call(unet, call, lambda _: None).closeness > GATE_DB
+            assert compare_calls(call, call_again(unet, call)).closeness > GATE_DB
 
 
 def test_a_tiny_decoder_is_a_component(tmp_path: Path) -> None:
