@@ -122,7 +122,7 @@ def test_work_that_is_stopped_anywhere_leaves_nothing_half_and_is_done_by_a_reru
 
 
 # Their drawing takes a second; all figures are written by the same function.
-DRAWN = ("plot of sizes", "plot of a log", "plot of an evolution")
+DRAWN = ("plot of times", "plot of sizes", "plot of a log", "plot of an evolution")
 
 
 @pytest.mark.parametrize("name", sorted(WRITERS.keys() - {*DRAWN}))

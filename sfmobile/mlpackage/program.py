@@ -181,8 +181,13 @@ class _Reader:
 
     def read(self) -> Program:
         program = self.program
+        made = set(self.known)
         for position, proto in enumerate(self.block.operations):
             operation = self._operation(position, proto)
+            for name in operation.makes():
+                if name in made:
+                    raise ArtifactError(f"{program.package.name}: {operation} makes '{name}', which is there already.")
+                made.add(name)
             if operation.kind == "const":
                 self._add_constant(operation, proto)
                 self.known.update(operation.outputs)

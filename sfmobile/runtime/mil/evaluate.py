@@ -30,6 +30,9 @@ class OpResult:
     value: np.ndarray
 
 
+# All states of a program together; a phone has less.
+MOST_STATE_BYTES = 16 << 30
+
 Hook = Callable[[OpResult], None]
 
 
@@ -45,6 +48,7 @@ class Evaluator:
     def __init__(
         self, program: Program, precision: Precision = "fp32", *, fuse: bool = True, lean: bool = False
     ) -> None:
+        _check_border(program)
         self.program = program
         self.precision = precision
         self.inputs: dict[str, TensorType] = dict(program.inputs)
@@ -157,6 +161,20 @@ class Evaluator:
             )
         tensor = tensor.to(TORCH_TYPES[type_.data_type])
         return rounded(tensor) if self.precision == "fp16" and type_.data_type == "fp16" else tensor
+
+
+def _check_border(program: Program) -> None:
+    """Raise for inputs and states that tensors can't be made of: a type that torch lacks, states beyond any memory."""
+    for name, type_ in (*program.inputs.items(), *program.states.items()):
+        if type_.data_type not in TORCH_TYPES:
+            raise UnavailableError(
+                f"{program.package.name}: '{name}' is of type {type_}, which the mil runtime doesn't execute."
+            )
+    wanted = sum(type_.bytes for type_ in program.states.values())
+    if wanted > MOST_STATE_BYTES:
+        raise ArtifactError(
+            f"{program.package.name} declares states of {wanted} bytes; expected at most {MOST_STATE_BYTES}."
+        )
 
 
 def _fits(shape: tuple[int, ...], type_: TensorType) -> bool:
