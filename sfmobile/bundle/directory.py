@@ -15,9 +15,9 @@ from pydantic import ValidationError
 
 from sfmobile.bundle.bounds import out_of_bounds
 from sfmobile.bundle.digest import digest_file, is_listing, listing_records
-from sfmobile.bundle.manifest import SCHEMA_VERSION, ComponentName, FileRecord, Manifest
+from sfmobile.bundle.manifest import SCHEMA_VERSION, ComponentName, FileRecord, FunctionRecord, Manifest, TensorRecord
 from sfmobile.bundle.upgrade import upgraded
-from sfmobile.errors import ArtifactError
+from sfmobile.errors import ArtifactError, UsageError
 from sfmobile.files import check_version, first_fault, parse_json, read_bytes
 
 MANIFEST_FILE = "manifest.json"
@@ -84,8 +84,16 @@ class Bundle:
         return bundle
 
     def for_shapes(self, latent_size: tuple[int, int] | None = None, guidance_batch: int | None = None) -> Bundle:
-        """This bundle with the functions for another latent size and guidance batch selected; see `Manifest`."""
-        return Bundle(self.root, self.manifest.for_shapes(latent_size, guidance_batch))
+        """This bundle with the functions for another latent size and guidance batch selected; see `Manifest`.
+
+        Raises `BundleError` if it has none for its own, which is no mistake of who asks.
+        """
+        try:
+            return Bundle(self.root, self.manifest.for_shapes(latent_size, guidance_batch))
+        except UsageError as error:
+            if latent_size is not None or guidance_batch is not None:
+                raise
+            raise BundleError("invalid_manifest", f"'{self.root / MANIFEST_FILE}': {error}") from error
 
     def files(self) -> dict[str, FileRecord]:
         """Every file the manifest names, by relative path."""
@@ -121,12 +129,32 @@ class Bundle:
         return reports_folder(self.root)
 
     def golden(self, name: str) -> np.ndarray:
-        """Golden vector `name` (without .npy). Raises `ArtifactError` if the bundle has none of that name."""
+        """Golden vector `name` (without .npy). Raises `ArtifactError` if the bundle has none of that name, or one that
+        doesn't fit the input or output of that name."""
         relative = f"{GOLDEN_FOLDER}/{name}.npy"
         record = self.manifest.golden
         if record is None or relative not in record.files:
             raise ArtifactError(f"Bundle '{self.root}' has no golden vector '{name}'; {MEND}.")
-        return read_vector(self.root / relative)
+        vector = read_vector(self.root / relative)
+        component, _, tensor = name.partition(".")
+        known = self.manifest.components.get(component)
+        for one in () if known is None else (*known.inputs, *known.outputs):
+            if one.name == tensor and not _holds_rows_of(vector, one):
+                raise BundleError(
+                    "wrong_size",
+                    f"'{self.root / relative}' holds {vector.dtype} values of shape {vector.shape}: expected rows of "
+                    f"{one.dtype} {one.shape}; {MEND}.",
+                )
+        return vector
+
+
+def _holds_rows_of(vector: np.ndarray, tensor: TensorRecord) -> bool:
+    """Whether a vector holds one or more calls' worth of a tensor, one behind the other."""
+    kind = "iu" if tensor.dtype == "int32" else "f"
+    if vector.dtype.kind not in kind or vector.ndim != len(tensor.shape) or vector.ndim == 0:
+        return False
+    rows, batch = len(vector), tensor.shape[0]
+    return vector.shape[1:] == tensor.shape[1:] and rows > 0 and rows % batch == 0
 
 
 def read_vector(path: Path) -> np.ndarray:
@@ -216,12 +244,32 @@ def check_constants(manifest: Manifest, path: Path) -> None:
     for name in ("unet", "decoder"):
         record = manifest.components.get(name)
         for function in () if record is None else record.all_functions():
-            if not any(tensor.name == "latents" and len(tensor.shape) == 4 for tensor in function.inputs):
+            if (found := _unfit(manifest, function, name)) is not None:
                 raise BundleError(
                     "invalid_manifest",
-                    f"'{path}' is not a valid manifest: function '{function.function}' of {name} takes no latents of "
-                    f"four dimensions; {MEND}.",
+                    f"'{path}' is not a valid manifest: function '{function.function}' of {name} {found}; {MEND}.",
                 )
+    steps = None if manifest.golden is None else manifest.golden.steps
+    if steps is not None and steps > manifest.sampler.num_train_timesteps:
+        raise BundleError(
+            "invalid_manifest",
+            f"'{path}' is not a valid manifest: {steps} golden steps of {manifest.sampler.num_train_timesteps} "
+            f"timesteps; {MEND}.",
+        )
+
+
+def _unfit(manifest: Manifest, function: FunctionRecord, component: str) -> str | None:
+    """What a function's inputs lack of what the pipeline gives them; None if nothing."""
+    tensors = {tensor.name: tensor for tensor in function.inputs}
+    latents, time = tensors.get("latents"), tensors.get("time_embedding")
+    if latents is None or len(latents.shape) != 4 or latents.dtype == "int32":
+        return "takes no latents of four dimensions"
+    if component == "decoder" and latents.shape[1] != manifest.latents.channels:
+        return f"takes latents of {latents.shape[1]} channels, and the pipeline's have {manifest.latents.channels}"
+    dimension = manifest.time_embedding.dimension
+    if time is not None and (len(time.shape) < 2 or time.shape[1] != dimension or time.dtype == "int32"):
+        return f"takes a time embedding {time.dtype} {time.shape}, and the host's has {dimension} values"
+    return None
 
 
 def check_inside(root: Path, relative: str, mend: str = MEND) -> None:

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sfmobile.bundle.bounds import BOUNDS, out_of_bounds
+from sfmobile.bundle.digest import digest_file
 from sfmobile.bundle.directory import Bundle, BundleError, read_manifest
 from sfmobile.bundle.store import BundleWriter
 from sfmobile.checkpoint.config import autoencoder_layout, read_config, text_encoder_layout, unet_layout
@@ -86,3 +90,56 @@ def test_an_own_layout_is_bounded_before_it_is_built(tiny_snapfusion_checkpoint:
         config["layout"][key] = value
         with pytest.raises(ArtifactError, match=rf"'{file}': (channels|{key}) "):
             unet_layout(config, file)
+
+
+def _altered(bundle: Bundle, folder: Path, alter: Callable[[dict[str, Any]], object]) -> Path:
+    """A copy of `bundle` whose manifest was altered so that all checksums hold."""
+    root = Path(shutil.copytree(bundle.root, folder / "bundle"))
+    content = json.loads((root / "manifest.json").read_text())
+    alter(content)
+    for name in content["golden"]["files"]:
+        content["golden"]["files"][name] = digest_file(root / name).model_dump()
+    (root / "manifest.json").write_text(json.dumps(content))
+    return root
+
+
+def test_a_manifest_that_contradicts_itself_is_refused_and_not_taken_for_a_mistake_of_usage(
+    tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    def latents(content: dict[str, Any], component: str) -> dict[str, Any]:
+        return next(one for one in content["components"][component]["inputs"] if one["name"] == "latents")
+
+    for number, (alter, sentence) in enumerate(
+        [
+            (lambda content: content["time_embedding"].update(dimension=64), "the host's has 64 values"),
+            (lambda content: content["latents"].update(channels=3), "the pipeline's have 3"),
+            (lambda content: latents(content, "unet").update(dtype="int32"), "takes no latents"),
+            (lambda content: latents(content, "unet").update(shape=[2, 4]), "takes no latents"),
+            (lambda content: content["golden"].update(steps=10_000), "10000 golden steps of 1000 timesteps"),
+            (lambda content: content["latents"].update(height=16), "no UNet for latents 16x8"),
+        ]
+    ):
+        root = _altered(tiny_bundle, tmp_path / str(number), alter)
+        with pytest.raises(BundleError, match=sentence):
+            Bundle.open(root, "sizes").for_shapes()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda vector: vector[:, :, :4],
+        lambda vector: vector[0],
+        lambda vector: vector.astype(np.int32),
+        lambda vector: vector[:0],
+        lambda vector: vector[:1],
+    ],
+)
+def test_a_golden_vector_holds_what_its_input_takes(
+    change: Callable[[np.ndarray], np.ndarray], tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    root = _altered(tiny_bundle, tmp_path, lambda content: None)
+    path = root / "golden" / "unet.latents.npy"
+    np.save(path, np.ascontiguousarray(change(np.load(path))))
+    with pytest.raises(BundleError, match=r"unet\.latents\.npy' holds .*: expected rows of float16 \(2, 4, 8, 8\)"):
+        Bundle.open(root, "none").golden("unet.latents")
+    assert tiny_bundle.golden("unet.latents").shape == (2, 4, 8, 8)
