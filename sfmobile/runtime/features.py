@@ -67,6 +67,9 @@ def _numbers(what: str, declared: TensorType, value: Any) -> np.ndarray:
     """Numbers that fit the declared type, without loss where that is whole numbers."""
     array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
     whole = declared.data_type not in FLOAT_TYPES
+    if whole and array.dtype.kind == "f" and array.size and bool((array == np.trunc(array)).all()):
+        # Core ML takes floats for whole numbers as well; here, those that are some. 2**53 and more is beyond them all.
+        array = array.astype(np.int64) if float(np.abs(array).max()) < 2.0**53 else array
     if array.dtype.kind not in ("biu" if whole else "biuf"):
         raise UsageError(f"{what} has dtype {array.dtype}; expected numbers for {declared}.")
     if whole and array.size and array.dtype.kind != "b":

@@ -63,8 +63,10 @@ def test_a_model_takes_whole_numbers_where_those_are_declared(folder: Path) -> N
         model.predict({"ids": np.full(3, 1.5)})
     with pytest.raises(UsageError, match="has the value 1099511627776; expected -2147483648 to 2147483647"):
         model.predict({"ids": np.full(3, 2**40)})
+    with pytest.raises(UsageError, match="has dtype float64; expected numbers for int32"):
+        model.predict({"ids": np.array([1, np.inf, 2])})
     assert "ids int32[3] ->" in repr(model)
-    (rows,) = model.predict({"ids": [1, 1, 2]}).values()
+    (rows,) = model.predict({"ids": [1.0, 1.0, 2.0]}).values()
     assert np.array_equal(rows[0], rows[1]) and not np.array_equal(rows[0], rows[2])
 
 

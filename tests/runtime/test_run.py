@@ -109,8 +109,11 @@ def test_what_there_is_nothing_to_compare_with(folder: Path, tmp_path: Path) -> 
 
 # What Windows hasn't. The name of the system is changed behind the libraries, which look at it themselves.
 ELSEWHERE = """
-import ctypes, os, sys
-import PIL.Image, numpy, pydantic, rich.console, rich.progress, rich.table, torch, typer, google.protobuf
+import asyncio, ctypes, importlib.metadata, multiprocessing, os, sys, sysconfig, zoneinfo
+import PIL.Image, google.protobuf, numpy, packaging.requirements, psutil, pydantic, rich.console, rich.progress
+import rich.table, torch.nn, typer
+
+sysconfig.get_config_vars()
 sys.platform = "win32"
 sys.modules["fcntl"] = None
 for name in ("O_NOFOLLOW", "O_DIRECTORY", "O_NONBLOCK"):

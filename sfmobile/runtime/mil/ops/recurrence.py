@@ -13,13 +13,13 @@ from sfmobile.runtime.mil.ops.registry import op
 Activation = Literal["hard_sigmoid", "sigmoid_hard", "linear", "relu", "scaled_tanh", "sigmoid", "tanh"]
 Direction = Literal["forward", "reverse"]
 
-# The constants of the scaled and the hard one are Core ML's defaults (NeuralNetwork.proto, ActivationParams).
+# The hard one with Core ML's default constants, the scaled one with 1 and 1: so coremltools' own tests have them.
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "hard_sigmoid": lambda x: (0.2 * x + 0.5).clamp(0, 1),
     "sigmoid_hard": lambda x: (0.2 * x + 0.5).clamp(0, 1),
     "linear": lambda x: x,
     "relu": torch.relu,
-    "scaled_tanh": lambda x: 1.7159 * torch.tanh(2 / 3 * x),
+    "scaled_tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
 }
@@ -30,8 +30,9 @@ def _steps(count: int, direction: str) -> range:
 
 
 def _sequence(outputs: dict[int, Tensor], last: Tensor, whole: bool) -> Tensor:
-    """(S, B, H) in the order of the input, or (1, B, H) of the step computed last."""
-    return torch.stack([outputs[place] for place in sorted(outputs)]) if whole and outputs else last.unsqueeze(0)
+    """(S, B, H) in the order in which the steps were computed, the last first where the direction is reverse, or
+    (1, B, H) of the step computed last."""
+    return torch.stack(list(outputs.values())) if whole and outputs else last.unsqueeze(0)
 
 
 @op("rnn")
@@ -116,7 +117,10 @@ def lstm(
     clip: float | None = None,
 ) -> Sequence[Tensor]:
     """MIL `lstm`. x (S, B, I), initial_h and initial_c (B, D H), weight_ih (4 H, I), weight_hh (4 H, H), peephole
-    (3 H); gates input, forget, output, cell; D directions, forward first."""
+    (3 H); gates input, forget, output, cell; D directions, forward first.
+
+    `clip` holds the cell state within its bounds. Of both directions the sequences come in the order of the input, of "reverse" alone in that of computation.
+    """
     activations = (recurrent_activation, cell_activation, activation)
     if direction != "bidirectional":
         whole, hidden, cell = _lstm(
@@ -133,7 +137,9 @@ def lstm(
             activations, clip,
         ),
     ]  # fmt: skip
-    whole, hidden, cell = (torch.cat(parts, dim=-1) for parts in zip(*ways, strict=True))
+    (there, *ends), (back, *back_ends) = ways
+    whole = torch.cat([there, back.flip(0)], dim=-1)
+    hidden, cell = (torch.cat(parts, dim=-1) for parts in zip(ends, back_ends, strict=True))
     return whole if output_sequence else hidden.unsqueeze(0), hidden, cell
 
 
@@ -157,10 +163,9 @@ def _lstm(
     outputs = {}
     for place in _steps(x.shape[0], direction):
         i, f, o, z = (inputs[place] + hidden @ weight_hh.T).chunk(4, dim=-1)
-        candidate = of_cell(z)
+        cell = gate(f + peek_f * cell) * cell + gate(i + peek_i * cell) * of_cell(z)
         if clip is not None:
-            candidate = candidate.clamp(-clip, clip)
-        cell = gate(f + peek_f * cell) * cell + gate(i + peek_i * cell) * candidate
+            cell = cell.clamp(-clip, clip)
         hidden = gate(o + peek_o * cell) * of_output(cell)
         outputs[place] = hidden
     return _sequence(outputs, hidden, True), hidden, cell
