@@ -72,11 +72,17 @@ class Evaluator:
             return {name: self._result(name, slots[slot]) for name, slot in self._plan.outputs.items()}
 
     def new_states(self) -> dict[str, State]:
-        """What the program keeps between calls, full of zeros."""
-        return {
-            name: State(torch.zeros(type_.sizes, dtype=TORCH_TYPES[type_.data_type]))
-            for name, type_ in self.program.states.items()
-        }
+        """What the program keeps between calls, full of zeros. Raises `UnavailableError` if there is no memory for it."""
+        states = {}
+        for name, type_ in self.program.states.items():
+            try:
+                states[name] = State(torch.zeros(type_.sizes, dtype=TORCH_TYPES[type_.data_type]))
+            except RuntimeError as error:
+                raise UnavailableError(
+                    f"{self.program.package.name} keeps '{name}' of type {type_} between calls, which this machine has "
+                    "no memory for."
+                ) from error
+        return states
 
     def trace(self, inputs: Mapping[str, np.ndarray | Tensor], hook: Hook) -> dict[str, np.ndarray]:
         """Run once op by op as the program is written, nothing fused or folded, and show `hook` every result.

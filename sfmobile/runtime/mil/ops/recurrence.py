@@ -119,7 +119,8 @@ def lstm(
     """MIL `lstm`. x (S, B, I), initial_h and initial_c (B, D H), weight_ih (4 H, I), weight_hh (4 H, H), peephole
     (3 H); gates input, forget, output, cell; D directions, forward first.
 
-    `clip` holds the cell state within its bounds. Of both directions the sequences come in the order of the input, of "reverse" alone in that of computation.
+    `clip` holds the cell state within its bounds. Of both directions the sequences come in the order of the input, of
+    "reverse" alone in that of computation.
     """
     activations = (recurrent_activation, cell_activation, activation)
     if direction != "bidirectional":
