@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sfmobile.runtime.mil.ops.convolution import spatial_padding
 from sfmobile.runtime.onnx.builder import Arguments, GraphBuilder
 from sfmobile.runtime.onnx.registry import translates
@@ -25,9 +27,8 @@ def pool(builder: GraphBuilder, arguments: Arguments) -> None:
         (1,) * len(sizes),
     )
     maximum = arguments.operation.kind == "max_pool"
-    counted = (
-        {} if maximum else {"count_include_pad": int(not arguments.constant("exclude_padding_from_average", False))}
-    )
+    excluded = bool(arguments.constant("exclude_padding_from_average", False))
+    counted: dict[str, Any] = {} if maximum else {"count_include_pad": int(not excluded)}
     builder.node(
         "MaxPool" if maximum else "AveragePool",
         [arguments["x"]],
