@@ -81,6 +81,8 @@ def stand_in(recorder: Recorder) -> None:
     from sfmobile.runtime.model import ModelState
 
     def predict(self: Any, data: Any, state: ModelState | None = None) -> Any:
+        if self.package_path is None:
+            pytest.skip("a neural network of the kind before ML Programs")
         recorder.predicting.add(recorder.current)
         try:
             return sfmobile.Model(self.package_path, precision="fp16").predict(data, state)

@@ -76,11 +76,18 @@ class Evaluator:
             return {name: self._result(name, slots[slot]) for name, slot in self._plan.outputs.items()}
 
     def new_states(self) -> dict[str, State]:
-        """What the program keeps between calls, full of zeros."""
-        return {
-            name: State(torch.zeros(type_.sizes, dtype=TORCH_TYPES[type_.data_type]))
-            for name, type_ in self.program.states.items()
-        }
+        """What the program keeps between calls, full of zeros. Raises `UnavailableError` without memory for it."""
+        kept = self.program.states
+        try:
+            return {
+                name: State(torch.zeros(type_.sizes, dtype=TORCH_TYPES[type_.data_type]))
+                for name, type_ in kept.items()
+            }
+        except RuntimeError as error:
+            raise UnavailableError(
+                f"{self.program.package.name} keeps {', '.join(f'{name!r} of type {kept[name]}' for name in kept)} "
+                "between calls, which this machine has no memory for."
+            ) from error
 
     def trace(self, inputs: Mapping[str, np.ndarray | Tensor], hook: Hook) -> dict[str, np.ndarray]:
         """Run once op by op as the program is written, nothing fused or folded, and show `hook` every result.

@@ -33,6 +33,9 @@ def _bias(builder: GraphBuilder, arguments: Arguments, name: str, scores: tuple[
     if name not in arguments:
         return None
     shape = arguments.shape(name)
+    if len(arguments.shape("query")) == 3 and len(shape) == 3:
+        # (B, Q, K) of operands without an axis of heads: that axis stands behind B.
+        shape = (shape[0], 1, *shape[1:])
     leading = (*(1,) * (4 - len(shape)), *shape)[:2]
     wide = builder.node("Reshape", [arguments[name], builder.integers(*leading, *((1, 1, *shape)[-2:]))])
     return builder.node("Expand", [wide, builder.integers(*leading, *scores)])

@@ -12,14 +12,14 @@ from sfmobile.mlpackage.program import Operation, Program
 from sfmobile.mlpackage.rewriting import rewrite
 from sfmobile.mlpackage.types import TensorType
 from sfmobile.runtime.mil.fusion import FUSIONS
-from sfmobile.runtime.onnx import attention, elementwise, layers, shapes
+from sfmobile.runtime.onnx import attention, elementwise, layers, pooling, shapes
 from sfmobile.runtime.onnx.builder import CONTRIB_DOMAIN, Arguments, GraphBuilder
 from sfmobile.runtime.onnx.registry import TRANSLATORS
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Translation", "attention", "elementwise", "layers", "shapes", "translate"]
+__all__ = ["Translation", "attention", "elementwise", "layers", "pooling", "shapes", "translate"]
 
 # Gelu came with opset 20; IR 10 is what ONNX Runtime reads since 1.18.
 OPSET = 20

@@ -28,6 +28,7 @@ def normal(*shape: int) -> np.ndarray:
 X, Y, ROW = normal(2, 4, 6, 5), normal(2, 4, 6, 5), normal(5)
 POSITIVE = (np.abs(X) + np.float16(0.1)).astype(np.float16)
 IDS = RANDOM.integers(0, 9, (1, 7)).astype(np.int32)
+UP = normal(4, 4, 3, 4)
 KERNEL, BIAS, MATRIX = normal(8, 4, 3, 3), normal(8), normal(3, 5)
 GAMMA, BETA, MEAN = normal(4), normal(4), normal(4)
 VARIANCE = np.abs(normal(4)) + np.float16(0.5)
@@ -70,6 +71,37 @@ CASES: dict[str, tuple[Body, tuple[np.ndarray, ...]]] = {
         (X, Y),
     ),
     "cast": (lambda x: mb.cast(x=mb.cast(x=x, dtype="int32"), dtype="fp16"), (3 * X,)),
+    "max_pool": (lambda x: mb.max_pool(x=x, kernel_sizes=[3, 2], strides=[2, 1], pad_type="same"), (X,)),
+    "avg_pool": (
+        lambda x: mb.avg_pool(
+            x=x, kernel_sizes=[3, 3], pad_type="custom", pad=[1, 0, 1, 1], exclude_padding_from_average=True
+        ),
+        (X,),
+    ),
+    "avg_pool with its padding": (lambda x: mb.avg_pool(x=x, kernel_sizes=[3, 3], pad_type="same"), (X,)),
+    "conv_transpose": (
+        lambda x: mb.conv_transpose(
+            x=x, weight=UP, bias=BIAS, strides=[2, 3], pad_type="custom", pad=[1, 0, 1, 1], groups=2
+        ),
+        (X,),
+    ),
+    "conv_transpose same": (lambda x: mb.conv_transpose(x=x, weight=UP, strides=[2, 2], pad_type="same"), (X,)),
+    "upsample_bilinear": (
+        lambda x: mb.upsample_bilinear(x=x, scale_factor_height=2, scale_factor_width=3, align_corners=False),
+        (X,),
+    ),
+    "resize_bilinear": (
+        lambda x: mb.resize_bilinear(
+            x=x, target_size_height=9, target_size_width=4, sampling_mode="STRICT_ALIGN_CORNERS"
+        ),
+        (X,),
+    ),
+    "gather_nd": (lambda x: mb.gather_nd(x=x, indices=np.array([[[0, 3]], [[1, -1]]], np.int32)), (X,)),
+    "gather_along_axis": (
+        lambda x: mb.gather_along_axis(x=x, indices=np.argsort(Y, axis=2).astype(np.int32), axis=2),
+        (X,),
+    ),
+    "pixel_shuffle": (lambda x: mb.pixel_shuffle(x=x, upscale_factor=2), (X,)),
     "conv same": (lambda x: mb.conv(x=x, weight=KERNEL, bias=BIAS, pad_type="same", strides=[2, 2]), (X,)),
     "conv same_lower": (lambda x: mb.conv(x=x, weight=KERNEL, pad_type="same_lower", strides=[2, 1]), (X,)),
     "conv custom": (
@@ -242,3 +274,17 @@ def test_every_translation_is_tested() -> None:
     elsewhere = {"select", "logical_and", "logical_or", "logical_not", "expand_dims", "squeeze"}
     renamed = {"upsample_nearest_neighbor", "resize_nearest_neighbor", "slice_by_index", "reshape_like"}
     assert {kind for kind in TRANSLATORS if kind not in cases} <= named | elsewhere | renamed
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_attention_without_heads_takes_a_mask_for_each_of_a_batch(batch: int) -> None:
+    shapes = ((batch, 10, 8), (batch, 7, 8), (batch, 7, 8), (batch, 10, 7))
+    body = lambda query, key, value, mask: mb.scaled_dot_product_attention(  # noqa: E731
+        query=query, key=key, value=value, attn_mask=mask
+    )
+    inputs = {name: normal(*shape) for name, shape in zip(("query", "key", "value", "mask"), shapes, strict=True)}
+    program = make_program(body, inputs, "ios18")
+    fed = {name: value.astype(np.float32) for name, value in inputs.items()}
+    (found,) = translated_session(translate(program)).run(None, fed)
+    (expected,) = Evaluator(program)(fed).values()
+    assert psnr(found, expected) > 100

@@ -6,10 +6,13 @@ from typing import Any
 
 import coremltools as ct
 import numpy as np
+import pytest
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import types
 
+from sfmobile.errors import UnavailableError
 from sfmobile.mlpackage.program import load_program
+from sfmobile.mlpackage.types import StateType
 from sfmobile.runtime.mil.evaluate import Evaluator
 from tests.runtime.mil.programs import save_program
 
@@ -53,3 +56,10 @@ def test_what_was_written_is_no_view_of_what_is_computed_later(tmp_path: Any) ->
     states = evaluator.new_states()
     evaluator.values({"x": np.ones(3)}, states)
     np.testing.assert_array_equal(states["kept"].value.numpy(), [2, 2, 2])
+
+
+def test_a_state_beyond_all_memory_is_one_sentence(tmp_path: Any) -> None:
+    program = load_program(save_program(counting_program(), tmp_path, "ios18"))
+    program.states["total"] = StateType("fp16", (2**50,))
+    with pytest.raises(UnavailableError, match=r"keeps 'total' of type state fp16\[1125899906842624\] between calls"):
+        Evaluator(program).new_states()
