@@ -118,6 +118,13 @@ DAMAGE: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
     "no weight": (without(f"{UNET}out.2.weight"), "lacks 'model.diffusion_model.out.2.weight'"),
     "a norm less": (without(f"{UNET}out.0.bias"), "lacks 'conv_norm_out.bias'"),
     "no downsampling": (without(f"{UNET}input_blocks.2"), "the blocks of its UNet aren't those of"),
+    "a block beyond all bounds": (
+        lambda tensors: {
+            **without(f"{UNET}input_blocks.2")(tensors),
+            f"{UNET}input_blocks.1000000000.0.op.weight": torch.ones(1),
+        },
+        "the blocks of its UNet aren't those of",
+    ),
     "a layer number left out": (without(f"{CLIP}text_model.encoder.layers.0."), "aren't numbered from 0 on"),
     "a weight too many": (beside(f"{UNET}lora.x"), "holds 'model.diffusion_model.lora.x', which a Stable Diffusion 1"),
     "a vector for a matrix": (
