@@ -13,6 +13,7 @@ from sfmobile.checkpoint.hub import open_checkpoint
 from sfmobile.checkpoint.source import Source
 from sfmobile.errors import ArtifactError, SfmobileError, UsageError
 from sfmobile.sampling.tokenizer import Tokenizer
+from sfmobile.verify.diffusers_reference import _Theirs, why_not
 from tests.checkpoint.ldm_files import Tensors, pipeline_1, pipeline_2, single_file, write
 from tests.checkpoint.test_directory import assert_equals
 
@@ -74,6 +75,18 @@ def test_a_stable_diffusion_2_gives_what_its_pipeline_gives(files: dict[str, Pat
         0,
     ]
     assert open_checkpoint(Source(str(files["2"]), prediction="epsilon")).latent_size == (64, 64)
+
+
+@pytest.mark.parametrize("kind", ["1", "2"])
+def test_the_reference_of_verify_reads_the_file_itself(kind: str, files: dict[str, Path]) -> None:
+    checkpoint = open_checkpoint(files[kind], prediction="v_prediction" if kind == "2" else None)
+    assert why_not(checkpoint) is None
+    theirs = _Theirs(checkpoint).pipeline
+    pipeline = pipeline_1() if kind == "1" else pipeline_2()
+    for name in ("unet", "vae", "text_encoder"):
+        found, expected = (getattr(one, name).state_dict() for one in (theirs, pipeline))
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[key].reshape(expected[key].shape), expected[key]) for key in expected)
 
 
 @pytest.mark.parametrize(("text", "expected"), [("v", "v_prediction"), ("eps", "epsilon"), (None, "epsilon")])
