@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 CLIP_VOCABULARY = 49408
 HEAD_CHANNELS = 64
 SCALING_FACTOR = 0.18215
+# Of a level; these models have two.
+MOST_LAYERS = 16
 # Which model a file is, by a name that only that one's files have.
 OTHER_MODELS: dict[str, str] = {
     r"conditioner\.embedders\.|.*label_emb\.": "Stable Diffusion XL",
@@ -183,7 +185,7 @@ def _unet(file: SafetensorsFile, second: bool) -> tuple[Json, dict[str, Place]]:
         return _shape(file, prefix + name)
 
     layers = down[0] - 1 if down else 0
-    if layers < 1 or down != [(layers + 1) * (level + 1) for level in range(len(down))]:
+    if not 1 <= layers <= MOST_LAYERS or down != [(layers + 1) * (level + 1) for level in range(len(down))]:
         raise ArtifactError(f"{file.path}: the blocks of its UNet aren't those of a Stable Diffusion.")
     channels, attended = [], []
     for level in range(len(down) + 1):

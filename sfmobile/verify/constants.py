@@ -75,7 +75,12 @@ def constant_faults(bundle: Bundle, checkpoint: Checkpoint) -> list[str]:
 
 def _tokenizer_faults(bundle: Bundle, checkpoint: Checkpoint) -> Iterator[str]:
     record, constants = bundle.manifest.tokenizer, checkpoint.tokenizer
-    for key in ("max_length", "bos_token_id", "eos_token_id", "pad_token_id", "added_tokens", "exact_tokens"):
+    keys = ["max_length", "bos_token_id", "eos_token_id", "pad_token_id"]
+    tokens = {*constants.added_tokens.values(), *constants.exact_tokens.values()}
+    # Bundles from before added tokens were recorded mean the two ends of text.
+    if record.added_tokens or record.exact_tokens or tokens - {constants.bos_token_id, constants.eos_token_id}:
+        keys += ["added_tokens", "exact_tokens"]
+    for key in keys:
         found, expected = getattr(record, key), getattr(constants, key)
         if found != expected:
             place = f"tokenizers.{bundle.manifest.pipeline.text.tokenizer}.{key}"

@@ -91,7 +91,7 @@ def ldm_open_clip(weights: Tensors, layers: int = 2) -> Tensors:
         "token_embedding.weight": state["embeddings.token_embedding.weight"],
         "positional_embedding": state["embeddings.position_embedding.weight"],
         "logit_scale": torch.tensor(1.0),
-        "text_projection": torch.ones(4, 4),
+        "text_projection": torch.ones(WIDTH, WIDTH),
     }
     for leaf in ("weight", "bias"):
         found[f"ln_final.{leaf}"] = state[f"final_layer_norm.{leaf}"]

@@ -13,6 +13,7 @@ from sfmobile.checkpoint.hub import open_checkpoint
 from sfmobile.checkpoint.source import Source
 from sfmobile.errors import ArtifactError, SfmobileError, UsageError
 from sfmobile.sampling.tokenizer import Tokenizer
+from sfmobile.verify.diffusers_reference import _Theirs, why_not
 from tests.checkpoint.ldm_files import Tensors, pipeline_1, pipeline_2, single_file, write
 from tests.checkpoint.test_directory import assert_equals
 
@@ -76,6 +77,18 @@ def test_a_stable_diffusion_2_gives_what_its_pipeline_gives(files: dict[str, Pat
     assert open_checkpoint(Source(str(files["2"]), prediction="epsilon")).latent_size == (64, 64)
 
 
+@pytest.mark.parametrize("kind", ["1", "2"])
+def test_the_reference_of_verify_reads_the_file_itself(kind: str, files: dict[str, Path]) -> None:
+    checkpoint = open_checkpoint(files[kind], prediction="v_prediction" if kind == "2" else None)
+    assert why_not(checkpoint) is None
+    theirs = _Theirs(checkpoint).pipeline
+    pipeline = pipeline_1() if kind == "1" else pipeline_2()
+    for name in ("unet", "vae", "text_encoder"):
+        found, expected = (getattr(one, name).state_dict() for one in (theirs, pipeline))
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[key].reshape(expected[key].shape), expected[key]) for key in expected)
+
+
 @pytest.mark.parametrize(("text", "expected"), [("v", "v_prediction"), ("eps", "epsilon"), (None, "epsilon")])
 def test_what_it_predicts_is_read_from_the_settings_beside_it(
     text: str | None, expected: str, files: dict[str, Path], tmp_path: Path
@@ -118,6 +131,13 @@ DAMAGE: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
     "no weight": (without(f"{UNET}out.2.weight"), "lacks 'model.diffusion_model.out.2.weight'"),
     "a norm less": (without(f"{UNET}out.0.bias"), "lacks 'conv_norm_out.bias'"),
     "no downsampling": (without(f"{UNET}input_blocks.2"), "the blocks of its UNet aren't those of"),
+    "a block beyond all bounds": (
+        lambda tensors: {
+            **without(f"{UNET}input_blocks.2")(tensors),
+            f"{UNET}input_blocks.1000000000.0.op.weight": torch.ones(1),
+        },
+        "the blocks of its UNet aren't those of",
+    ),
     "a layer number left out": (without(f"{CLIP}text_model.encoder.layers.0."), "aren't numbered from 0 on"),
     "a weight too many": (beside(f"{UNET}lora.x"), "holds 'model.diffusion_model.lora.x', which a Stable Diffusion 1"),
     "a vector for a matrix": (

@@ -64,6 +64,12 @@ def test_dry_run_says_sizes_and_makes_nothing(
         (["--metadata", "colour"], 2, "--metadata colour is no pair"),
         (["--format", "onnx", "--bits", "6"], 2, "ONNX files are not palettized"),
         (["--precision", "float32"], 2, "float32 is for --format onnx"),
+        (["--group-size", "12", "--target", "ios18"], 2, "A group of 12 channels doesn't divide"),
+        (["--lora", "x.safetensors:nan"], 2, "the scale is nan; expected a finite number"),
+        (["--lora", "absent.safetensors"], 4, "doesn't exist; expected a LoRA"),
+        (["--embedding", "absent.safetensors"], 4, "doesn't exist; expected a file of textual inversion"),
+        (["--vae", "absent"], 4, "doesn't exist; expected an autoencoder"),
+        (["--prediction", "epsilon"], 2, "--prediction is for a single file"),
         (["--recipe", "absent.json"], 4, "'absent.json' doesn't exist: expected a recipe"),
     ],
 )

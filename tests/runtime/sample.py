@@ -12,7 +12,7 @@ from coremltools.converters.mil import Builder as mb
 from sfmobile.bundle.directory import Bundle
 from sfmobile.bundle.manifest import ComponentName, ComponentRecord, TensorRecord
 from sfmobile.bundle.store import BundleWriter
-from tests.bundle.sample import OPTIONS_SHA, PACKAGES, SOURCE_SHA, digest_tree, finish_bundle
+from tests.bundle.sample import OPTIONS_SHA, PACKAGES, RUNS, SOURCE_SHA, digest_tree, finish_bundle
 from tests.runtime.mil.programs import build_program, save_program
 
 RANDOM = np.random.default_rng(0)
@@ -89,6 +89,7 @@ def write_runtime_bundle(root: Path) -> Bundle:
                 save_program(program, path.parent, name=path.stem)
             files = digest_tree(writer.staging, package)
             records[name] = ComponentRecord(
+                runs=RUNS[package],
                 format="mlprogram",
                 package=package,
                 inputs=INPUTS[name],

@@ -121,7 +121,7 @@ def test_the_source_is_the_bundles_own_wherever_it_is(
 
 def test_a_request_survives_the_way_to_another_process(tiny_bundle: Bundle, tiny_checkpoint: Checkpoint) -> None:
     request = RuntimeRequest.of(tiny_bundle, "torch", source=tiny_checkpoint)
-    assert request.kind == "torch" and request.source == tiny_checkpoint.root
+    assert request.kind == "torch" and request.source == tiny_checkpoint.source
     bundle, runtime = pickle.loads(pickle.dumps(request)).open()
     assert bundle.manifest == tiny_bundle.manifest and runtime.describe().startswith("torch fp32")
     mil = RuntimeRequest.of(tiny_bundle, "mil", "fp16")

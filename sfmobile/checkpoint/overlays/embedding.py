@@ -61,11 +61,12 @@ def read_embedding(path: Path, channels: int, token: str | None = None) -> Embed
             f"{path} holds vectors of {shape[-1]} numbers and the text encoder's tokens have {channels}; it was made "
             "for another model: use one for this."
         )
-    vectors = file[name].float().reshape(-1, channels)
-    if len(vectors) > MOST_VECTORS:
+    count = shape[0] if len(shape) == 2 else 1
+    if count > MOST_VECTORS:
         raise ArtifactError(
-            f"{path} holds {len(vectors)} vectors and a prompt has room for {MOST_VECTORS}; download it again."
+            f"{path} holds {count} vectors and a prompt has room for {MOST_VECTORS}; download it again."
         )
+    vectors = file[name].float().reshape(-1, channels)
     if not bool(torch.isfinite(vectors).all()):
         raise ArtifactError(f"{path}: its vectors hold infinite values or NaN; it is damaged, download it again.")
     first = token or (path.stem if name == A1111_KEY else name)
