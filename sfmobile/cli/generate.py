@@ -14,7 +14,8 @@ from sfmobile.errors import UsageError
 from sfmobile.tables import Table, in_milliseconds, shortened
 
 if TYPE_CHECKING:
-    from sfmobile.sampling.pipeline import Drawing
+    from sfmobile.observer import Observer
+    from sfmobile.sampling.pipeline import Drawing, Pipeline, Request
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,17 @@ def generate(
     sheet: Annotated[
         Path | None, typer.Option("--sheet", metavar="FILE.png", help="Also write all pictures side by side.")
     ] = None,
+    compare_samplers: Annotated[
+        str | None,
+        typer.Option(
+            "--compare-samplers",
+            metavar="NAME,…|all",
+            help="One prompt, these samplers × --compare-steps, as one labelled picture at --output.",
+        ),
+    ] = None,
+    compare_steps: Annotated[
+        str, typer.Option("--compare-steps", metavar="N,…", help="Steps of --compare-samplers.")
+    ] = "4,8,16",
     json_output: options.JsonOption = False,
 ) -> None:
     """Draw pictures from text with an exported bundle."""
@@ -61,6 +73,9 @@ def generate(
     from sfmobile.sampling.pipeline import Request
 
     check_output(output, sheet, prompts)
+    compared = (
+        None if compare_samplers is None else comparison(compare_samplers, compare_steps, prompts, steps, sampler)
+    )
     drawn: list[Drawn] = []
     with (
         console.watching() as observer,
@@ -75,6 +90,10 @@ def generate(
             observer=observer,
         ) as pipeline,
     ):
+        if compared is not None:
+            request = Request(prompts[0], negative, seed, guidance_scale=guidance)
+            compare(pipeline, request, *compared, output, json_output, observer)
+            return
         for number, prompt in enumerate(prompts, start=1):
             request = Request(prompt, negative, seed, steps, guidance, sampler)
             drawing = pipeline.draw(request, preview=preview, observer=observer)
@@ -85,6 +104,57 @@ def generate(
         console.print_json(as_json(drawn, sheet))
     else:
         console.print_parts(table(drawn))
+
+
+def comparison(
+    samplers: str, steps: str, prompts: list[str], other_steps: int | None, other_sampler: str | None
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """`--compare-samplers` and `--compare-steps`. Raises `UsageError` for what can't be compared."""
+    from sfmobile.sampling.samplers.named import NAMES
+
+    if len(prompts) != 1 or other_steps is not None or other_sampler is not None:
+        raise UsageError("--compare-samplers draws one prompt and takes neither --steps nor --sampler.")
+    names = NAMES if samplers == "all" else tuple(samplers.split(","))
+    counts = steps.split(",")
+    if not all(count.isascii() and count.isdigit() for count in counts):
+        raise UsageError(f"--compare-steps {steps} is no list of numbers; expected 4,8,16 say.")
+    return names, tuple(int(count) for count in counts)
+
+
+def compare(
+    pipeline: Pipeline,
+    request: Request,
+    samplers: tuple[str, ...],
+    steps: tuple[int, ...],
+    output: Path,
+    json_output: bool,
+    observer: Observer,
+) -> None:
+    """Draw `request` with every sampler and number of steps; all are checked before the first is drawn."""
+    from dataclasses import replace
+
+    from sfmobile.sampling.picture import labelled_sheet
+
+    wanted = [[replace(request, sampler=name, steps=count) for count in steps] for name in samplers]
+    calls = [[pipeline.calls(one) for one in row] for row in wanted]
+    rows = [
+        (name, [pipeline.draw(one, observer=observer).picture for one in row])
+        for name, row in zip(samplers, wanted, strict=True)
+    ]
+    labelled_sheet(rows, [f"{count} steps" for count in steps]).save(output)
+    if json_output:
+        console.print_json(
+            {"sheet": str(output), "samplers": dict(zip(samplers, calls, strict=True)), "steps": list(steps)}
+        )
+        return
+    body = tuple((name, *map(str, row)) for name, row in zip(samplers, calls, strict=True))
+    console.print_parts(
+        Table(
+            f"{output}: {shortened(request.prompt)}",
+            ("sampler", *(f"UNet calls, {count} steps" for count in steps)),
+            body,
+        )
+    )
 
 
 def check_output(output: Path, sheet: Path | None, prompts: list[str]) -> None:

@@ -65,6 +65,27 @@ def sheet(pictures: Sequence[Picture]) -> Picture:
     return Picture(pixels, {**pictures[0].settings, "prompt": prompts})
 
 
+def labelled_sheet(rows: Sequence[tuple[str, Sequence[Picture]]], columns: Sequence[str]) -> Picture:
+    """Pictures of one size in rows and columns with their labels; the settings are the first one's."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    height, width, _ = rows[0][1][0].pixels.shape
+    font = ImageFont.load_default(size=max(11, min(width // 10, 28)))
+    ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    margin = max(int(ruler.textlength(label, font=font)) for label, _ in rows) + 12
+    top = int(font.size) + 10
+    canvas = Image.new("RGB", (margin + len(columns) * (width + 2), top + len(rows) * (height + 2)), "white")
+    draw = ImageDraw.Draw(canvas)
+    for column, label in enumerate(columns):
+        draw.text((margin + column * (width + 2) + width / 2, top / 2), label, "black", font, anchor="mm")
+    for row, (label, pictures) in enumerate(rows):
+        y = top + row * (height + 2)
+        draw.text((margin - 6, y + height / 2), label, "black", font, anchor="rm")
+        for column, picture in enumerate(pictures):
+            canvas.paste(Image.fromarray(picture.pixels, mode="RGB"), (margin + column * (width + 2), y))
+    return Picture(np.asarray(canvas), rows[0][1][0].settings)
+
+
 def to_pixels(image: np.ndarray) -> np.ndarray:
     """Image (1, 3, H, W), -1 black to 1 white, to pixels uint8 (H, W, 3), clamped and rounded as diffusers does."""
     unit = np.clip(image[0].transpose(1, 2, 0) / np.float32(2) + np.float32(0.5), 0, 1)

@@ -65,6 +65,58 @@ def test_several_prompts_are_numbered_and_the_sheet_holds_them_all(tiny_bundle: 
     assert np.array_equal(sheet[height:, :width], pixels(paths[4]))
 
 
+def test_samplers_are_compared_in_one_labelled_picture(tiny_bundle: Bundle, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "sheet.png"
+    outcome = run(
+        capsys,
+        *("generate", tiny_bundle.root, "a red apple", "--seed", 3, "-o", out, "--json"),
+        *("--compare-samplers", "ddim,heun,lcm", "--compare-steps", "1,2"),
+    )
+    assert outcome.code == 0
+    said = json.loads(outcome.out)
+    assert said["samplers"] == {"ddim": [1, 2], "heun": [1, 3], "lcm": [1, 2]}
+    alone = tmp_path / "alone.png"
+    assert (
+        run(
+            capsys,
+            "generate",
+            tiny_bundle.root,
+            "a red apple",
+            "--seed",
+            3,
+            "--steps",
+            2,
+            "--sampler",
+            "lcm",
+            "-o",
+            alone,
+        ).code
+        == 0
+    )
+    assert read_settings(alone)["sampler"] == "lcm"
+    height, width, _ = pixels(alone).shape
+    assert np.array_equal(pixels(out)[-height - 2 : -2, -width - 2 : -2], pixels(alone))
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (("--sampler", "dreams"), "no sampler 'dreams'; expected one of ddim, pndm, euler"),
+        (("--sampler", "lcm", "--steps", 51), "Expected 1 to 50 steps, those this sampler's model was distilled on"),
+        (("--compare-samplers", "all", "--steps", 4), "--compare-samplers draws one prompt and takes neither"),
+        (("--compare-samplers", "ddim,dreams"), "no sampler 'dreams'"),
+        (("--compare-samplers", "ddim", "--compare-steps", "4,x"), "--compare-steps 4,x is no list of numbers"),
+        (("--compare-samplers", "ddim", "--compare-steps", "0"), "Expected 1 to 1000 steps"),
+    ],
+)
+def test_a_sampler_that_can_not_be_is_refused_in_one_sentence(
+    options: tuple[str | int, ...], problem: str, tiny_bundle: Bundle, tmp_path: Path, capsys
+) -> None:
+    outcome = run(capsys, "generate", tiny_bundle.root, "a", "-o", tmp_path / "a.png", *options)
+    assert outcome.code == 2 and problem in " ".join(outcome.err.split())
+    assert not (tmp_path / "a.png").exists()
+
+
 def test_previews_show_every_step_and_leave_the_picture_alone(tiny_bundle: Bundle, tmp_path: Path, capsys) -> None:
     with_previews = tmp_path / "with.png"
     run(capsys, "generate", tiny_bundle.root, "a", "--steps", 3, "--preview", "-o", with_previews)

@@ -1,8 +1,8 @@
 """Writes the golden vectors that Python and Swift are both held to: `python -m tests.golden.generate`.
 
-The oracles are transformers (token ids), torch (noise, guidance) and diffusers (DDIM, time embedding, pixels); nothing
-here calls sfmobile's own arithmetic. The files lie beside this script and are committed. Noise is that of torch's x86
-build: on other processors torch's vectorised logarithm, sine and cosine differ in the last bits.
+The oracles are transformers (token ids), torch (noise, guidance) and diffusers (samplers, time embedding, pixels);
+nothing here calls sfmobile's own arithmetic. The files lie beside this script and are committed. Noise is torch's x86
+build's: on other processors torch's vectorised logarithm, sine and cosine differ in the last bits.
 """
 
 from __future__ import annotations
@@ -56,6 +56,52 @@ SCHEDULES: dict[str, tuple[int, dict[str, Any]]] = {
     "cosine": (8, {"beta_schedule": "squaredcos_cap_v2"}),
     "odd-steps": (13, {"timestep_spacing": "trailing"}),
     "short-training": (10, {"num_train_timesteps": 100, "timestep_spacing": "trailing"}),
+}
+VELOCITY = {"prediction_type": "v_prediction"}
+TRAILING_ZERO_SNR = {**VELOCITY, "timestep_spacing": "trailing", "rescale_betas_zero_snr": True}
+LINSPACE = {"timestep_spacing": "linspace"}
+# By name: kind of record, steps, and what differs from Stable Diffusion's constants and the kind's own defaults.
+WALKS: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "ddim-eta": ("ddim", 8, {"set_alpha_to_one": True, "clip_sample": False, "eta": 0.7}),
+    "ddim-sample": ("ddim", 8, {"set_alpha_to_one": True, "clip_sample": False, "prediction_type": "sample"}),
+    "pndm": ("pndm", 8, {"set_alpha_to_one": False}),
+    "pndm-one-step": ("pndm", 1, {"set_alpha_to_one": False}),
+    "pndm-runge-kutta": ("pndm", 6, {"set_alpha_to_one": False, "skip_prk_steps": False, **VELOCITY}),
+    "euler": ("euler", 8, LINSPACE),
+    "euler-leading": ("euler", 8, VELOCITY),
+    "euler-karras": ("euler", 8, {"sigma_schedule": "karras", **LINSPACE}),
+    "euler-ends": ("euler", 6, {"sigma_schedule": "karras", "sigma_min": 0.05, "sigma_max": 12.0, **LINSPACE}),
+    "euler-exponential": ("euler", 8, {"sigma_schedule": "exponential", "final_sigma": "sigma_min"}),
+    "euler-zero-snr": ("euler", 8, TRAILING_ZERO_SNR),
+    "euler-sample": ("euler", 5, {"prediction_type": "sample", "timestep_spacing": "trailing"}),
+    "euler-ancestral": ("euler-ancestral", 8, LINSPACE),
+    "euler-ancestral-velocity": ("euler-ancestral", 5, {**VELOCITY, "timestep_spacing": "trailing"}),
+    "heun": ("heun", 6, LINSPACE),
+    "heun-karras": ("heun", 6, {**VELOCITY, "sigma_schedule": "karras"}),
+    "dpm++2m": ("dpm++2m", 8, LINSPACE),
+    "dpm++2m-karras": ("dpm++2m", 20, {"sigma_schedule": "karras", **LINSPACE}),
+    "dpm++2m-exponential": ("dpm++2m", 8, {"sigma_schedule": "exponential", **VELOCITY}),
+    "dpm++2m-lu": ("dpm++2m", 8, {"sigma_schedule": "lu"}),
+    "dpm++2m-sde": ("dpm++2m", 8, {"stochastic": True, **LINSPACE}),
+    "dpm++2m-sde-heun": ("dpm++2m", 8, {"stochastic": True, "solver_type": "heun", "final_sigma": "sigma_min"}),
+    "dpm++2m-heun": ("dpm++2m", 16, {"solver_type": "heun", "euler_at_final": True, "timestep_spacing": "trailing"}),
+    "dpm++2m-third": ("dpm++2m", 16, {"solver_order": 3, "lower_order_final": False}),
+    "dpm++2m-cosine": ("dpm++2m", 8, {"beta_schedule": "squaredcos_cap_v2", "lambda_min": -5.1, **LINSPACE}),
+    "dpm++2m-zero-snr": ("dpm++2m", 8, TRAILING_ZERO_SNR),
+    "dpm++2s": ("dpm++2s", 8, LINSPACE),
+    "dpm++2s-odd": ("dpm++2s", 7, {"solver_type": "heun", "final_sigma": "sigma_min", **LINSPACE}),
+    "dpm++2s-sde": ("dpm++2s", 8, {"stochastic": True, **LINSPACE}),
+    "unipc": ("unipc", 8, LINSPACE),
+    "unipc-third": (
+        "unipc",
+        10,
+        {"solver_order": 3, "solver_type": "bh1", "disable_corrector": (0,), "final_sigma": "sigma_min"},
+    ),
+    "unipc-karras": ("unipc", 8, {"sigma_schedule": "karras", "prediction_type": "sample"}),
+    "lcm": ("lcm", 4, {}),
+    "lcm-velocity": ("lcm", 6, {**VELOCITY, "original_inference_steps": 100, "clip_sample": True}),
+    "tcd": ("tcd", 4, {}),
+    "tcd-straight": ("tcd", 4, {**VELOCITY, "eta": 0.0}),
 }
 TIMESTEPS = (0, 1, 11, 126, 500, 876, 981, 999)
 EMBEDDINGS = (
@@ -176,6 +222,46 @@ def write_schedules() -> None:
     write_json("ddim.json", cases)
 
 
+def write_walks() -> None:
+    """samplers.json with samplers/NAME.npy (calls, 3, 64): model input, output and latents behind each call.
+
+    The noise of the seed comes first, then the sampler's own draws. Outputs are those of a network that sees a clean
+    picture through noise, and errs a little.
+    """
+    import torch
+
+    from sfmobile.bundle.samplers import RECORDS
+    from tests.sampling.samplers.oracles import FakeNetwork, noise, scheduler_of, their_step
+
+    kinds = {record.model_fields["kind"].default: record for record in RECORDS}
+    shared = {key: value for key, value in STABLE_DIFFUSION.items() if key in kinds["euler"].model_fields}
+    (GOLDEN / "samplers").mkdir(exist_ok=True)
+    cases = []
+    for seed, (name, (kind, steps, changes)) in enumerate(WALKS.items()):
+        record = kinds[kind](**{**shared, "kind": kind, **changes})
+        scheduler = scheduler_of(record, steps)
+        unit, generator = noise(seed)
+        latents = torch.from_numpy(unit) * scheduler.init_noise_sigma
+        network, rows = FakeNetwork(record.prediction_type), []
+        for timestep in scheduler.timesteps:
+            model_input = scheduler.scale_model_input(latents, timestep)
+            output = torch.from_numpy(network(model_input.numpy(), float(timestep)))
+            latents, _ = their_step(record, scheduler, output, timestep, latents, generator)
+            rows.append(torch.cat([model_input, output, latents]).reshape(3, 64).numpy())
+        np.save(GOLDEN / f"samplers/{name}.npy", np.stack(rows))
+        cases.append(
+            {
+                "name": name,
+                "seed": seed,
+                "steps": steps,
+                "noise_scale": float(scheduler.init_noise_sigma),
+                "timesteps": [float(timestep) for timestep in scheduler.timesteps],
+                "sampler": record.model_dump(mode="json"),
+            }
+        )
+    write_json("samplers.json", cases)
+
+
 def write_embeddings() -> None:
     """embeddings.json and embeddings/N.npy (timesteps, dimension)."""
     import torch
@@ -253,6 +339,7 @@ def main() -> None:
     write_added_tokens()
     write_noise()
     write_schedules()
+    write_walks()
     write_embeddings()
     write_guidance_embeddings()
     write_guidance()

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 
 from sfmobile.bundle.manifest import TimeEmbeddingRecord
-from sfmobile.bundle.samplers import DDIMRecord
+from sfmobile.bundle.samplers import DDIMRecord, SamplerRecord
 from sfmobile.checkpoint.tokenizer import read_tokenizer
-from sfmobile.sampling.noise import initial_latents
+from sfmobile.sampling.noise import Noise, initial_latents
 from sfmobile.sampling.picture import to_pixels
 from sfmobile.sampling.samplers.starting import start
 from sfmobile.sampling.time_embedding import guidance_sinusoid, sinusoid
@@ -79,6 +80,21 @@ def test_ddim_latents_equal_diffusers_at_every_step(case: dict[str, Any]) -> Non
     for output, expected in zip(outputs, latents[1:], strict=True):
         current = ddim.step(output, current).latents
         np.testing.assert_allclose(current, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", read("samplers.json"), ids=lambda case: str(case["name"]))
+def test_samplers_equal_diffusers_at_every_step(case: dict[str, Any]) -> None:
+    noise = Noise(case["seed"])
+    sampler = start(TypeAdapter[SamplerRecord](SamplerRecord).validate_python(case["sampler"]), case["steps"], noise)
+    np.testing.assert_allclose(sampler.timesteps, case["timesteps"], rtol=0, atol=1e-3)
+    assert sampler.noise_scale == pytest.approx(case["noise_scale"], rel=1e-6)
+    latents = noise.normal((64,)) * np.float32(sampler.noise_scale)
+    for model_input, output, expected in load(f"samplers/{case['name']}.npy"):
+        np.testing.assert_allclose(sampler.model_input(latents), model_input, rtol=0, atol=3e-5)
+        size = max(1.0, float(np.abs(latents).max()))
+        found = sampler.step(output, latents).latents
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * size)
+        latents = expected
 
 
 def test_time_embeddings_equal_diffusers() -> None:

@@ -237,39 +237,6 @@ public struct ComponentRecord: Sendable, Equatable {
     }
 }
 
-/// A sampler's constants, discriminated by kind.
-public typealias SamplerRecord = DDIMRecord
-
-/// Constants of DDIM (arXiv 2010.02502), named as in diffusers' configuration.
-public struct DDIMRecord: Sendable, Equatable {
-    public enum BetaSchedule: String, Sendable, CaseIterable {
-        case linear
-        case scaledLinear = "scaled_linear"
-        case squaredCosine = "squaredcos_cap_v2"
-    }
-    public enum PredictionType: String, Sendable, CaseIterable {
-        case epsilon
-        case velocity = "v_prediction"
-    }
-    public enum TimestepSpacing: String, Sendable, CaseIterable {
-        case leading, trailing, linspace
-    }
-
-    public var trainTimesteps: Int
-    public var betaStart: Double
-    public var betaEnd: Double
-    public var betaSchedule: BetaSchedule
-    public var predictionType: PredictionType
-    public var timestepSpacing: TimestepSpacing
-    public var stepsOffset: Int
-    public var setAlphaToOne: Bool
-    public var clipSample: Bool
-    public var clipSampleRange: Double
-    public var rescaleBetasZeroSNR: Bool
-
-    public static let kind = "ddim"
-}
-
 /// Shape of the latents and their relation to pixels and to the decoder's input.
 public struct LatentsRecord: Sendable, Equatable {
     public let channels: Int

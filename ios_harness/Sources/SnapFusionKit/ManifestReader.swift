@@ -246,25 +246,85 @@ extension TensorRecord {
     fileprivate func isLike(_ other: TensorRecord?) -> Bool { shape == other?.shape && dtype == other?.dtype }
 }
 
-extension DDIMRecord {
+extension SamplerRecord {
     fileprivate init(fields: Fields) throws {
-        try fields.constant("kind", DDIMRecord.kind)
+        let kind: Kind = try fields.choice("kind")
+        let process = try DiffusionRecord(fields: fields)
+        switch kind {
+        case .ddim:
+            self = .ddim(
+                DDIMRecord(
+                    process: process, setAlphaToOne: try fields.bool("set_alpha_to_one"),
+                    clipSample: try fields.bool("clip_sample"),
+                    clipSampleRange: try fields.number("clip_sample_range", default: 1),
+                    eta: try fields.number("eta", default: 0)))
+        case .pndm:
+            self = .pndm(
+                PNDMRecord(
+                    process: process, setAlphaToOne: try fields.bool("set_alpha_to_one"),
+                    skipRungeKutta: try fields.bool("skip_prk_steps", default: true)))
+        case .euler:
+            self = .euler(
+                EulerRecord(
+                    process: process, schedule: try fields.choice("sigma_schedule"),
+                    sigmaMin: try fields.optionalNumber("sigma_min"), sigmaMax: try fields.optionalNumber("sigma_max"),
+                    finalSigma: try fields.choice("final_sigma")))
+        case .eulerAncestral: self = .eulerAncestral(EulerAncestralRecord(process: process))
+        case .heun: self = .heun(HeunRecord(process: process, schedule: try fields.choice("sigma_schedule")))
+        case .dpmMultistep:
+            self = .dpmMultistep(
+                try DPMSolverRecord(process, fields, eulerAtFinal: fields.bool("euler_at_final", default: false)))
+        case .dpmSinglestep: self = .dpmSinglestep(try DPMSolverRecord(process, fields, eulerAtFinal: false))
+        case .unipc:
+            self = .unipc(
+                UniPCRecord(
+                    process: process, order: try fields.order(), solverType: try fields.choice("solver_type"),
+                    lowerOrderFinal: try fields.bool("lower_order_final"),
+                    disableCorrector: try fields.integers("disable_corrector"),
+                    schedule: try fields.choice("sigma_schedule"), finalSigma: try fields.choice("final_sigma")))
+        case .lcm, .tcd:
+            let isLCM = kind == .lcm
+            if !isLCM { _ = try fields.bool("set_alpha_to_one", default: true) }
+            let record = ConsistencyRecord(
+                process: process, distilledSteps: try fields.positive("original_inference_steps"),
+                timestepScaling: isLCM ? try fields.number("timestep_scaling") : 10,
+                clipSample: isLCM ? try fields.bool("clip_sample") : false,
+                clipSampleRange: isLCM ? try fields.number("clip_sample_range") : 1,
+                eta: isLCM ? 0 : try fields.number("eta"))
+            self = isLCM ? .lcm(record) : .tcd(record)
+        }
+    }
+
+    /// Reads a sampler's constants alone, with the manifest's names. Throws `BundleError` as the manifest would.
+    public init(parsing content: OrderedJSON, file: String) throws {
+        self = try Fields(content, at: "sampler", file: file).read { try SamplerRecord(fields: $0) }
+    }
+}
+
+extension DiffusionRecord {
+    fileprivate init(fields: Fields) throws {
         trainTimesteps = try fields.integer("num_train_timesteps")
         betaStart = try fields.number("beta_start")
         betaEnd = try fields.number("beta_end")
         betaSchedule = try fields.choice("beta_schedule")
         predictionType = try fields.choice("prediction_type")
         timestepSpacing = try fields.choice("timestep_spacing")
-        stepsOffset = try fields.integer("steps_offset")
-        setAlphaToOne = try fields.bool("set_alpha_to_one")
-        clipSample = try fields.bool("clip_sample")
-        clipSampleRange = try fields.number("clip_sample_range", default: 1)
-        rescaleBetasZeroSNR = try fields.bool("rescale_betas_zero_snr")
+        stepsOffset = try fields.count("steps_offset")
+        rescaleBetasZeroSNR = try fields.bool("rescale_betas_zero_snr", default: false)
     }
+}
 
-    /// Reads a sampler's constants alone, with the manifest's names. Throws `BundleError` as the manifest would.
-    public init(parsing content: OrderedJSON, file: String) throws {
-        self = try Fields(content, at: "sampler", file: file).read { try DDIMRecord(fields: $0) }
+extension DPMSolverRecord {
+    fileprivate init(_ process: DiffusionRecord, _ fields: Fields, eulerAtFinal: Bool) throws {
+        self.process = process
+        self.eulerAtFinal = eulerAtFinal
+        order = try fields.order()
+        solverType = try fields.choice("solver_type")
+        stochastic = try fields.bool("stochastic")
+        lowerOrderFinal = try fields.bool("lower_order_final")
+        schedule = try fields.choice("sigma_schedule")
+        finalSigma = try fields.choice("final_sigma")
+        lambdaMin = try fields.optionalNumber("lambda_min")
     }
 }
 
@@ -395,6 +455,27 @@ private final class Fields {
         case nil, .null?: return nil
         default: return try body(self)
         }
+    }
+
+    func optionalNumber(_ key: String) throws -> Double? {
+        known.insert(key)
+        switch members[key] {
+        case nil, .null?: return nil
+        default: return try number(key)
+        }
+    }
+
+    func positive(_ key: String) throws -> Int {
+        let value = try integer(key)
+        guard value > 0 else { throw problem(key, "expected 1 or more, found \(value)") }
+        return value
+    }
+
+    /// A solver's order, 1 to 3.
+    func order() throws -> Int {
+        let value = try integer("solver_order")
+        guard (1...3).contains(value) else { throw problem("solver_order", "expected 1 to 3, found \(value)") }
+        return value
     }
 
     func count(_ key: String) throws -> Int {

@@ -6,7 +6,6 @@ public struct TextToImage: Sendable {
     public let bundle: ModelBundle
     public let runner: any ComponentRunner
     public let tokenizer: CLIPTokenizer
-    public let sampler: DDIM
     public let timeEmbedding: TimeEmbedding
     public let keepLoaded: Bool
 
@@ -22,7 +21,6 @@ public struct TextToImage: Sendable {
         self.runner = runner
         self.keepLoaded = keepLoaded
         tokenizer = try CLIPTokenizer(bundle: bundle)
-        sampler = try DDIM(bundle.manifest.sampler)
         timeEmbedding = try TimeEmbedding(bundle.manifest.timeEmbedding)
     }
 
@@ -75,7 +73,8 @@ public struct TextToImage: Sendable {
         let manifest = bundle.manifest
         let steps = request.steps ?? manifest.pipeline.defaultSteps
         let scale = request.guidanceScale ?? manifest.guidance.defaultScale
-        let timesteps = try sampler.timesteps(steps: steps)
+        let record = try samplerRecord(of: request)
+        var sampler = try record.start(steps: steps)
         try ClassifierFreeGuidance.check(scale: scale)
         if request.previews == .decoded && !keepLoaded {
             throw UsageError(
@@ -102,20 +101,25 @@ public struct TextToImage: Sendable {
         var latents = try HostTensor(
             shape: manifest.latents.shape, generator.normal(count: HostTensor.count(of: manifest.latents.shape)))
         report(.noise(latents))
+        let noiseScale = sampler.noiseScale
+        latents = try HostTensor(shape: latents.shape, latents.floats.map { $0 * noiseScale })
         loading += try await load(.unet, report)
-        let context = StepContext(guidance: guidance, timesteps: timesteps)
+        let context = StepContext(guidance: guidance, timesteps: sampler.timesteps)
         var ahead: (output: HostTensor, start: ContinuousClock.Instant)?
-        for index in timesteps.indices {
+        for index in context.timesteps.indices {
             try Task.checkCancellation()
             let stepStart = ahead?.start ?? ContinuousClock.now
             let output: HostTensor
-            if let ahead { output = ahead.output } else { output = try await predict(index, latents, in: context) }
+            if let ahead {
+                output = ahead.output
+            } else {
+                output = try await predict(index, sampler.modelInput(latents.floats), in: context)
+            }
             ahead = nil
-            let timestep = timesteps[index]
             let result = try sampler.step(
-                modelOutput: output.floats, timestep: timestep, latents: latents.floats, steps: steps)
+                modelOutput: output.floats, latents: latents.floats, noise: &generator)
             latents = try HostTensor(shape: latents.shape, result.latents)
-            let denoised = try HostTensor(shape: latents.shape, result.predictedOriginal)
+            let denoised = try HostTensor(shape: latents.shape, result.denoised)
             let seconds = stepStart.secondsSince()
             let decoded = request.previews == .decoded ? try await decodePreview(denoised, report) : nil
             let behind = latents
@@ -124,14 +128,16 @@ public struct TextToImage: Sendable {
                 report(
                     .step(
                         Step(
-                            index: index, count: timesteps.count, timestep: timestep, latents: behind,
+                            index: index, count: context.timesteps.count, timestep: context.timesteps[index],
+                            latents: behind,
                             denoised: denoised, modelOutput: output, seconds: seconds, preview: preview)))
             }
             // The engine works on the next step while this one's preview is made and shown. It never gets two
             // requests at a time.
-            if request.previews != .none && index + 1 < timesteps.count {
+            if request.previews != .none && index + 1 < context.timesteps.count {
                 let nextStart = ContinuousClock.now
-                async let next = predict(index + 1, behind, in: context)
+                let input = sampler.modelInput(behind.floats)
+                async let next = predict(index + 1, input, in: context)
                 try show()
                 ahead = (try await next, nextStart)
             } else {
@@ -153,14 +159,21 @@ public struct TextToImage: Sendable {
         report(.picture(picture, decoderSeconds: decoderSeconds, totalSeconds: totalSeconds))
     }
 
+    /// The constants `request` is walked with. Throws `UsageError` for a sampler that can't walk this model.
+    private func samplerRecord(of request: Request) throws -> SamplerRecord {
+        let own = bundle.manifest.sampler
+        return try request.sampler.map(own.named) ?? own
+    }
+
     /// What stays the same for every step of a run.
     private struct StepContext: Sendable {
         let guidance: ClassifierFreeGuidance
-        let timesteps: [Int]
+        let timesteps: [Float]
     }
 
     /// The guided output of the UNet at one step.
-    private func predict(_ index: Int, _ latents: HostTensor, in context: StepContext) async throws -> HostTensor {
+    private func predict(_ index: Int, _ latents: [Float], in context: StepContext) async throws -> HostTensor {
+        let latents = try HostTensor(shape: bundle.manifest.latents.shape, latents)
         let embedding = try timeEmbedding(timestep: context.timesteps[index], batch: bundle.manifest.guidance.batch)
         return try await context.guidance(latents: latents, embedding: embedding) { inputs in
             try await predict(.unet, inputs, output: "model_output", step: index + 1)
@@ -252,7 +265,7 @@ public struct TextToImage: Sendable {
             .init("negative_prompt", .string(request.negativePrompt)),
             .init("prompt", .string(request.prompt)),
             .init("runtime", .string(engine)),
-            .init("sampler", .string(DDIMRecord.kind)),
+            .init("sampler", .string(((try? samplerRecord(of: request)) ?? manifest.sampler).name)),
             .init("seed", Int(exactly: request.seed).map(OrderedJSON.integer) ?? .string(String(request.seed))),
             .init("source_sha256", .string(manifest.source.sha256)),
             .init("steps", .integer(steps)),

@@ -6,6 +6,8 @@ extension TextToImage {
         public var seed: UInt64
         public var steps: Int?
         public var guidanceScale: Double?
+        /// One of `SamplerRecord.names`.
+        public var sampler: String?
         /// Whether and how each step carries a picture of what it predicts.
         public var previews: Previews
 
@@ -19,23 +21,24 @@ extension TextToImage {
 
         public init(
             prompt: String, negativePrompt: String = "", seed: UInt64 = 0, steps: Int? = nil,
-            guidanceScale: Double? = nil, previews: Previews = .none
+            guidanceScale: Double? = nil, sampler: String? = nil, previews: Previews = .none
         ) {
             self.prompt = prompt
             self.negativePrompt = negativePrompt
             self.seed = seed
             self.steps = steps
             self.guidanceScale = guidanceScale
+            self.sampler = sampler
             self.previews = previews
         }
     }
 
-    /// One step of the loop.
+    /// One evaluation of the UNet in the loop; a sampler may take more of them than steps.
     public struct Step: Sendable {
         /// 0 to `count` - 1.
         public let index: Int
         public let count: Int
-        public let timestep: Int
+        public let timestep: Float
         /// The latents behind this step, the picture it predicts and the guided output, each (1, C, H, W).
         public let latents: HostTensor
         public let denoised: HostTensor

@@ -28,8 +28,8 @@ public struct TimeEmbedding: Sendable {
     }
 
     /// `batch` copies of a timestep's embedding, shape (batch, dimension, 1, 1).
-    public func callAsFunction(timestep: Int, batch: Int) throws -> HostTensor {
-        try embedding(of: Float(timestep), batch: batch)
+    public func callAsFunction(timestep: Float, batch: Int) throws -> HostTensor {
+        try embedding(of: timestep, batch: batch)
     }
 
     private func embedding(of value: Float, batch: Int) throws -> HostTensor {

@@ -15,7 +15,7 @@ struct Bench: AsyncParsableCommand {
     @Option(name: [.customShort("n"), .long], help: "Predictions of each component after the first.")
     var predictions = 20
 
-    @Option(help: "DDIM steps of the loop; the model's own without it.")
+    @Option(help: "Sampling steps of the loop; the model's own without it.")
     var steps: Int?
 
     @Option(help: "Guidance scale of the loop; 1 is none.")
@@ -40,7 +40,7 @@ struct Bench: AsyncParsableCommand {
         let engine = try Engine(bundle: bundle, options, shapes)
         let manifest = engine.bundle.manifest
         let steps = steps ?? manifest.pipeline.defaultSteps
-        _ = try DDIM(manifest.sampler).timesteps(steps: steps)
+        _ = try manifest.sampler.start(steps: steps)
         if let guidance { try ClassifierFreeGuidance.check(scale: guidance) }
         let components = manifest.componentNames
         let request = TextToImage.Request(

@@ -19,8 +19,11 @@ struct Generate: AsyncParsableCommand {
         help: ArgumentHelp("The picture; several are numbered.", valueName: "file.png"))
     var picture = "picture.png"
 
-    @Option(help: "DDIM steps; the model's own without it.")
+    @Option(help: "Sampling steps; the model's own without it.")
     var steps: Int?
+
+    @Option(help: "Another sampler than the model's own: ddim, euler-ancestral, dpm++2m-karras …")
+    var sampler: String?
 
     @Option(help: "The same seed, the same picture.")
     var seed: UInt64 = 0
@@ -67,7 +70,7 @@ struct Generate: AsyncParsableCommand {
         var pictures: [GeneratedPicture] = []
         for (index, prompt) in prompts.enumerated() {
             let request = TextToImage.Request(
-                prompt: prompt, negativePrompt: negative, seed: seed, steps: steps, guidanceScale: guidance,
+                prompt: prompt, negativePrompt: negative, seed: seed, steps: steps, guidanceScale: guidance, sampler: sampler,
                 previews: preview ? .decoded : .none)
             let name = output.deletingPathExtension().lastPathComponent
             let path =
@@ -115,7 +118,7 @@ struct Generate: AsyncParsableCommand {
                 latents.append(step.latents)
                 note(
                     String(
-                        format: "step %d of %d, timestep %d, %.0f ms", step.index + 1, step.count, step.timestep,
+                        format: "step %d of %d, timestep %.0f, %.0f ms", step.index + 1, step.count, Double(step.timestep),
                         step.seconds * 1e3))
                 if let preview = step.preview {
                     let name =

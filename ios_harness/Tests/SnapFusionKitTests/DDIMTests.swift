@@ -10,7 +10,10 @@ final class DDIMTests: XCTestCase {
     }
 
     private func record(_ golden: Case) throws -> DDIMRecord {
-        try DDIMRecord(parsing: golden.scheduler, file: "ddim.json")
+        guard case .ddim(let record) = try SamplerRecord(parsing: golden.scheduler, file: "ddim.json") else {
+            throw UsageError("\(golden.name) is of another sampler.")
+        }
+        return record
     }
 
     private func cases() throws -> [Case] {
@@ -25,22 +28,22 @@ final class DDIMTests: XCTestCase {
 
     func testTimestepsEqualDiffusers() throws {
         for golden in try cases() {
-            XCTAssertEqual(try DDIM(record(golden)).timesteps(steps: golden.steps), golden.timesteps, golden.name)
+            let found = try DDIM(record(golden), steps: golden.steps).timesteps
+            XCTAssertEqual(found, golden.timesteps.map(Float.init), golden.name)
         }
     }
 
     func testLatentsEqualDiffusersAtEveryStep() throws {
         var worst: Float = 0
         for golden in try cases() {
-            let scheduler = try DDIM(record(golden))
+            var sampler = try DDIM(record(golden), steps: golden.steps)
+            var generator = TorchGenerator(seed: 0)
             let outputs = try GoldenFiles.floats("ddim/\(golden.name).outputs.npy")
             let expected = try GoldenFiles.floats("ddim/\(golden.name).latents.npy")
             var latents = Array(expected[0..<64])
-            for (index, timestep) in golden.timesteps.enumerated() {
+            for index in golden.timesteps.indices {
                 let output = Array(outputs[index * 64..<(index + 1) * 64])
-                latents = try scheduler.step(
-                    modelOutput: output, timestep: timestep, latents: latents, steps: golden.steps
-                ).latents
+                latents = try sampler.step(modelOutput: output, latents: latents, noise: &generator).latents
                 let difference = maxDifference(latents, Array(expected[(index + 1) * 64..<(index + 2) * 64]))
                 XCTAssertLessThanOrEqual(difference, 1e-5, "\(golden.name), step \(index + 1)")
                 worst = max(worst, difference)
@@ -50,22 +53,23 @@ final class DDIMTests: XCTestCase {
     }
 
     func testStepsOutOfRangeAreRefused() throws {
-        let scheduler = try DDIM(record(cases()[0]))
-        assertThrows(UsageError("expected 1 to 1000 steps, found 0.")) { try scheduler.timesteps(steps: 0) }
-        assertThrows(UsageError("expected 1 to 1000 steps, found 1001.")) { try scheduler.timesteps(steps: 1001) }
+        let record = try record(cases()[0])
+        assertThrows(UsageError("expected 1 to 1000 steps, found 0.")) { try DDIM(record, steps: 0) }
+        assertThrows(UsageError("expected 1 to 1000 steps, found 1001.")) { try DDIM(record, steps: 1001) }
         // 1000 leading steps with an offset of 1 begin one beyond the last.
-        XCTAssertThrowsError(try scheduler.timesteps(steps: 1000)) { XCTAssertTrue($0 is UsageError) }
+        XCTAssertThrowsError(try DDIM(record, steps: 1000)) { XCTAssertTrue($0 is UsageError) }
     }
 
     func testEpsilonCannotStartFromPureNoise() throws {
         var constants = try record(try XCTUnwrap(cases().first { $0.name == "velocity-zero-snr" }))
-        constants.predictionType = .epsilon
-        XCTAssertThrowsError(try DDIM(constants).timesteps(steps: 8)) { XCTAssertTrue($0 is UsageError) }
+        constants.process.predictionType = .epsilon
+        XCTAssertThrowsError(try DDIM(constants, steps: 8)) { XCTAssertTrue($0 is UsageError) }
     }
 
     func testOutputsOfAnotherSizeAreRefused() throws {
-        let scheduler = try DDIM(record(cases()[0]))
-        XCTAssertThrowsError(try scheduler.step(modelOutput: [1, 2], timestep: 1, latents: [1], steps: 8)) {
+        var sampler = try DDIM(record(cases()[0]), steps: 8)
+        var generator = TorchGenerator(seed: 0)
+        XCTAssertThrowsError(try sampler.step(modelOutput: [1, 2], latents: [1], noise: &generator)) {
             XCTAssertTrue($0 is UsageError)
         }
     }

@@ -159,6 +159,14 @@ extension OrderedJSON {
         return text
     }
 
+    var real: Double? {
+        switch self {
+        case .number(let number): return number
+        case .integer(let integer): return Double(integer)
+        default: return nil
+        }
+    }
+
     var whole: Int? {
         guard case .integer(let whole) = self else { return nil }
         return whole

@@ -37,17 +37,20 @@ final class TextToImageTests: XCTestCase {
             case .loaded: break
             }
         }
-        XCTAssertEqual(steps.map(\.timestep), try pipeline.sampler.timesteps(steps: 4))
+        XCTAssertEqual(steps.map(\.timestep), try pipeline.bundle.manifest.sampler.start(steps: 4).timesteps)
         XCTAssertEqual(steps.map(\.index), [0, 1, 2, 3])
         XCTAssertEqual(picture?.width, 8)
         XCTAssertEqual(picture?.settings.first { $0.key == "seed" }?.value, .integer(3))
         // Each step follows from the one before by the scheduler's formula.
-        for (before, after) in zip(steps, steps.dropFirst()) {
-            let expected = try pipeline.sampler.step(
-                modelOutput: after.modelOutput.floats, timestep: after.timestep, latents: before.latents.floats,
-                steps: 4)
-            XCTAssertEqual(after.latents.floats, expected.latents)
-            XCTAssertEqual(after.denoised.floats, expected.predictedOriginal)
+        var sampler = try pipeline.bundle.manifest.sampler.start(steps: 4)
+        var generator = TorchGenerator(seed: 3)
+        var latents = generator.normal(count: 64)
+        for step in steps {
+            let expected = try sampler.step(
+                modelOutput: step.modelOutput.floats, latents: latents, noise: &generator)
+            XCTAssertEqual(step.latents.floats, expected.latents)
+            XCTAssertEqual(step.denoised.floats, expected.denoised)
+            latents = expected.latents
         }
     }
 

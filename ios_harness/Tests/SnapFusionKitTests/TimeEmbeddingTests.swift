@@ -31,7 +31,7 @@ final class TimeEmbeddingTests: XCTestCase {
                     frequencyShift: record.frequencyShift, maxPeriod: record.maxPeriod))
             let expected = try GoldenFiles.floats("embeddings/\(index).npy")
             for (row, timestep) in golden.timesteps.enumerated() {
-                let found = try embedding(timestep: timestep, batch: 1)
+                let found = try embedding(timestep: Float(timestep), batch: 1)
                 XCTAssertEqual(found.shape, [1, record.dimension, 1, 1])
                 let reference = Array(expected[row * record.dimension..<(row + 1) * record.dimension])
                 let difference = maxDifference(found.floats, reference)

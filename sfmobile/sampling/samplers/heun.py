@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from sfmobile.bundle.samplers import HeunRecord
+from sfmobile.errors import UsageError
 from sfmobile.sampling.noise import Noise
 from sfmobile.sampling.samplers.euler import InLevels
 from sfmobile.sampling.samplers.prediction import denoised_in_levels
@@ -20,6 +21,11 @@ class Heun(InLevels):
     """2 `steps` - 1 network calls. Between the two of a step the latents are those of its Euler step."""
 
     def __init__(self, record: HeunRecord, steps: int, noise: Noise) -> None:
+        if record.rescale_betas_zero_snr:
+            # The mean of slopes at levels of 4096 and 20, say, is off by more than the latents' size.
+            raise UsageError(
+                "Heun's method can't start from pure noise, as this model does; take another sampler, euler say."
+            )
         once = levels(record, steps, record.sigma_schedule)
         twice = np.concatenate([once.sigmas[:1], np.repeat(once.sigmas[1:-1], 2), once.sigmas[-1:]])
         told = np.concatenate([once.timesteps[:1], np.repeat(once.timesteps[1:], 2)])

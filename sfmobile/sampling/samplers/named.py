@@ -66,8 +66,7 @@ def named(own: SamplerRecord, name: str) -> SamplerRecord:
     if not _walks(record):
         others = ", ".join(other for other in NAMES if _walks(_derived(own, other)))
         raise UsageError(
-            f"The sampler '{name}' can't walk this model, whose noise prediction sees no signal where it would start; "
-            f"these can: {others}."
+            f"The sampler '{name}' can't walk this model, which starts from pure noise; these can: {others}."
         )
     return record
 

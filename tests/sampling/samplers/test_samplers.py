@@ -243,6 +243,7 @@ def test_a_finished_walk_takes_no_more_steps() -> None:
         (DPMSolverRecord(**STABLE_DIFFUSION), 1000, "would visit a noise level twice"),
         (UniPCRecord(**LINSPACE), 1000, "would visit a noise level twice"),
         (PNDMRecord(**STABLE_DIFFUSION, set_alpha_to_one=False, skip_prk_steps=False), 3, "Expected 4 steps or more"),
+        (HeunRecord(**{**STABLE_DIFFUSION, "rescale_betas_zero_snr": True}), 8, "can't start from pure noise"),
         (LCMRecord(**STABLE_DIFFUSION), 51, "Expected 1 to 50 steps, those this sampler's model was distilled on"),
         (TCDRecord(**STABLE_DIFFUSION), 51, "Expected 1 to 50 steps, those this sampler's model was distilled on"),
         (
