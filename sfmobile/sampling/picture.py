@@ -70,10 +70,11 @@ def labelled_sheet(rows: Sequence[tuple[str, Sequence[Picture]]], columns: Seque
     from PIL import Image, ImageDraw, ImageFont
 
     height, width, _ = rows[0][1][0].pixels.shape
-    font = ImageFont.load_default(size=max(11, min(width // 10, 28)))
+    size = max(11, min(width // 10, 28))
+    font = ImageFont.load_default(size=size)
     ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     margin = max(int(ruler.textlength(label, font=font)) for label, _ in rows) + 12
-    top = int(font.size) + 10
+    top = size + 10
     canvas = Image.new("RGB", (margin + len(columns) * (width + 2), top + len(rows) * (height + 2)), "white")
     draw = ImageDraw.Draw(canvas)
     for column, label in enumerate(columns):
