@@ -19,6 +19,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from sfmobile.bench.machine import describe_machine
 from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.directory import Checkpoint
@@ -29,7 +31,7 @@ from sfmobile.tables import Table
 from sfmobile.verify.constants import constant_faults
 from sfmobile.verify.exactness import QUICK, look, prove_component
 from sfmobile.verify.excitation import exciting_inputs
-from sfmobile.verify.mutants import Mutant, manifest_mutants, package_mutants, write_mutant
+from sfmobile.verify.mutants import KINDS, Mutant, manifest_mutants, package_mutants, write_mutant
 from sfmobile.verify.replay import replay_faults
 from sfmobile.verify.signal import agreement
 
@@ -110,7 +112,9 @@ def score_bundle(bundle: Bundle, checkpoint: Checkpoint, count: int, seed: int) 
     with tempfile.TemporaryDirectory(dir=bundle.root.parent) as scratch:
         root = Path(scratch) / "mutant"
         for component in bundle.manifest.components:
-            for mutant in package_mutants(bundle, component, count, seed):
+            # As many kinds as there are faults to make, drawn anew for each component and bundle.
+            kinds = np.random.default_rng([seed, sum(component.encode())]).permutation(KINDS)[:count].tolist()
+            for mutant in package_mutants(bundle, component, count, seed, kinds):
                 score.take(mutant, by_what(bundle, checkpoint, component, mutant, root))
         for mutant in manifest_mutants(bundle):
             copy = write_mutant(bundle, mutant, root)

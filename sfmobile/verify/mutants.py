@@ -647,3 +647,5 @@ _MAKERS = (
     _Maker("padding on one side", _of_kinds("conv"), _integers_changed("pad", _one_sided)),
     _Maker("activation approximated", _of_kinds("gelu"), _approximated),
 )
+
+KINDS = tuple(maker.kind for maker in _MAKERS)
