@@ -1,9 +1,9 @@
 """Where the `mil` runtime and Apple's Core AI runtime differ, operation by operation, and who is right.
 
-    python benchmarks/coreai_agreement.py [operations | blocks] [--only KIND ...] [--markdown]
+    python benchmarks/coreai_agreement.py [--only KIND ...] [--markdown]
 
-operations: every kind of operation of our programs, alone, on seeded inputs, in fp32 and in fp16, on both runtimes and
-in float64 (torch). In fp16 the right result is the float64 one rounded once. blocks: see `coreai_blocks.py`.
+Every kind of operation of our programs, alone, on seeded inputs, in fp32 and in fp16, on both runtimes and in float64
+(torch). In fp16 the right result is the float64 one rounded once.
 
 Exit code 1 if the two are under 110 dB in fp32 anywhere.
 """
@@ -395,7 +395,6 @@ def markdown(table: Table) -> str:
 def main() -> int:
     """Print the table, return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=["operations", "blocks"], default="operations")
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="KIND", help="only these kinds of operations or blocks"
     )

@@ -69,6 +69,7 @@ def find_capabilities() -> list[Capability]:
         of_extra("runtime mil", "torch", "executes exported ML Programs with torch, fp32 or fp16 evaluation"),
         of_extra("runtime torch", "torch", "the reference networks; needs the source checkpoint"),
         of_extra("runtime onnx", "onnx", "ONNX Runtime"),
+        core_ai(),
         of_extra("runtime coreml", "torch", "Core ML itself")
         if mac
         else Capability("runtime coreml", False, "needs macOS"),
@@ -88,6 +89,18 @@ def of_extra(name: str, extra: str, detail: str) -> Capability:
     if problems:
         return Capability(name, False, f"needs {', '.join(problems)}: pip install 'sfmobile[{extra}]'")
     return Capability(name, True, detail)
+
+
+def core_ai() -> Capability:
+    """Apple's package in the one version that is read, or why it isn't here; it isn't for every system."""
+    from sfmobile.errors import UnavailableError
+    from sfmobile.runtime.coreai import library
+
+    try:
+        library.require()
+    except UnavailableError as error:
+        return Capability("runtime coreai", False, str(error).rstrip("."))
+    return Capability("runtime coreai", True, "Apple's operators, and --format coreai (experimental)")
 
 
 def accelerator() -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 import platform
 from importlib import metadata
@@ -58,6 +59,7 @@ def test_an_extra_that_is_missing_is_named_with_the_way_to_get_it(monkeypatch: p
     assert not capabilities["train"].available
     assert capabilities["train"].detail == "needs nowhere-to-be-found: pip install 'sfmobile[train]'"
     assert capabilities["runtime onnx"].available
+    assert capabilities["runtime coreai"].available == (importlib.util.find_spec("coreai") is not None)
 
 
 def test_free_disk_is_that_of_the_folder_to_be(tmp_path: Path) -> None:
