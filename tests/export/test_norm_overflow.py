@@ -10,7 +10,6 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
@@ -35,7 +34,6 @@ GATE_DB = 45.0
 IDS = np.random.default_rng(0).integers(0, 600, (1, 77)).astype(np.int32)
 # How a norm is spelled out where it is no operation of its own.
 SPELLED_OUT = {"square", "pow", "sqrt", "rsqrt", "reduce_mean", "reduce_sum", "reduce_sum_square", "real_div"}
-SPELLED_OUT_ONNX = {"Pow", "Sqrt", "Reciprocal", "ReduceMean", "ReduceSum", "ReduceSumSquare"}
 
 
 class LayerNormalization(OpRun):
@@ -74,9 +72,8 @@ def expected(checkpoint: Checkpoint) -> np.ndarray:
     return result
 
 
-@pytest.mark.parametrize("target", ["ios16", "ios18"])
-def test_an_ml_program_bears_it(checkpoint: Checkpoint, expected: np.ndarray, tmp_path: Path, target: str) -> None:
-    options = ExportOptions(components=("text_encoder",), target=target)  # type: ignore[arg-type]
+def test_an_ml_program_bears_it(checkpoint: Checkpoint, expected: np.ndarray, tmp_path: Path) -> None:
+    options = ExportOptions(components=("text_encoder",), target="ios16")
     bundle = export_bundle(checkpoint, tmp_path / "bundle", options)
     with MilRuntime(bundle, "fp16").load("text_encoder") as component:
         (found,) = component.predict({"input_ids": IDS}).values()
@@ -111,13 +108,3 @@ def test_no_ml_program_spells_a_norm_out(name: str, request: pytest.FixtureReque
     for component in bundle.manifest.components:
         kinds = {operation.kind for operation in load_program(bundle.package(component)).operations}
         assert not kinds & SPELLED_OUT
-
-
-@pytest.mark.parametrize("name", ["unet", "decoder", "text_encoder"])
-def test_no_onnx_file_spells_a_norm_out(name: str, tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
-    spec, setting = SPECS[name], setting_for(tiny_checkpoint, ExportOptions())
-    net = load_network(tiny_checkpoint, name, tmp_path / "scratch", TORCH_DTYPES["float16"])
-    write_onnx(net, tmp_path / "net.onnx", PackageMetadata(""), spec.inputs(setting), spec.outputs(setting))
-    nodes = onnx.load(str(tmp_path / "net.onnx"), load_external_data=False).graph.node
-    assert not {node.op_type for node in nodes} & SPELLED_OUT_ONNX
-    assert {"LayerNormalization", "InstanceNormalization", "GroupNormalization"} & {node.op_type for node in nodes}
