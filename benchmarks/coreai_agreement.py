@@ -183,6 +183,9 @@ def cases() -> Iterator[Case]:
     yield unary("sigmoid", torch.sigmoid, 20)
     yield unary("silu", F.silu, 1)
     yield unary("silu", F.silu, 20)
+    yield unary("relu", F.relu, 1)
+    yield unary("tanh", torch.tanh, 1)
+    yield binary("real_div", torch.div)
     yield unary("gelu", F.gelu, 1)
     yield unary("gelu", F.gelu, 20)
     for axis, x in ((1, halves(1, 77, 4, 64, scale=3)), (-1, halves(4, 64, 77, scale=3))):

@@ -22,6 +22,7 @@ from sfmobile.export.options import COREAI_TARGET, ExportOptions
 from sfmobile.runtime.opening import choose_runtime, open_runtime
 from sfmobile.runtime.torch import TorchRuntime
 from sfmobile.sampling.pipeline import Request, TextToImage
+from tests.exported import SharedExports
 from tests.runtime.mil.programs import psnr
 from tests.runtime.test_torch import inputs_of
 
@@ -34,10 +35,10 @@ from sfmobile.runtime.coreai.runtime import CoreAIRuntime
 OPTIONS = ExportOptions(format="coreai", target=COREAI_TARGET, multifunction=True)
 
 
-@pytest.fixture(scope="module")
-def bundle(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+@pytest.fixture
+def bundle(tiny_exports: SharedExports) -> Bundle:
     """fp16 weights, a UNet of both guidance batches."""
-    return export_bundle(tiny_checkpoint, tmp_path_factory.mktemp("bundles") / "coreai", OPTIONS)
+    return tiny_exports(OPTIONS)
 
 
 def text_of(path: Path) -> str:
@@ -107,10 +108,10 @@ def test_it_is_labelled_experimental(bundle: Bundle) -> None:
     assert "experimental" in str(table.caption) and "never yet on a phone" in str(table.caption)
 
 
-def test_odd_bits_take_the_next_width_and_say_so(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_odd_bits_take_the_next_width_and_say_so(tiny_exports: SharedExports, tiny_checkpoint: Checkpoint) -> None:
     """In a UNet in chunks, which is what phones have room for; what 3 bits lose is all that it loses."""
     options = ExportOptions(format="coreai", target=COREAI_TARGET, bits=3, components=("unet",), chunks=2)
-    cut = export_bundle(tiny_checkpoint, tmp_path / "cut", options)
+    cut = tiny_exports(options)
     record = cut.manifest.components["unet"]
     assert [Path(chunk.package).suffix for chunk in record.chunks] == [".aimodel", ".aimodel"]
     assert describe_weights(record) == "3 bits, stored in 4"

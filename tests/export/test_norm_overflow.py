@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.directory import Checkpoint
-from sfmobile.export.component import SPECS, setting_for
+from sfmobile.export.component import component_specs, setting_for
 from sfmobile.export.exporter import export_bundle
 from sfmobile.export.lowering import TORCH_DTYPES
 from sfmobile.export.onnx_file import write_onnx
@@ -93,7 +93,7 @@ def test_an_aimodel_bears_it_on_apples_runtime(checkpoint: Checkpoint, expected:
 
 def test_an_onnx_file_bears_it(checkpoint: Checkpoint, expected: np.ndarray, tmp_path: Path) -> None:
     """Every operation in float16 by ONNX's own reference: ONNX Runtime on a CPU would widen them unasked."""
-    spec, setting = SPECS["text_encoder"], setting_for(checkpoint, ExportOptions())
+    spec, setting = component_specs(checkpoint)["text_encoder"], setting_for(checkpoint, ExportOptions())
     net = load_network(checkpoint, "text_encoder", tmp_path / "scratch", TORCH_DTYPES["float16"])
     path = tmp_path / "text.onnx"
     write_onnx(net, path, PackageMetadata(""), spec.inputs(setting), spec.outputs(setting))
