@@ -161,10 +161,24 @@ def lower_mul(context: TranscriptionContext, node: InternalTorchIRNode) -> None:
 
     coremltools 9.0 makes such numbers fp32 constants and promotes the fp16 tensor: an fp32 island in an fp16 graph.
     """
-    inputs = get_inputs(context, node, expected=2)
+    x, y = _of_one_precision(get_inputs(context, node, expected=2))
+    context.add(mb.mul(x=x, y=y, name=node.name))
+
+
+@_lowers("sub")
+def lower_sub(context: TranscriptionContext, node: InternalTorchIRNode) -> None:
+    """Elementwise difference, with Python numbers as in `lower_mul`."""
+    x, y, *alpha = get_inputs(context, node, expected=(2, 3))
+    if alpha and alpha[0] is not None and alpha[0].val != 1:
+        raise NotImplementedError(f"'{node.name}' subtracts a multiple")
+    x, y = _of_one_precision([x, y])
+    context.add(mb.sub(x=x, y=y, name=node.name))
+
+
+def _of_one_precision(inputs: list[Var]) -> list[Var]:
+    """Two operands; a Python number takes the precision of the fp16 tensor beside it."""
     for index, other in ((0, 1), (1, 0)):
         number = inputs[index]
         if number.rank == 0 and number.val is not None and inputs[other].dtype == types.fp16:
             inputs[index] = mb.const(val=np.float16(number.val))
-    x, y = promote_input_dtypes(inputs)
-    context.add(mb.mul(x=x, y=y, name=node.name))
+    return list(promote_input_dtypes(inputs))

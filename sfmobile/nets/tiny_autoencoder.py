@@ -47,5 +47,5 @@ class TinyDecoder(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         """latents (B, latent_channels, h, w), of the loop; returns (B, 3, f*h, f*w), about [-1, 1] and not clamped."""
-        image: Tensor = self.layers(torch.tanh(latents / BOUND) * BOUND)
+        image: Tensor = self.layers(torch.tanh(latents * (1 / BOUND)) * BOUND)
         return image * 2.0 - 1.0

@@ -24,6 +24,7 @@ from sfmobile.bench.report import (
 from sfmobile.errors import GateError
 from sfmobile.sampling.picture import to_pixels
 from sfmobile.sampling.pipeline import Request, TextToImage
+from sfmobile.verify.excitation import COUNT, exciting_inputs
 from sfmobile.verify.recording import Call, Recorder
 from sfmobile.verify.signal import agreement
 
@@ -75,8 +76,10 @@ def record_reference(bundle: Bundle, runtime: Runtime, requests: Sequence[Reques
     """Run every request on the reference `runtime`; `advance` is told of each step.
 
     Kept are all calls of the text encoder and the decoder, and the UNet's of the first, the middle and the last step:
-    pure noise, half a picture, and a picture.
+    pure noise, half a picture, and a picture. A bundle that can't draw is called on inputs made to excite it instead.
     """
+    if not bundle.manifest.can_draw:
+        return _excited_reference(bundle, runtime, advance)
     recorder = Recorder(runtime)
     pictures: list[np.ndarray] = []
     calls: list[Call] = []
@@ -94,6 +97,19 @@ def record_reference(bundle: Bundle, runtime: Runtime, requests: Sequence[Reques
             calls += recorder.take(f"prompt {number}, final latents")
             advance(1)
     return Reference(tuple(requests), tuple(pictures), tuple(calls))
+
+
+def _excited_reference(bundle: Bundle, runtime: Runtime, advance: Advance) -> Reference:
+    """Calls of each component that the bundle holds, for when there is no run to take them from."""
+    recorder = Recorder(runtime)
+    calls: list[Call] = []
+    for name in bundle.manifest.components:
+        with recorder.load(name) as component:
+            for number, inputs in enumerate(exciting_inputs(bundle.manifest, name, ()), start=1):
+                component.predict(inputs)
+                calls += recorder.take(f"input {number}")
+                advance(1)
+    return Reference((), (), tuple(calls))
 
 
 def golden_reference(bundle: Bundle) -> Reference:
@@ -195,10 +211,13 @@ def worst_of(found: Iterable[Agreement]) -> Agreement:
 
 def reference_work(bundle: Bundle, requests: Sequence[Request]) -> int:
     """How often `record_reference` advances."""
+    if not bundle.manifest.can_draw:
+        return COUNT * len(bundle.manifest.components)
     default = bundle.manifest.pipeline.default_steps
     return sum((default if request.steps is None else request.steps) + 1 for request in requests)
 
 
 def evaluation_work(bundle: Bundle, reference: Reference) -> int:
     """How often `evaluate` advances."""
-    return len(reference.calls) + reference_work(bundle, reference.requests)
+    pictures = reference_work(bundle, reference.requests) if reference.requests else 0
+    return len(reference.calls) + pictures

@@ -15,8 +15,9 @@ from sfmobile.export.exported import export_checkpoint
 from sfmobile.export.options import ExportOptions
 from sfmobile.observer import Observer
 from sfmobile.runtime.opening import open_runtime
-from sfmobile.sampling.pipeline import Request, TextToImage
+from sfmobile.sampling.pipeline import Request
 from sfmobile.verify.signal import psnr
+from sfmobile.verify.verification import compare_call, record_reference
 from tests.checkpoint.families import NETWORKS_ONLY, TEXT_TO_IMAGE, Family, blocks, write_family
 from tests.sampling.pipelines import reference_pipeline
 
@@ -50,36 +51,30 @@ def exported(family: Family, tmp_path: Path, **options: object) -> tuple[Checkpo
 
 
 def test_the_guidance_scale_reaches_the_program_from_the_host(tmp_path: Path) -> None:
-    checkpoint, bundle, _ = exported(small(TEXT_TO_IMAGE["LCM"]), tmp_path)
+    checkpoint, bundle, _ = exported(small(TEXT_TO_IMAGE["LCM"]), tmp_path, components=("unet",))
     manifest = bundle.manifest
     assert (manifest.pipeline.family, manifest.pipeline.default_steps) == ("latent-consistency", 4)
     assert manifest.guidance.batch == 1 and manifest.guidance.default_scale == 8.5
-    with (
-        TextToImage.of_bundle(bundle, open_runtime("mil", bundle)) as program,
-        reference_pipeline(checkpoint, 1) as ours,
-    ):
-        drawn = {}
+    with open_runtime("mil", bundle).load("unet") as program, reference_pipeline(checkpoint, 1) as ours:
+        outputs = []
         for scale in (1.0, 8.5):
-            request = Request("a red apple", "not read", 3, 2, scale)
-            expected, found = list(ours.steps(request)), list(program.steps(request))
-            assert [len(step.calls) for step in found] == [1, 1]
-            assert psnr(expected[-1].latents, found[-1].latents) > GATE_DB
-            drawn[scale] = found[-1].latents
-    assert psnr(drawn[1.0], drawn[8.5]) < 40
+            (call,) = next(ours.steps(Request("a red apple", "not read", 3, 2, scale))).calls
+            outputs.append(program.predict(call.inputs)["model_output"])
+            assert psnr(call.model_output, outputs[-1]) > GATE_DB
+    assert psnr(*outputs) < GATE_DB - 5
 
 
 @pytest.mark.parametrize("name", NETWORKS_ONLY)
 def test_a_unet_of_another_task_is_a_component(name: str, tmp_path: Path) -> None:
     checkpoint, bundle, _ = exported(small(NETWORKS_ONLY[name]), tmp_path, components=("unet",))
     assert not bundle.manifest.can_draw
-    generator = np.random.default_rng(0)
+    requests = [Request("not drawn")]
+    reference = record_reference(bundle, open_runtime("torch", bundle), requests, lambda _: None)
+    assert {call.component for call in reference.calls} == {"unet"} and not reference.requests
     with open_runtime("mil", bundle).load("unet") as unet:
         assert unet.inputs[0].shape[1] == checkpoint.unet_layout.in_channels != bundle.manifest.latents.channels
-        inputs = {item.name: generator.standard_normal(item.shape).astype(np.float32) for item in unet.inputs}
-        found = unet.predict(inputs)["model_output"]
-    with torch.inference_mode():
-        expected = checkpoint.load("unet")(*(torch.from_numpy(value) for value in inputs.values())).numpy()
-    assert psnr(expected, found) > GATE_DB
+        for call in reference.calls:
+            assert compare_call(unet, call, lambda _: None).closeness > GATE_DB
 
 
 def test_a_tiny_decoder_is_a_component(tmp_path: Path) -> None:
