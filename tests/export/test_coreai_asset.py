@@ -19,6 +19,7 @@ from sfmobile.export.coreai_asset import stored_as
 from sfmobile.export.exported import ExportedBundle, Made, describe_weights, export_options
 from sfmobile.export.exporter import export_bundle
 from sfmobile.export.options import COREAI_TARGET, ExportOptions
+from sfmobile.inspect.operations.package import inspect_package
 from sfmobile.runtime.opening import choose_runtime, open_runtime
 from sfmobile.runtime.torch import TorchRuntime
 from sfmobile.sampling.pipeline import Request, TextToImage
@@ -192,3 +193,8 @@ def test_another_runtime_names_apples(bundle: Bundle) -> None:
     for kind in ("mil", "onnx"):
         with pytest.raises(UsageError, match=r"is an \.aimodel, which .* can't execute; use --runtime coreai"):
             open_runtime(kind, bundle).load("decoder")  # type: ignore[arg-type]
+
+
+def test_inspect_says_what_it_does_not_list(bundle: Bundle) -> None:
+    with pytest.raises(UsageError, match=r"is an \.aimodel, whose operations aren't listed here"):
+        inspect_package(bundle.package("decoder"))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfmobile.bundle.digest import LISTING_FILE
-from sfmobile.errors import ArtifactError, UnavailableError
+from sfmobile.errors import ArtifactError, UnavailableError, UsageError
 from sfmobile.files import StrictModel
 from sfmobile.mlpackage.container import PIPELINES, Container, no_program, open_container, stage_containers
 from sfmobile.mlpackage.description import Array, Image, describe
@@ -100,6 +100,10 @@ def inspect_packages(path: Path) -> dict[str, PackageInspection]:
 def _opened(path: Path) -> Container:
     if not path.exists():
         raise ArtifactError(f"'{path}' doesn't exist; expected a bundle, an .mlpackage or an .onnx file.")
+    if path.suffix == ".aimodel":
+        raise UsageError(
+            f"'{path}' is an .aimodel, whose operations aren't listed here; inspect the export without --format coreai."
+        )
     if path.suffix not in (".mlmodel", ".mlmodelc") and not (path / LISTING_FILE).is_file():
         raise ArtifactError(f"'{path}' is neither a bundle nor an .mlpackage nor an .onnx file.")
     return open_container(path)
