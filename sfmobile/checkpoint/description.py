@@ -136,7 +136,7 @@ def describe(
 def _is_few_step(scheduler: Json) -> bool:
     """Whether the scheduler's file is one of distilled models; SD-Turbo's is Euler's, with trailing steps."""
     name = scheduler.get("_class_name")
-    if name in _FEW_STEP_SCHEDULERS:
+    if isinstance(name, str) and name in _FEW_STEP_SCHEDULERS:
         return True
     euler = isinstance(name, str) and name.startswith("Euler")
     return euler and scheduler.get("timestep_spacing") == "trailing" and not scheduler.get("rescale_betas_zero_snr")

@@ -104,6 +104,29 @@ def load_checkpoint(folder: Path) -> None:
         checkpoint.load(name)
 
 
+def write_overlays(folder: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    write_checkpoint(folder)
+    layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    halves = {f"{layer}.lora_down.weight": torch.ones(4, 32), f"{layer}.lora_up.weight": torch.ones(32, 4)}
+    save_file(halves | {f"{layer}.alpha": torch.tensor(2.0)}, folder / "lora.safetensors")
+    save_file({"<cat>": torch.ones(2, 32)}, folder / "embedding.safetensors")
+
+
+def open_with_lora(folder: Path) -> None:
+    from sfmobile.checkpoint.hub import open_checkpoint
+
+    open_checkpoint(folder / "checkpoint", lora=[folder / "lora.safetensors"]).state_dict("unet")
+
+
+def open_with_embedding(folder: Path) -> None:
+    from sfmobile.checkpoint.hub import open_checkpoint
+
+    open_checkpoint(folder / "checkpoint", embedding=[folder / "embedding.safetensors"]).state_dict("text_encoder")
+
+
 def write_fast_tokenizer(folder: Path) -> None:
     model = {"type": "BPE", "vocab": {"a": 0, "b</w>": 1, "ab</w>": 2, "<|startoftext|>": 3, "<|endoftext|>": 4}}
     (folder / "tokenizer.json").write_text(json.dumps({"model": model | {"merges": ["a b</w>"]}, "added_tokens": []}))
@@ -421,6 +444,10 @@ FORMATS: dict[str, Format] = {
         write_shards,
         mutators.as_json,
         open_checkpoint,
+    ),
+    "lora": Format("lora.safetensors", write_overlays, mutators.as_safetensors, open_with_lora, examples=15),
+    "embedding": Format(
+        "embedding.safetensors", write_overlays, mutators.as_safetensors, open_with_embedding, examples=15
     ),
     "program": Format(
         MODEL_FILE, write_program, mutators.as_message(lambda: schema.model().Model()), run_program, BEYOND, 20
