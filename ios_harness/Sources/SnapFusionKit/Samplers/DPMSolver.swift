@@ -12,8 +12,8 @@ struct SolverPoint: Sendable {
     }
 }
 
-/// One step of DPM-Solver++ (arXiv 2211.01095) from `start` to `end`: the factors of latents, of x_0 and its differences,
-/// and of noise.
+/// One step of DPM-Solver++ (arXiv 2211.01095) from `start` to `end`: the factors of latents, of x_0 and its
+/// differences, and of noise.
 struct SolverUpdate {
     let start: SolverPoint
     let end: SolverPoint

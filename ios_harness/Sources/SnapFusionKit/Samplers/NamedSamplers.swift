@@ -5,8 +5,8 @@ extension SamplerRecord {
         "dpm++2m-sde-karras", "dpm++2s", "unipc", "lcm", "tcd",
     ]
 
-    /// The sampler called `name` over this one's process; itself if that is its name. Throws `UsageError` if there is no
-    /// such sampler, or if it can't walk the model, saying which can.
+    /// The sampler called `name` over this one's process; itself if that is its name. Throws `UsageError` if there is
+    /// no such sampler, or if it can't walk the model, saying which can.
     public func named(_ name: String) throws -> SamplerRecord {
         if name == self.name { return self }
         guard let record = derived(name) else {

@@ -158,7 +158,9 @@ enum NoiseSchedule {
         (sigmas + [final == .zero ? 0 : Double(trained[0])]).map { Double(Float($0)) }
     }
 
-    private static func curve(_ schedule: SigmaSchedule, _ largest: Double, _ smallest: Double, _ steps: Int) -> [Double] {
+    private static func curve(
+        _ schedule: SigmaSchedule, _ largest: Double, _ smallest: Double, _ steps: Int
+    ) -> [Double] {
         guard schedule == .karras else { return linspace(log(largest), log(smallest), steps).map { exp($0) } }
         let (high, low) = (pow(largest, 1 / karrasRho), pow(smallest, 1 / karrasRho))
         return linspace(0, 1, steps).map { (ramp: Double) -> Double in pow(high + ramp * (low - high), karrasRho) }

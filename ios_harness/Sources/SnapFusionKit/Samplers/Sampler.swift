@@ -1,8 +1,8 @@
 /// One walk from noise to denoised latents, a network call at a time; it holds the history that its formulas need.
 ///
 /// The latents start as noise of unit variance times `noiseScale`. Every call takes `modelInput` of them and the
-/// timestep, and `step` makes those of the next call from its output. The same formulas, in the same order and precision,
-/// are `sfmobile/sampling/samplers/` in Python, with their sources.
+/// timestep, and `step` makes those of the next call from its output. The same formulas, in the same order and
+/// precision, are `sfmobile/sampling/samplers/` in Python, with their sources.
 public protocol Sampler: Sendable {
     /// What each network call is told, in order; fractions where a noise level lies between two timesteps.
     var timesteps: [Float] { get }
