@@ -25,7 +25,7 @@ from sfmobile.models import find_checkpoint
 from sfmobile.sampling.noise import Noise
 from sfmobile.sampling.picture import Picture, labelled_sheet
 from sfmobile.sampling.pipeline import Request
-from sfmobile.sampling.samplers.named import NAMES, named
+from sfmobile.sampling.samplers.named import NAMES, named, walkers
 from sfmobile.sampling.samplers.starting import start
 from sfmobile.tables import Table
 from sfmobile.testing import SD15_SCHEDULER
@@ -81,9 +81,7 @@ def sheet(path: Path) -> None:
     checkpoint = Checkpoint.open(find_checkpoint(Path("glyph")))
     rows: list[tuple[str, list[Picture]]] = []
     with reference_pipeline(checkpoint) as pipeline:
-        for name in NAMES:
-            if name == "heun":  # can't start from pure noise
-                continue
+        for name in walkers(checkpoint.sampler):
             request = Request(SHEET_PROMPT, seed=1, sampler=name)
             rows.append((name, [pipeline.generate(replace(request, steps=count)) for count in SHEET_STEPS]))
     labelled_sheet(rows, [f"{count} steps" for count in SHEET_STEPS]).save(path)

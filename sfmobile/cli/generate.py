@@ -109,12 +109,10 @@ def generate(
 def comparison(
     samplers: str, steps: str, prompts: list[str], other_steps: int | None, other_sampler: str | None
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """`--compare-samplers` and `--compare-steps`. Raises `UsageError` for what can't be compared."""
-    from sfmobile.sampling.samplers.named import NAMES
-
+    """`--compare-samplers` (none for all) and `--compare-steps`. Raises `UsageError` for what can't be compared."""
     if len(prompts) != 1 or other_steps is not None or other_sampler is not None:
         raise UsageError("--compare-samplers draws one prompt and takes neither --steps nor --sampler.")
-    names = NAMES if samplers == "all" else tuple(samplers.split(","))
+    names = () if samplers == "all" else tuple(samplers.split(","))
     counts = steps.split(",")
     if not all(count.isascii() and count.isdigit() for count in counts):
         raise UsageError(f"--compare-steps {steps} is no list of numbers; expected 4,8,16 say.")
@@ -134,7 +132,9 @@ def compare(
     from dataclasses import replace
 
     from sfmobile.sampling.picture import labelled_sheet
+    from sfmobile.sampling.samplers.named import walkers
 
+    samplers = samplers or walkers(pipeline.manifest.sampler)
     wanted = [[replace(request, sampler=name, steps=count) for count in steps] for name in samplers]
     calls = [[pipeline.calls(one) for one in row] for row in wanted]
     rows = [

@@ -64,11 +64,16 @@ def named(own: SamplerRecord, name: str) -> SamplerRecord:
         raise UsageError(f"There is no sampler '{name}'; expected one of {', '.join(NAMES)}.")
     record = _derived(own, name)
     if not _walks(record):
-        others = ", ".join(other for other in NAMES if _walks(_derived(own, other)))
+        others = ", ".join(walkers(own))
         raise UsageError(
             f"The sampler '{name}' can't walk this model, which starts from pure noise; these can: {others}."
         )
     return record
+
+
+def walkers(own: SamplerRecord) -> tuple[str, ...]:
+    """The names of all samplers that can walk the model whose own sampler is `own`."""
+    return tuple(name for name in NAMES if name == name_of(own) or _walks(_derived(own, name)))
 
 
 def ddim_of(own: SamplerRecord) -> DDIMRecord:
