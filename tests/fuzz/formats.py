@@ -199,7 +199,7 @@ def run_program(folder: Path) -> None:
     fed = {
         name: np.zeros(type_.sizes, np.int32 if type_.data_type.startswith("int") else np.float32)
         for name, type_ in program.inputs.items()
-        if type_.elements <= 1 << 20
+        if type_.elements <= 1 << 20 and max(type_.sizes, default=0) <= 1 << 20
     }
     if len(fed) == len(program.inputs):
         evaluator = Evaluator(program, "fp16")
