@@ -6,6 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
+from diffusers import PNDMScheduler
+
 from sfmobile.bench.verify_report import SampleAgreement
 from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.directory import Checkpoint
@@ -13,6 +15,7 @@ from sfmobile.export.exporter import export_bundle
 from sfmobile.export.options import ExportOptions
 from sfmobile.runtime.torch import TorchRuntime
 from sfmobile.sampling.pipeline import Request, TextToImage
+from sfmobile.verify.constants import reference_pipeline
 from sfmobile.verify.diffusers_reference import READING_GATE_DB, compare_reading, why_not
 from tests.checkpoint.diffusers_files import stable_diffusion_2
 
@@ -35,10 +38,25 @@ def test_every_stage_agrees_where_diffusers_wrote_the_checkpoint(tmp_path: Path)
     check(export_bundle(checkpoint, tmp_path / "bundle", ExportOptions()), checkpoint)
 
 
+def test_every_call_of_another_sampler_agrees(tiny_bundle: Bundle, tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """PNDM, as Stable Diffusion 1 has it: by the checkpoint's constants, as verify reads, whatever a bundle says."""
+    root = Path(shutil.copytree(tiny_checkpoint.root, tmp_path / "source"))
+    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    PNDMScheduler(**betas, skip_prk_steps=True, steps_offset=1).save_config(root / "scheduler")
+    index = json.loads((root / "model_index.json").read_text())
+    (root / "model_index.json").write_text(json.dumps({**index, "scheduler": ["diffusers", "PNDMScheduler"]}))
+    checkpoint = Checkpoint.open(root)
+    with reference_pipeline(tiny_bundle, checkpoint, TorchRuntime(tiny_bundle, checkpoint)) as pipeline:
+        check_stages(checkpoint, {one.input: one for one in compare_reading(checkpoint, pipeline, REQUEST)})
+
+
 def check(bundle: Bundle, checkpoint: Checkpoint) -> None:
     assert why_not(checkpoint) is None
-    stages = read(checkpoint, bundle)
-    # PNDM, stable_diffusion_1's own sampler, makes one call more than steps.
+    check_stages(checkpoint, read(checkpoint, bundle))
+
+
+def check_stages(checkpoint: Checkpoint, stages: dict[str, SampleAgreement]) -> None:
+    # PNDM makes one call more than steps.
     calls = range(1, 5 if checkpoint.sampler.kind == "pndm" else 4)
     assert list(stages) == [
         *(f"{text}: {what}" for text in ("prompt", "negative prompt") for what in ("tokens", "embedding")),
@@ -58,7 +76,7 @@ def test_a_misread_checkpoint_is_caught_at_the_stage_where_it_starts(
     path.write_text(json.dumps({**json.loads(path.read_text()), "beta_end": 0.02}))
     stages = read(Checkpoint.open(root), tiny_bundle)
     off = [name for name, stage in stages.items() if not stage.agreement.reaches(READING_GATE_DB)]
-    assert off[0] == "step 1 of 4"
+    assert off[0] == "step 1 of 3"
 
 
 def test_what_diffusers_has_no_class_for_is_said(tiny_snapfusion_checkpoint: Checkpoint) -> None:
