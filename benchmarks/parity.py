@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from sfmobile.bundle.manifest import TimeEmbeddingRecord
 from sfmobile.checkpoint.config import autoencoder_config, text_encoder_config, unet_config
-from sfmobile.checkpoint.weights import PartName, stored_names, stored_shape
+from sfmobile.checkpoint.weights import PartName, stored_names
 from sfmobile.nets.attention import ATTENTION_FORMS, set_attention_form
 from sfmobile.nets.autoencoder import Decoder, Encoder
 from sfmobile.nets.layout import SD15_AUTOENCODER, SD15_TEXT_ENCODER, SD15_UNET
@@ -142,13 +142,14 @@ def autoencoder_half(part: PartName) -> tuple[nn.Module, Any]:
 
 def share_weights(part: PartName, ours: nn.Module, theirs: nn.Module) -> None:
     """Random weights in both networks, one copy in memory."""
-    names = set(theirs.state_dict())
+    shapes = {name: tuple(value.shape) for name, value in theirs.state_dict().items()}
     weights: dict[str, Tensor] = {}
     stored: dict[str, Tensor] = {}
     for key, value in ours.state_dict().items():
         weights[key] = random_weight(f"{part}.{key}", tuple(value.shape), seed=0)
-        name = next(name for name in stored_names(part, key) if name in names)
-        stored[name] = weights[key].reshape(stored_shape(key, tuple(value.shape)))
+        name = next(name for name in stored_names(part, key) if name in shapes)
+        # Some of theirs are linear layers where ours are 1x1 convolutions.
+        stored[name] = weights[key].reshape(shapes[name])
     ours.load_state_dict(weights, assign=True)
     unexpected = theirs.load_state_dict(stored, strict=False, assign=True).unexpected_keys
     assert not unexpected, unexpected
