@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -113,6 +113,16 @@ class Recipe(StrictModel):
                 raise UsageError(
                     f"Lookup tables per group of channels need target ios18{place}, found {target}; leave out the "
                     "group size or export for ios18."
+                )
+
+    def check_names(self, known: Iterable[ComponentName]) -> None:
+        """Raise `UsageError` for a part of a component that isn't among those `known`."""
+        names = tuple(known)
+        for component in self.components:
+            if component not in names:
+                raise UsageError(
+                    f"The recipe has a part for '{component}', which this checkpoint doesn't have (it has "
+                    f"{', '.join(names)}); correct its name, or search a recipe for this checkpoint."
                 )
 
     def check_component(self, component: ComponentName, shapes: Mapping[str, tuple[int, ...]]) -> None:

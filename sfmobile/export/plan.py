@@ -50,6 +50,8 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     checkpoint = checkpoint.with_clip_skip(options.clip_skip)
     setting = setting_for(checkpoint, options)
     specs = component_specs(checkpoint)
+    if options.compression is not None:
+        options.compression.check_names(specs)
     parts = []
     for name in chosen_components(checkpoint, options):
         weights = checkpoint.state_dict(name)

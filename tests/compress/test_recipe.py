@@ -122,7 +122,7 @@ def test_group_that_divides_no_channels_is_refused() -> None:
         ('{"default": {"bits": 5}}', "default: 5 bits can't be stored"),
         ('{"default": {"bits": 16, "group_size": 8}}', "a group size means nothing at 16 bits"),
         ('{"default": {"bits": 6, "group_size": 0}}', "default.group_size"),
-        ('{"default": {"bits": 6}, "components": {"vae": {}}}', "components.vae"),
+        ('{"default": {"bits": 6}, "components": {"unet": {"bits": 6}}}', "components.unet.bits"),
         ('{"default": {"bits": 6}, "colour": 1}', "colour"),
         ('{"version": 9, "default": {"bits": 6}}', "version 9 but this sfmobile reads 1; upgrade"),
     ],

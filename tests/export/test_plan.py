@@ -60,3 +60,8 @@ def test_recipe_that_does_not_fit_is_refused_before_any_work(tiny_checkpoint: Ch
     recipe = Recipe(default=LayerRecipe(bits=6), components={"unet": part})
     with pytest.raises(UsageError, match=r"names layer 'down_blocks.7.resnets.0.conv1'"):
         plan_export(tiny_checkpoint, ExportOptions(recipe=recipe))
+    misnamed = Recipe(default=LayerRecipe(bits=6), components={"vae": ComponentRecipe(default=LayerRecipe(bits=4))})
+    with pytest.raises(
+        UsageError, match=r"a part for 'vae', which this checkpoint doesn't have \(it has text_encoder,"
+    ):
+        plan_export(tiny_checkpoint, ExportOptions(recipe=misnamed))
