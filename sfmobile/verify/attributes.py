@@ -1,8 +1,9 @@
 """What operations compute with beside weights, against what the network's modules say: epsilons, axes, scales.
 
 An epsilon beside a large variance moves an output by less than any gate sees, and a normalisation that divides by the
-wrong one still draws a picture, until a flat latent comes. So they are read, not measured: each normalisation belongs
-to a module by its weight, each scale of an attention to its module by its operation's name.
+wrong one still draws a picture, until a flat latent comes; one activation approximated among many hides as well. So
+they are read, not measured: each normalisation belongs to a module by its weight, each scale of an attention to its
+module by its operation's name.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 # Our GroupNorms are an `instance_norm` over groups and, behind a reshape, a `batch_norm` that only scales and shifts.
 NORMS = ("layer_norm", "instance_norm", "batch_norm")
 CHANNELS = (1,)
+# torch's `gelu` without an approximation, which is what all of our networks have.
+EXACT = "EXACT"
 
 
 def attribute_faults(program: Program, network: nn.Module) -> list[str]:
@@ -41,6 +44,8 @@ def attribute_faults(program: Program, network: nn.Module) -> list[str]:
     for operation in program.operations:
         if operation.kind in NORMS:
             faults += _norm_faults(graph, operation, _module_of(graph, operation, norms), network)
+        elif operation.kind == "gelu" and graph.attribute(operation, "mode", EXACT) != EXACT:
+            faults.append(f"gelu '{operation.name}' is approximated, its module's is exact")
         elif operation.kind == "mul":
             owner = origin(operation.name, attentions)
             if owner is not None:

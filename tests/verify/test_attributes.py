@@ -32,7 +32,7 @@ def test_every_wrong_number_is_named_with_what_it_should_be(
     name: ComponentName, tiny_palettized_bundle: Bundle, tiny_checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     """An epsilon of 1e-5 made 8e-5 beside a large variance leaves an output at more than 95 dB."""
-    kinds = ("an epsilon wrong", "a scale wrong", "a norm's own number wrong")
+    kinds = ("an epsilon wrong", "a scale wrong", "a norm's own number wrong", "activation approximated")
     drawn = dict.fromkeys(kinds, 0)
     for number, mutant in enumerate(package_mutants(tiny_palettized_bundle, name, 12, seed=1, kinds=kinds)):
         if mutant.kind == "a scale wrong" and "att" not in mutant.detail:
@@ -40,5 +40,7 @@ def test_every_wrong_number_is_named_with_what_it_should_be(
             continue
         drawn[mutant.kind] += 1
         (found,) = faults(write_mutant(tiny_palettized_bundle, mutant, tmp_path / str(number)), tiny_checkpoint, name)
-        assert any(words in found for words in ("has the epsilon", "scales by", "has a mean", "has a variance")), found
+        assert any(
+            words in found for words in ("has the epsilon", "scales by", "has a mean", "has a variance", "approximated")
+        ), found
     assert drawn["an epsilon wrong"] and (name == "text_encoder" or drawn["a norm's own number wrong"])
