@@ -1,4 +1,4 @@
-"""What operations compute with beside weights, against what the network's modules say: epsilons, axes, scales.
+"""What operations compute with beside weights, against what the network's modules say: epsilons, axes, scales, masks.
 
 An epsilon beside a large variance moves an output by less than any gate sees, and a normalisation that divides by the
 wrong one still draws a picture, until a flat latent comes; one activation approximated among many hides as well. So
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 # Our GroupNorms are an `instance_norm` over groups and, behind a reshape, a `batch_norm` that only scales and shifts.
 NORMS = ("layer_norm", "instance_norm", "batch_norm")
 CHANNELS = (1,)
+# What takes a mask: added to the scores, or an operand of the attention that adds it itself.
+ADDING = ("add", "scaled_dot_product_attention")
 # torch's `gelu` without an approximation, which is what all of our networks have.
 EXACT = "EXACT"
 
@@ -40,7 +42,7 @@ def attribute_faults(program: Program, network: nn.Module) -> list[str]:
     modules = dict(network.named_modules())
     norms = {position: modules[name] for position, name in weight_owners(program, network).items()}
     attentions = {constant_name(name): module for name, module in modules.items() if isinstance(module, Attention)}
-    faults: list[str] = []
+    faults = list(_mask_faults(program, network))
     for operation in program.operations:
         if operation.kind in NORMS:
             faults += _norm_faults(graph, operation, _module_of(graph, operation, norms), network)
@@ -100,6 +102,25 @@ def _scale_faults(graph: Graph, operation: Operation, module: Attention) -> Iter
         if stored != _held(head**-0.5, stored):
             place = f"{operation.kind} '{operation.name}'"
             yield f"{place} scales by {float(stored):.4g}, its attention by {head**-0.5:.4g}"
+
+
+def _mask_faults(program: Program, network: nn.Module) -> Iterator[str]:
+    """What is added to attention's scores, place by place: an opened place may be one that no prompt looks at."""
+    for name, expected in network.named_buffers():
+        if not name.endswith("mask"):
+            continue
+        size = expected.numel()
+        masks = [mask.cpu().numpy().reshape(-1) for mask in (expected, expected.transpose(-1, -2))]
+        constants = {item for one in program.operations if one.kind in ADDING for item in one.reads()}
+        for item in sorted(constants & set(program.constants)):
+            constant = program.constants[item]
+            if constant.type.elements != size or not constant.type.is_float:
+                continue
+            stored = np.asarray(constant.load()).reshape(-1)
+            # By query and key, or by key and query.
+            if not any((stored == mask.astype(stored.dtype)).all() for mask in masks):
+                places = min(int((stored != mask.astype(stored.dtype)).sum()) for mask in masks)
+                yield f"mask '{item}' differs from its module's in {places} of {size} places"
 
 
 def _held(value: float, stored: np.ndarray) -> np.ndarray:

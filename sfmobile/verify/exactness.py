@@ -20,6 +20,7 @@ from sfmobile.bench.verify_report import (
     SampleAgreement,
     StoredWeightsRecord,
 )
+from sfmobile.bundle.directory import Bundle
 from sfmobile.compress.recipe import FULL_BITS, LayerRecipe, compressible
 from sfmobile.observer import Observer
 from sfmobile.runtime.mil.evaluate import Evaluator
@@ -35,7 +36,6 @@ from sfmobile.verify.weights import StoredWeights, compare_weights
 
 if TYPE_CHECKING:
     from sfmobile.bundle.choices import ComponentName
-    from sfmobile.bundle.directory import Bundle
     from sfmobile.bundle.manifest import ComponentRecord
     from sfmobile.checkpoint.directory import Checkpoint
     from sfmobile.mlpackage.program import Program
@@ -89,6 +89,19 @@ def look(bundle: Bundle, checkpoint: Checkpoint, name: ComponentName, observer: 
     shapes = {key: tuple(tensor.shape) for key, tensor in source.items()}
     weights = compare_weights(program, source, lambda key: recorded_storage(record, key, shapes[key]), observer.advance)
     return Looked(program, weights, tuple(attribute_faults(program, checkpoint.load(name, None))))
+
+
+def by_function(bundle: Bundle, name: ComponentName) -> Iterator[tuple[str, Bundle]]:
+    """`bundle` for each function of a component: the one it runs under the component's own name, then the others.
+
+    The others are named as in "unet (batch_1)".
+    """
+    record = bundle.manifest.components[name]
+    yield name, bundle
+    for other in record.functions:
+        components = {**bundle.manifest.components, name: record.selected(other.function)}
+        manifest = bundle.manifest.model_copy(update={"components": components})
+        yield f"{name} ({other.function})", Bundle(bundle.root, manifest)
 
 
 def prove_component(

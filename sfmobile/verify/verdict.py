@@ -26,7 +26,7 @@ from sfmobile.runtime.opening import RuntimeRequest, choose_runtime, has_source,
 from sfmobile.runtime.torch import TorchRuntime
 from sfmobile.sampling.pipeline import Request
 from sfmobile.verify.constants import constant_faults, reference_pipeline
-from sfmobile.verify.exactness import QUICK, THOROUGH, prove_component
+from sfmobile.verify.exactness import QUICK, THOROUGH, by_function, prove_component
 from sfmobile.verify.gates import ROUNDED_GATE_DB, Gates
 from sfmobile.verify.recording import Call, Recorder
 from sfmobile.verify.references import REFERENCES, Asked, choose
@@ -222,8 +222,11 @@ class _Verification:
             assert checkpoint is not None and recording is not None
             for name in asked.components:
                 if bundle.manifest.components[name].format == "mlprogram":
-                    calls, how = recording.of(name), QUICK if self.quick else THOROUGH
-                    components[name] = prove_component(bundle, checkpoint, name, calls, asked.observer, how)
+                    how = QUICK if self.quick else THOROUGH
+                    for label, one in by_function(bundle, name):
+                        # Calls of the run fit the function that it ran.
+                        calls = recording.of(name) if label == name else []
+                        components[label] = prove_component(one, checkpoint, name, calls, asked.observer, how)
             constants += constant_faults(bundle, checkpoint)
             against.append("the checkpoint")
         if "golden" in used:

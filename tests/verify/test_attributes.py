@@ -44,3 +44,12 @@ def test_every_wrong_number_is_named_with_what_it_should_be(
             words in found for words in ("has the epsilon", "scales by", "has a mean", "has a variance", "approximated")
         ), found
     assert drawn["an epsilon wrong"] and (name == "text_encoder" or drawn["a norm's own number wrong"])
+
+
+def test_a_place_of_a_mask_that_is_open_is_counted(
+    tiny_palettized_bundle: Bundle, tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    """One that draws no weight on any input is seen by no output."""
+    (mutant, *_) = package_mutants(tiny_palettized_bundle, "text_encoder", 1, seed=1, kinds=("a mask open",))
+    found = faults(write_mutant(tiny_palettized_bundle, mutant, tmp_path / "open"), tiny_checkpoint, "text_encoder")
+    assert any("differs from its module's in 1 of 5929 places" in one for one in found), found

@@ -16,7 +16,7 @@ from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.export.options import ExportOptions
 from sfmobile.observer import Observer
 from sfmobile.verify.constants import constant_faults
-from sfmobile.verify.exactness import EXACT_GATE_DB, QUICK, THOROUGH, prove_component
+from sfmobile.verify.exactness import EXACT_GATE_DB, QUICK, THOROUGH, by_function, prove_component
 from sfmobile.verify.excitation import exciting_inputs
 from sfmobile.verify.mutants import Mutant, manifest_mutants, package_mutants, write_mutant
 from tests.exported import SharedExports
@@ -97,3 +97,16 @@ def test_excitation_reads_the_vocabulary_and_gives_each_row_its_own_time(tiny_bu
         assert (first != second).any() and (
             found["encoder_hidden_states"][0] != found["encoder_hidden_states"][1]
         ).any()
+
+
+def test_every_function_of_a_package_is_proven(tiny_exports: SharedExports, tiny_checkpoint: Checkpoint) -> None:
+    options = ExportOptions(
+        target="ios18", bits=4, multifunction=True, more_latent_sizes=((8, 16),), multifunction_decoder=True
+    )
+    found = dict(by_function(tiny_exports(options), "unet"))
+    assert len(found) == 4 and next(iter(found)) == "unet"
+    label, last = list(found.items())[-1]
+    record = last.manifest.components["unet"]
+    assert label == f"unet ({record.function})" and record.inputs[0].shape == (1, 4, 8, 16)
+    proof = prove_component(last, tiny_checkpoint, "unet", [], Observer(), QUICK)
+    assert proof.passed and proof.worst is not None and (proof.worst.psnr_db or 0) > EXACT_GATE_DB
