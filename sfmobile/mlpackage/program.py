@@ -104,9 +104,9 @@ class Program:
             "use the coreml runtime on a Mac, or export without it."
         )
 
-    def broken(self, operation: Operation, found: object) -> ArtifactError:
+    def broken(self, operation: Operation, found: object, mend: str = "export it again") -> ArtifactError:
         """An error for an operation whose operands don't go together: no runtime could execute it."""
-        return ArtifactError(f"{self.package.name}: {operation} can't be computed ({_brief(found)}); export it again.")
+        return ArtifactError(f"{self.package.name}: {operation} can't be computed ({_brief(found)}); {mend}.")
 
     def constant(self, operand: Operand | None) -> Constant | None:
         """The constant that an operand is; None for anything computed or absent."""

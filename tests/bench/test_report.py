@@ -45,7 +45,7 @@ def test_the_schema_refuses_unknown_keys_and_missing_names() -> None:
     assert validator.is_valid(good)
     assert not validator.is_valid(good | {"speed": 1})
     assert not validator.is_valid({key: value for key, value in good.items() if key != "machine"})
-    good["components"]["vae"] = good["components"]["unet"]
+    good["components"]["unet"] = 1
     assert not validator.is_valid(good)
 
 

@@ -91,7 +91,9 @@ def _write_tokenizer(folder: Path) -> None:
     (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
 
 
-def finish_bundle(writer: BundleWriter, components: dict[ComponentName, ComponentRecord]) -> Bundle:
+def finish_bundle(
+    writer: BundleWriter, components: dict[ComponentName, ComponentRecord], time_dimension: int = 32
+) -> Bundle:
     tokenizer = writer.folder("tokenizer", _write_tokenizer)
     golden = writer.folder("golden", lambda folder: np.save(folder / "latents.npy", np.arange(4, dtype=np.float32)))
     return writer.commit(
@@ -124,7 +126,7 @@ def finish_bundle(writer: BundleWriter, components: dict[ComponentName, Componen
             ),
             latents=LatentsRecord(channels=4, height=8, width=8, pixels_per_latent=8, scaling_factor=0.18215),
             guidance=GuidanceRecord(batch=2, default_scale=7.5),
-            time_embedding=TimeEmbeddingRecord(dimension=32),
+            time_embedding=TimeEmbeddingRecord(dimension=time_dimension),
             tokenizers={
                 "tokenizer": TokenizerRecord(
                     vocab="tokenizer/vocab.json",

@@ -40,8 +40,9 @@ def changed(root: Path, file: str, **changes: Any) -> Path:
     ("name", "sentence"),
     [
         ("StableDiffusionControlNetPipeline", "draws what a control picture says, which sfmobile can't do yet"),
-        ("StableDiffusionXLPipeline", "is no pipeline that sfmobile has; expected one of StableDiffusionPipeline"),
-        ("StableDiffusionUpscalePipeline", "is no pipeline that sfmobile has"),
+        ("StableDiffusionXLPipeline", "this is Stable Diffusion XL"),
+        ("StableDiffusionUpscalePipeline", "this is an upscaler"),
+        ("StableDiffusionOwnPipeline", "is no pipeline that sfmobile has; expected one of StableDiffusionPipeline"),
         (["StableDiffusionPipeline"], "names no pipeline class"),
         (None, "never guessed"),
     ],

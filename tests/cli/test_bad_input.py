@@ -46,7 +46,7 @@ def test_a_path_that_is_no_checkpoint(tmp_path: Path, capsys) -> None:
     assert "model_index.json" in refused(capsys, empty)
     single = tmp_path / "model.safetensors"
     single.write_bytes(b"x")
-    assert "diffusers-format directory" in refused(capsys, single)
+    assert "is not a whole safetensors file" in refused(capsys, single)
 
 
 def test_a_missing_and_a_truncated_shard(checkpoint: Path, capsys) -> None:

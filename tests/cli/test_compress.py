@@ -281,7 +281,7 @@ def test_a_kill_around_chunking_and_compression_leaves_nothing_and_a_rerun_compl
         (["--probes", "0"], 2, "--probes 0 is impossible"),
         (["--sensitivity-prompts", "0"], 2, "--sensitivity-prompts 0 is impossible"),
         (["--steps", "0"], 2, "Expected 1 to 1000 steps"),
-        (["--guidance", "nan"], 2, "guidance scale nan makes no sense"),
+        (["--guidance", "nan"], 2, "--guidance nan is no number that can be used"),
         (["--latent-size", "7x7"], 2, "7"),
     ],
 )

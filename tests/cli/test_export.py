@@ -98,7 +98,7 @@ def test_target_that_is_not_a_bundle_is_never_replaced(
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/cat.jpg").write_bytes(b"cat")
     outcome = run(capsys, "export", tiny_checkpoint.root, "-o", tmp_path / "photos")
-    assert outcome.code == 2 and "not empty and not a bundle" in outcome.sentence
+    assert outcome.code == 2 and "is not empty and not a whole bundle" in outcome.sentence
     assert (tmp_path / "photos/cat.jpg").read_bytes() == b"cat"
 
 

@@ -65,7 +65,12 @@ def test_onnx_files_are_inspected_too(tmp_path: Path, capsys) -> None:
     assert said["format"] == "onnx" and said["operations"] == {"MatMul": 1, "Reshape": 1}
     assert said["weights"] == 32 and said["bits_per_weight"] == 16
     assert said["bytes"] == path.stat().st_size + (tmp_path / "Decoder.bin").stat().st_size
-    assert said["inputs"] == [{"name": "x", "dtype": "float16", "shape": [2, None]}]
+    (given,) = said["inputs"]
+    assert {key: value for key, value in given.items() if value} == {
+        "name": "x",
+        "dtype": "float16",
+        "shape": [2, None],
+    }
 
 
 @pytest.mark.parametrize(

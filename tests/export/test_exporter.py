@@ -231,7 +231,6 @@ KILLED = """
     from pathlib import Path
     from sfmobile.checkpoint.directory import Checkpoint
     from sfmobile.export.exporter import export_bundle
-from tests.exported import SharedExports
     from sfmobile.export.options import ExportOptions
     from sfmobile.export.phases import ExportObserver
     class Kill(ExportObserver):

@@ -104,4 +104,4 @@ def write_runtime_bundle(root: Path) -> Bundle:
                 files=files,
             )
             writer.finish(name, records[name])
-        return finish_bundle(writer, records)
+        return finish_bundle(writer, records, time_dimension=4)

@@ -316,13 +316,15 @@ def computing(program: Program, operation: Operation) -> Iterator[None]:
         raise _explained(program, operation, error) from error
 
 
-def _explained(program: Program, operation: Operation, error: Exception) -> SfmobileError:
+def _explained(
+    program: Program, operation: Operation, error: Exception, mend: str = "export it again"
+) -> SfmobileError:
     """torch lacks some operations on some types; everything else lies in the program."""
     if isinstance(error, NotImplementedError):
         return program.error(operation, "is of types")
     if isinstance(error, LimitError):
         return program.error(operation, str(error))
-    return program.broken(operation, error)
+    return program.broken(operation, error, mend)
 
 
 def outputs_of(program: Program, operation: Operation, result: Value | Sequence[Value]) -> list[Value]:
@@ -355,4 +357,5 @@ def run_steps(
                 slots[index] = None
     except _FAILURES as error:
         assert step is not None
-        raise _explained(program, step.operation, error) from error
+        # A value that was given may be at fault: an index beyond the end, say.
+        raise _explained(program, step.operation, error, "look at the inputs, or export it again") from error

@@ -15,7 +15,7 @@ LIST_BYTES = 4 * 2**30
 
 
 class LimitError(ValueError):
-    """A program asks for more rounds or a longer list than a run may have."""
+    """A program asks for what this runtime doesn't do, or for more rounds or a longer list than a run may have."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def test_a_guided_picture_calls_each_component_as_often_as_the_pipeline_does(
     tiny_bundle: Bundle, tiny_palettized_bundle: Bundle
 ) -> None:
     both, one_by_one = tiny_bundle.manifest, tiny_palettized_bundle.manifest
-    steps = both.sampler.default_steps
+    steps = both.pipeline.default_steps
     assert [calls_per_picture(both, name) for name in both.components] == [2, steps, 1]
     assert [calls_per_picture(one_by_one, name, steps=3) for name in both.components] == [2, 6, 1]
 

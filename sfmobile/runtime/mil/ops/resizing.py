@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sfmobile.runtime.mil.ops.registry import op
+from sfmobile.runtime.mil.values import LimitError
 
 SamplingMode = Literal["STRICT_ALIGN_CORNERS", "ALIGN_CORNERS", "UNALIGN_CORNERS", "DEFAULT", "OFFSET_CORNERS"]
 
@@ -122,7 +123,7 @@ def resize(
     if resized_dims not in (1, 2):
         raise ValueError(f"resizes {resized_dims} axes")
     if interpolation_mode != "LINEAR" and sampling_mode != "DEFAULT":
-        raise ValueError(f"has interpolation_mode {interpolation_mode} with sampling_mode {sampling_mode}")
+        raise LimitError(f"has interpolation_mode {interpolation_mode} with sampling_mode {sampling_mode}")
     targets = shape[len(shape) - resized_dims :]
     for axis, target in zip(range(-resized_dims, 0), targets, strict=True):
         size = x.shape[axis]
