@@ -130,7 +130,7 @@ def export(
             "--golden-steps",
             min=1,
             metavar="N",
-            help="Steps of that run; the model's default, or as many as half a minute has room for, without it.",
+            help="Steps of that run; the model's default, or as many as a minute has room for, without it.",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Rebuild components that are whole and current too.")] = False,

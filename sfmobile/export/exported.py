@@ -179,7 +179,7 @@ def export(
     the text encoder to leave out, counted as diffusers does. default_steps, default_guidance: of a picture that nobody
     asks otherwise for; the checkpoint's own without them. author, licence, model_version, metadata: written into every
     package. golden: record a reference run for tests, of golden_steps steps, by default the model's own or as many as
-    half a minute has room for. force: rebuild what is whole and current too.
+    a minute has room for. force: rebuild what is whole and current too.
 
     Raises `UsageError` for options that don't fit, `ArtifactError` for a damaged checkpoint, `UnavailableError` for
     too little disk, no network, or another export into `output`.

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from sfmobile.checkpoint.directory import Checkpoint
     from sfmobile.sampling.golden import GoldenRun
 
-# Torch in fp32 does about this many floating-point operations a second on two cores of a laptop or a small server.
-RATE = 300e9
-# A golden run takes as many steps as half a minute at that rate has room for; a minute, where the cores are busy.
-AFFORDABLE = 30 * RATE
+# Floating-point operations a second of torch in fp32 on two cores, by what full-size networks took: 90 to 220 thousand
+# million, as busy as the machine was.
+RATE = 150e9
+# A golden run takes as many steps as a minute at that rate has room for.
+AFFORDABLE = 60 * RATE
 # What needs no word beforehand.
 SHORT_SECONDS = 10.0
 
