@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from sfmobile.mlpackage.operands import NamedOperands
 from sfmobile.mlpackage.program import Constant, Operation, Program
 from sfmobile.mlpackage.types import FLOAT_TYPES, TensorType
 from sfmobile.runtime.coreai import library, palette
@@ -78,56 +78,16 @@ class GraphBuilder:
         return library.constant(np.asarray(value).astype(number))
 
 
-class Operands:
-    """Operands and attributes of one operation, by the names of the MIL reference."""
+class Operands(NamedOperands["Value"]):
+    """Operands and attributes of one operation, as values of the graph."""
 
     def __init__(self, builder: GraphBuilder, operation: Operation) -> None:
+        super().__init__(builder, operation)
         self.builder = builder
-        self.operation = operation
-
-    def item(self, name: str) -> str | Constant:
-        """The one operand `name`. Raises `ValueError` without it."""
-        items = self.operation.inputs.get(name, ())
-        if len(items) != 1:
-            raise ValueError(f"has {len(items)} values for '{name}'")
-        return items[0]
-
-    def __contains__(self, name: str) -> bool:
-        return bool(self.operation.inputs.get(name))
-
-    def __getitem__(self, name: str) -> Value:
-        """The graph's value of the operand `name`."""
-        return self.builder.operand(self.item(name))
-
-    def all(self, name: str) -> list[Value]:
-        """The graph's values of a variadic operand."""
-        return [self.builder.operand(item) for item in self.operation.inputs[name]]
 
     def shape(self, name: str, place: int = 0) -> tuple[int, ...]:
         """Shape of the operand `name`, the one at `place` of a variadic one."""
         return self.builder.shape_of(self.operation.inputs[name][place])
-
-    def constant(self, name: str, default: Any = None) -> Any:
-        """A constant attribute as a Python value (lists for vectors), or `default`. Raises `ValueError` if computed."""
-        if name not in self:
-            return default
-        value = self.array(name)
-        return value if isinstance(value, str) else value.tolist()
-
-    def array(self, name: str) -> np.ndarray | str:
-        """A constant operand's array. Raises `ValueError` if it is computed."""
-        item = self.item(name)
-        constant = self.builder.program.constants.get(item) if isinstance(item, str) else item
-        if constant is None:
-            raise ValueError(f"computes its '{name}'")
-        return constant.load()
-
-    def choice(self, name: str, allowed: Sequence[str], default: str) -> str:
-        """A string attribute that must be one of `allowed`."""
-        value = str(self.constant(name, default))
-        if value not in allowed:
-            raise ValueError(f"has {name} '{value}'")
-        return value
 
     @property
     def number(self) -> NumberType:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sfmobile.mlpackage.graph import Graph
+from sfmobile.mlpackage.operands import NamedOperands
 from sfmobile.mlpackage.program import Constant, Operand, Operation, Program
 
 if TYPE_CHECKING:
@@ -102,50 +103,16 @@ def onnx_array(constant: Constant) -> np.ndarray:
     return np.ascontiguousarray(value, dtype=np.bool_ if value.dtype == np.bool_ else np.int32)
 
 
-class Arguments:
-    """Operands and attributes of one operation, by the names of the MIL reference."""
+class Arguments(NamedOperands[str]):
+    """Operands and attributes of one operation, as names of ONNX values."""
 
     def __init__(self, builder: GraphBuilder, operation: Operation) -> None:
+        super().__init__(builder, operation)
         self.builder = builder
-        self.operation = operation
-
-    def item(self, name: str) -> Operand:
-        """The one operand `name`. Raises `ValueError` without it."""
-        items = self.operation.inputs.get(name, ())
-        if len(items) != 1:
-            raise ValueError(f"has {len(items)} values for '{name}'")
-        return items[0]
-
-    def __contains__(self, name: str) -> bool:
-        return bool(self.operation.inputs.get(name))
-
-    def __getitem__(self, name: str) -> str:
-        """The ONNX value of the operand `name`."""
-        return self.builder.operand(self.item(name))
-
-    def all(self, name: str) -> list[str]:
-        """The ONNX values of a variadic operand."""
-        return [self.builder.operand(item) for item in self.operation.inputs[name]]
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of the operand `name`."""
         return self.builder.shape(self.item(name))
-
-    def constant(self, name: str, default: Any = None) -> Any:
-        """A constant attribute as a Python value (lists for vectors), or `default`. Raises `ValueError` if computed."""
-        if name not in self:
-            return default
-        value = self.builder.graph.value(self.item(name))
-        if value is None:
-            raise ValueError(f"computes its '{name}'")
-        return value if isinstance(value, str) else value.tolist()
-
-    def choice(self, name: str, allowed: Sequence[str], default: str) -> str:
-        """A string attribute that must be one of `allowed`."""
-        value = str(self.constant(name, default))
-        if value not in allowed:
-            raise ValueError(f"has {name} '{value}'")
-        return value
 
     @property
     def outputs(self) -> list[str]:
