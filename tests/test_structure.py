@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,35 @@ def test_imports_only_go_down(path: Path) -> None:
     floors = {name: floor_of(name) for name in imported(path)}
     upward = {name for name, floor in floors.items() if floor is not None and floor > FLOORS.index(own)}
     assert not upward, f"{own} may only import the floors below it"
+
+
+# Where a component's name is what is meant: a file's or a folder's, a spec's own, a bundle's of version 1.
+NAMES_COMPONENTS = ("train", "checkpoint", "evaluate", "testing")
+
+
+def test_no_components_name_decides_anything() -> None:
+    """What a component is for, the pipeline's description and its spec say, so that another one changes no code."""
+    names = {"text_encoder", "text_encoder_2", "unet", "encoder", "decoder"}
+    found = []
+    for path in MODULES:
+        if room_of(path) in NAMES_COMPONENTS:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            values: list[ast.expr] = []
+            if isinstance(node, ast.Compare):
+                values = [node.left, *node.comparators]
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                values = node.args if node.func.attr in ("get", "startswith", "component", "load", "package") else []
+            elif isinstance(node, ast.Subscript):
+                values = [node.slice]
+            elif isinstance(node, ast.For):
+                values = list(ast.walk(node.iter))  # type: ignore[arg-type]
+            found += [
+                f"{path.relative_to(ROOT)}:{value.lineno}: {value.value}"
+                for value in values
+                if isinstance(value, ast.Constant) and value.value in names
+            ]
+    assert not found
 
 
 def test_nothing_imports_in_a_circle() -> None:

@@ -241,9 +241,9 @@ def check_constants(manifest: Manifest, path: Path) -> None:
     """Raise `BundleError` for a constant of the manifest at `path` that makes no sense, such as a scale of zero."""
     if (found := out_of_bounds(manifest.model_dump(exclude={"options", "tools"}))) is not None:
         raise BundleError("invalid_manifest", f"'{path}' is not a valid manifest: {found}; {MEND}.")
-    for name in ("unet", "decoder"):
-        record = manifest.components.get(name)
-        for function in () if record is None else record.all_functions():
+    for name, record in manifest.components.items():
+        known = name in (manifest.pipeline.unet, manifest.pipeline.decoder)
+        for function in record.all_functions() if known or record.runs == "per_step" else ():
             if (found := _unfit(manifest, function, name)) is not None:
                 raise BundleError(
                     "invalid_manifest",
@@ -264,7 +264,7 @@ def _unfit(manifest: Manifest, function: FunctionRecord, component: str) -> str 
     latents, time = tensors.get("latents"), tensors.get("time_embedding")
     if latents is None or len(latents.shape) != 4 or latents.dtype == "int32":
         return "takes no latents of four dimensions"
-    if component == "decoder" and latents.shape[1] != manifest.latents.channels:
+    if component == manifest.pipeline.decoder and latents.shape[1] != manifest.latents.channels:
         return f"takes latents of {latents.shape[1]} channels, and the pipeline's have {manifest.latents.channels}"
     dimension = manifest.time_embedding.dimension
     if time is not None and (len(time.shape) < 2 or time.shape[1] != dimension or time.dtype == "int32"):

@@ -18,7 +18,7 @@ from sfmobile.bundle.choices import AttentionForm, FloatType, Format, Runs, Targ
 from sfmobile.bundle.choices import ComponentName as ComponentName
 from sfmobile.bundle.overlays import OverlayRecord
 from sfmobile.bundle.overlays import Sha256 as Sha256
-from sfmobile.bundle.pipeline import ComponentKey, PipelineRecord, TextCondition
+from sfmobile.bundle.pipeline import ComponentKey, PipelineRecord
 from sfmobile.bundle.samplers import SamplerRecord
 from sfmobile.errors import UsageError
 from sfmobile.files import StrictModel
@@ -281,9 +281,9 @@ class Manifest(StrictModel):
         strangers = sorted(set(self.components) - set(self.pipeline.components))
         if strangers:
             raise ValueError(f"the pipeline has no component '{strangers[0]}'")
-        for condition in self.pipeline.conditions:
-            if isinstance(condition, TextCondition) and condition.tokenizer not in self.tokenizers:
-                raise ValueError(f"no tokenizer is recorded as '{condition.tokenizer}'")
+        for text in self.pipeline.texts:
+            if text.tokenizer not in self.tokenizers:
+                raise ValueError(f"no tokenizer is recorded as '{text.tokenizer}'")
         return self
 
     @property
@@ -303,7 +303,7 @@ class Manifest(StrictModel):
 
     def shapes(self) -> tuple[tuple[int, int, int], ...]:
         """Latent height, latent width and guidance batch of every function of the UNet, the one to run first."""
-        unet = self.components.get("unet")
+        unet = self.components.get(self.pipeline.unet)
         if unet is None:
             return ((self.latents.height, self.latents.width, self.guidance.batch),)
         found = []
@@ -326,9 +326,10 @@ class Manifest(StrictModel):
                 f"{', '.join(f'{h}x{w} and batch {b}' for h, w, b in available)}."
             )
         components = dict(self.components)
-        for name in ("unet", "decoder"):
-            if name in components:
-                components[name] = _select(name, components[name], (batch if name == "unet" else 1, height, width))
+        for name, record in components.items():
+            if (own := self._latents_of(record)) is not None:
+                wanted = (batch if record.runs == "per_step" else own[0], height, width)
+                components[name] = self._select(name, record, wanted)
         return self.model_copy(
             update={
                 "components": components,
@@ -337,18 +338,30 @@ class Manifest(StrictModel):
             }
         )
 
+    def _latents_of(self, function: ComponentRecord | FunctionRecord) -> tuple[int, int, int] | None:
+        """Batch, height and width of the latents that a function is for, told by what it takes or gives: latents, or
+        pixels of them; None for one whose shapes don't depend on their size."""
+        factor = self.latents.pixels_per_latent
+        sizes = {(height, width) for height, width, _ in self.shapes()}
+        for tensor in (*function.inputs, *function.outputs):
+            if len(tensor.shape) == 4:
+                batch, _, height, width = tensor.shape
+                if tensor.name == "image":
+                    height, width = height // factor, width // factor
+                if (height, width) in sizes:
+                    return batch, height, width
+        return None
+
+    def _select(self, name: str, record: ComponentRecord, wanted: tuple[int, int, int]) -> ComponentRecord:
+        """`record` with the function for latents of that batch, height and width."""
+        for function in record.all_functions():
+            if self._latents_of(function) == wanted:
+                return record.selected(function.function)
+        raise UsageError(
+            f"The bundle's {name} has no function for latents {wanted[1]}x{wanted[2]}; export it again with "
+            "--multifunction-decoder."
+        )
+
 
 def _latents_shape(inputs: tuple[TensorRecord, ...]) -> tuple[int, ...]:
     return next(tensor.shape for tensor in inputs if tensor.name == "latents")
-
-
-def _select(name: str, record: ComponentRecord, shape: tuple[int, int, int]) -> ComponentRecord:
-    """`record` with the function for latents of that batch, height and width."""
-    for function in record.all_functions():
-        batch, _, *size = _latents_shape(function.inputs)
-        if (batch, *size) == shape:
-            return record.selected(function.function)
-    raise UsageError(
-        f"The bundle's {name} has no function for latents {shape[1]}x{shape[2]}; export it again with "
-        "--multifunction-decoder."
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
@@ -78,10 +79,9 @@ class PipelineRecord(StrictModel):
             raise ValueError(f"conditions of one input: {', '.join(inputs)}")
         if len(set(self.components)) != len(self.components):
             raise ValueError(f"a component stands twice: {', '.join(self.components)}")
-        texts = [condition for condition in self.conditions if isinstance(condition, TextCondition)]
-        if not texts:
+        if not any(self.texts):
             raise ValueError("no condition is of text")
-        for text in texts:
+        for text in self.texts:
             if text.component not in self.components:
                 raise ValueError(f"a condition is of '{text.component}', which is no component of the pipeline")
         return self
@@ -94,7 +94,31 @@ class PipelineRecord(StrictModel):
     @property
     def text(self) -> TextCondition:
         """The first condition of text."""
-        return next(condition for condition in self.conditions if isinstance(condition, TextCondition))
+        return next(self.texts)
+
+    @property
+    def texts(self) -> Iterator[TextCondition]:
+        """All conditions of text."""
+        return (condition for condition in self.conditions if isinstance(condition, TextCondition))
+
+    @property
+    def text_encoders(self) -> tuple[ComponentKey, ...]:
+        """The components that read a prompt."""
+        return tuple(dict.fromkeys(text.component for text in self.texts))
+
+    @property
+    def unet(self) -> ComponentKey:
+        """The component whose output the sampler walks down, whatever else is called at every step."""
+        return UNET
+
+    @property
+    def decoder(self) -> ComponentKey:
+        """The component that makes the picture of the last latents."""
+        return DECODER
 
 
-TEXT_TO_IMAGE: tuple[ComponentKey, ...] = ("text_encoder", "unet", "decoder")
+# The two that every pipeline has, by the names that both languages know. What else there is, a pipeline says, and what
+# it is for, its conditions; when each runs, the components' records.
+UNET: ComponentKey = "unet"
+DECODER: ComponentKey = "decoder"
+TEXT_TO_IMAGE: tuple[ComponentKey, ...] = ("text_encoder", UNET, DECODER)

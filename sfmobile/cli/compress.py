@@ -80,7 +80,7 @@ def search(
             signal=signal,
             same_signal_as=same_signal_as,
             same_size_as=same_size_as,
-            component=component or "unet",
+            component=component or (),
             target=target,
             group_size=group_size or (),
             prompt=prompt or (),

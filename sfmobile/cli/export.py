@@ -194,7 +194,7 @@ def export(
         return
     if (
         wanted.more_latent_sizes
-        and "decoder" in (wanted.components or ("decoder",))
+        and (wanted.components is None or checkpoint.pipeline.decoder in wanted.components)
         and not wanted.multifunction_decoder
     ):
         console.note(

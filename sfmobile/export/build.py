@@ -93,7 +93,7 @@ class ComponentBuild:
         """The component whole in the staging directory: reused, or built and recorded."""
         start = time.perf_counter()
         source_sha256 = self.source_sha256()
-        options_sha256 = self.options.digest(self.name, self.setting.latent_size)
+        options_sha256 = self.options.digest(self.name, self.spec.variation, self.setting.latent_size)
         record = None if self.options.force else writer.reusable(self.name, source_sha256, options_sha256)
         reused = record is not None
         if record is None:
@@ -235,12 +235,12 @@ class ComponentBuild:
 
     @property
     def _in_chunks(self) -> bool:
-        return self.name == "unet" and self.options.chunks > 1
+        return self.spec.variation.cut and self.options.chunks > 1
 
     @cached_property
     def _functions(self) -> dict[str, Setting]:
         """The shapes of each function of the package, the default one first."""
-        return function_settings(self.setting, self.name, self.options)
+        return function_settings(self.setting, self.spec.variation, self.options)
 
     @property
     def _weights(self) -> dict[str, Tensor]:

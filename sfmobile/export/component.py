@@ -10,11 +10,11 @@ from sfmobile.bundle.choices import Runs
 from sfmobile.bundle.manifest import ComponentName, TensorRecord
 from sfmobile.bundle.pipeline import ConcatenatedCondition, GuidanceEmbeddingCondition
 from sfmobile.errors import UsageError
+from sfmobile.export.options import FIXED, SIZED, ExportOptions, Variation
 from sfmobile.nets.layout import AutoencoderLayout, TinyAutoencoderLayout
 
 if TYPE_CHECKING:
     from sfmobile.checkpoint.directory import Checkpoint
-    from sfmobile.export.options import ExportOptions
 
 # A phone's memory ends long before; beyond this a size is a slip of the keyboard.
 LARGEST_LATENT_SIDE = 512
@@ -36,7 +36,8 @@ class ComponentSpec:
     """All that exporting one component needs. The network's forward takes the inputs in order.
 
     runs: when it is called. package: file name without suffix. description: what the package says of itself.
-    inputs, outputs: names, shapes, dtypes as stored (float16, int32) and descriptions.
+    inputs, outputs: names, shapes, dtypes as stored (float16, int32) and descriptions. variation: which options change
+    its package.
     """
 
     name: ComponentName
@@ -45,6 +46,7 @@ class ComponentSpec:
     description: str
     inputs: Callable[[Setting], tuple[TensorRecord, ...]]
     outputs: Callable[[Setting], tuple[TensorRecord, ...]]
+    variation: Variation = SIZED
 
 
 def _float16(name: str, shape: tuple[int, ...], description: str) -> TensorRecord:
@@ -142,6 +144,7 @@ _SPECS: dict[ComponentName, ComponentSpec] = {
             description="CLIP text encoder: token ids to text embedding.",
             inputs=_text_encoder_inputs,
             outputs=lambda setting: (_context(setting, 1),),
+            variation=FIXED,
         ),
         ComponentSpec(
             name="unet",
@@ -150,6 +153,7 @@ _SPECS: dict[ComponentName, ComponentSpec] = {
             description="Denoising UNet: noisy latents, time and text to the model's prediction.",
             inputs=_unet_inputs,
             outputs=_unet_outputs,
+            variation=Variation(sized=True, batched=True, cut=True),
         ),
         ComponentSpec(
             name="decoder",
@@ -206,9 +210,9 @@ def fitted(options: ExportOptions, checkpoint: Checkpoint) -> ExportOptions:
     return replace(options, guidance_batch=1, both_batches=False)
 
 
-def function_settings(setting: Setting, name: ComponentName, options: ExportOptions) -> dict[str, Setting]:
-    """The shapes of each function of the component `name`, by the function's name; the default one first."""
-    first, *others = options.functions(name, setting.latent_size)
+def function_settings(setting: Setting, variation: Variation, options: ExportOptions) -> dict[str, Setting]:
+    """The shapes of each function of a component, by the function's name; the default one first."""
+    first, *others = options.functions(variation, setting.latent_size)
     settings = {MAIN: first, **{f"latents_{h}x{w}_batch_{batch}": (h, w, batch) for h, w, batch in others}}
     return {
         function: Setting(setting.checkpoint, (height, width), batch)

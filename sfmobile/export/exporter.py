@@ -142,8 +142,8 @@ def _manifest(
     )
     # A UNet that is kept says its own batch.
     batch = options.guidance_batch
-    if "unet" in components:
-        batch = 2 if components["unet"].inputs[0].shape[0] == 2 else 1
+    if (unet := components.get(checkpoint.pipeline.unet)) is not None:
+        batch = 2 if unet.inputs[0].shape[0] == 2 else 1
     return Manifest(
         schema_version=SCHEMA_VERSION,
         name=checkpoint.name,

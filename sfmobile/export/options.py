@@ -30,6 +30,24 @@ EXPORT_REVISION = 2
 
 
 @dataclass(frozen=True)
+class Variation:
+    """Which options change a component's package.
+
+    sized: its shapes depend on the size of the latents. batched: and on the guidance batch, as those of all that a step
+    calls. cut: it is cut into chunks where they are asked for.
+    """
+
+    sized: bool = False
+    batched: bool = False
+    cut: bool = False
+
+
+FIXED = Variation()
+SIZED = Variation(sized=True)
+EVERY_STEP = Variation(sized=True, batched=True)
+
+
+@dataclass(frozen=True)
 class ExportOptions:
     """Options of one export. Raises `UsageError` at once for what can't be made.
 
@@ -130,7 +148,7 @@ class ExportOptions:
         check_bits(self.bits)
         return Recipe.uniform(self.bits, self.group_size)
 
-    def digest(self, component: ComponentName, latent_size: tuple[int, int]) -> str:
+    def digest(self, component: ComponentName, variation: Variation, latent_size: tuple[int, int]) -> str:
         """SHA-256 over what changes `component`: options that only concern another one are left out."""
         compression = self.compression
         value: dict[str, Any] = {
@@ -145,26 +163,26 @@ class ExportOptions:
             "version": self.version,
             "metadata": self.metadata,
         }
-        if component != "text_encoder":
+        if variation.sized:
             value["latent_size"] = list(latent_size)
-        if component == "unet":
+        if variation.batched:
             value["guidance_batch"] = self.guidance_batch
-            if self.chunks > 1:
-                value["chunks"] = self.chunks
-        functions = self.functions(component, latent_size)
+        if variation.cut and self.chunks > 1:
+            value["chunks"] = self.chunks
+        functions = self.functions(variation, latent_size)
         if len(functions) > 1:
             value["functions"] = [list(shapes) for shapes in functions]
         return sha256_of_value(value)
 
-    def functions(self, component: ComponentName, latent_size: tuple[int, int]) -> tuple[tuple[int, int, int], ...]:
-        """Latent height, latent width and guidance batch of each function of `component`, the default one first.
+    def functions(self, variation: Variation, latent_size: tuple[int, int]) -> tuple[tuple[int, int, int], ...]:
+        """Latent height, latent width and guidance batch of each function of a component, the default one first.
 
-        Shapes that `component` doesn't depend on aren't varied. `latent_size` is the default one.
+        Shapes that it doesn't depend on aren't varied. `latent_size` is the default one.
         """
         sizes, batches = [latent_size], [self.guidance_batch]
-        if (self.multifunction and component == "unet") or (self.multifunction_decoder and component == "decoder"):
+        if self.multifunction if variation.batched else variation.sized and self.multifunction_decoder:
             sizes += [size for size in self.more_latent_sizes if size not in sizes]
-        if self.multifunction and self.both_batches and component == "unet":
+        if self.multifunction and self.both_batches and variation.batched:
             batches.append(1 if self.guidance_batch == 2 else 2)
         return tuple((height, width, batch) for height, width in sizes for batch in batches)
 
@@ -181,7 +199,7 @@ class ExportOptions:
             "latent_size": list(latent_size),
             "guidance_batch": self.guidance_batch,
             "chunks": self.chunks,
-            "functions": [list(shapes) for shapes in self.functions("unet", latent_size)],
+            "functions": [list(shapes) for shapes in self.functions(EVERY_STEP, latent_size)],
             "default_steps": self.default_steps,
             "default_guidance": self.default_guidance,
         }

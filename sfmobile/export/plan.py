@@ -62,13 +62,13 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         stored_half = all(str(weight.dtype) == "torch.float16" for weight in weights.values())
         parameters = sum(weight.numel() for weight in weights.values())
         width = 4 if options.precision == "float32" else 2
-        functions = len(options.functions(name, setting.latent_size))
+        functions = len(options.functions(specs[name].variation, setting.latent_size))
         core_ai = options.format == "coreai"
         stored = component_bytes(name, shapes, recipe, width)
         packages = component_bytes(name, shapes, recipe, width, stored_as) if core_ai else stored
         graph = GRAPH_BYTES_PER_TENSOR * len(weights)
         # A package to be cut, bridged, or merged with others stands on disk beside what is made of it.
-        in_pieces = core_ai or functions > 1 or (name == "unet" and options.chunks > 1)
+        in_pieces = core_ai or functions > 1 or (specs[name].variation.cut and options.chunks > 1)
         whole = functions * (graph + stored) if in_pieces else 0
         parts.append(
             ComponentPlan(

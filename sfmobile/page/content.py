@@ -121,7 +121,8 @@ def has_golden_run(bundle: Bundle) -> bool:
 
 def label_of(bundle: Bundle) -> str:
     """How a bundle's weights are stored: "fp16", "6 bits"; by the UNet's, which is most of them."""
-    record = bundle.manifest.components.get("unet") or next(iter(bundle.manifest.components.values()))
+    components = bundle.manifest.components
+    record = components.get(bundle.manifest.pipeline.unet) or next(iter(components.values()))
     compression = record.compression
     if compression is None:
         return "fp16"

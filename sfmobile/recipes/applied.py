@@ -62,7 +62,7 @@ def compress(
 def options_of(manifest: Manifest, recipe: Recipe, target: Target | None) -> ExportOptions:
     """The options that a bundle was exported with, and `recipe` in place of its compression."""
     first = next(iter(manifest.components.values()))
-    unet, decoder = manifest.components.get("unet"), manifest.components.get("decoder")
+    records = manifest.components.values()
     sizes = dict.fromkeys((height, width) for height, width, _ in manifest.shapes())
     size = (manifest.latents.height, manifest.latents.width)
     return ExportOptions(
@@ -73,8 +73,8 @@ def options_of(manifest: Manifest, recipe: Recipe, target: Target | None) -> Exp
         components=tuple(manifest.components),
         latent_size=size,
         guidance_batch=manifest.guidance.batch,
-        chunks=max(1, len(unet.chunks)) if unet is not None else 1,
-        multifunction=unet is not None and bool(unet.functions),
-        multifunction_decoder=decoder is not None and bool(decoder.functions),
+        chunks=max(1, *(len(record.chunks) for record in records)),
+        multifunction=any(record.functions for record in records if record.runs == "per_step"),
+        multifunction_decoder=any(record.functions for record in records if record.runs != "per_step"),
         more_latent_sizes=tuple(other for other in sizes if other != size),
     )

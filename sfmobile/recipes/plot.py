@@ -38,7 +38,7 @@ def plot_sizes(results: Sequence[SearchResult], path: Path, title: str) -> None:
         for point in result.uniform:
             place = (point.bytes / 1e6, point.measured.final_db)
             panel.annotate(point.label, place, textcoords="offset points", xytext=(6, -10), fontsize=8)
-        final = "latents of whole runs" if result.component == "unet" else "output"
+        final = "latents of whole runs" if result.final == "latents" else "output"
         panel.set(title=result.component, xlabel="weights, MB", ylabel=f"PSNR of the {final}, dB")
         panel.grid(alpha=0.3)
         panel.legend(fontsize=8)

@@ -15,9 +15,11 @@ import numpy as np
 from sfmobile.bundle.manifest import ComponentName
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.compress.recipe import ComponentRecipe, LayerRecipe, architecture_digest
+from sfmobile.errors import UsageError
 from sfmobile.observer import Observer
 from sfmobile.recipes.sensitivity import measure_changes
 from sfmobile.recipes.signal import (
+    Final,
     LatentSignal,
     OutputSignal,
     Runs,
@@ -105,7 +107,8 @@ class Point:
 class SearchResult:
     """The recipe found for one component, with what it was compared to.
 
-    uniform: the same bits for every layer. seconds: by phase.
+    uniform: the same bits for every layer. seconds: by phase. final: what signals are of, the latents of whole runs or
+    the component's own output.
     """
 
     component: ComponentName
@@ -115,6 +118,7 @@ class SearchResult:
     curve: tuple[Point, ...]
     layers: dict[str, tuple[int, ...]]
     seconds: dict[str, float] = field(default_factory=dict)
+    final: Final = "output"
 
     def recipe(self) -> ComponentRecipe:
         """The component's part of a recipe file."""
@@ -125,11 +129,10 @@ class SearchResult:
 
     def table(self) -> Table:
         """Sizes and signals of the recipe and of uniform bits, and how the layers are stored, for people."""
-        final = "latents" if self.component == "unet" else "output"
         points = sorted((*self.uniform, self.point), key=lambda point: point.bytes)
         return Table(
             f"{self.component}: {len(self.layers)} layers, compared in torch fp32",
-            ("stored as", "weights", f"PSNR of {final}", "of single calls", "expected"),
+            ("stored as", "weights", f"PSNR of {self.final}", "of single calls", "expected"),
             tuple(point.row() for point in points),
             caption=f"{self._bits()}. {self.gain()}",
         )
@@ -223,7 +226,14 @@ class _Search:
                 curve = list(self._curve())
         points = tuple(sorted(uniform.values(), key=lambda one: one.bytes))
         return SearchResult(
-            self.component, choice, point, points, tuple(curve), self.network.shapes, dict(self.seconds)
+            self.component,
+            choice,
+            point,
+            points,
+            tuple(curve),
+            self.network.shapes,
+            dict(self.seconds),
+            final=self.signal.final,
         )
 
     def _table(self) -> OptionTable:
@@ -280,10 +290,17 @@ class _Search:
 def make_signal(
     checkpoint: Checkpoint, component: ComponentName, runs: Runs, observer: Observer
 ) -> LatentSignal | OutputSignal:
-    """What `component` is judged by on `runs`, the reference computed."""
-    if component == "unet":
+    """What `component` is judged by on `runs`, the reference computed.
+
+    Raises `UsageError` for a component that runs from a prompt to a picture don't call.
+    """
+    pipeline = checkpoint.pipeline
+    if component == pipeline.unet:
         return LatentSignal(checkpoint, runs, observer.advance)
-    if component == "text_encoder":
+    if component not in (pipeline.text.component, pipeline.decoder):
+        judged = ", ".join((pipeline.text.component, pipeline.unet, pipeline.decoder))
+        raise UsageError(f"Bits can't be searched for component '{component}'; expected one of {judged}.")
+    if component == pipeline.text.component:
         ids, _ = encode_prompts(checkpoint, [*runs.prompts, runs.negative_prompt])
         return OutputSignal(checkpoint, component, [{"input_ids": row} for row in ids])
     latents = LatentSignal(checkpoint, runs, observer.advance).latents

@@ -59,7 +59,7 @@ def search_recipe(
     signal: float | None = None,
     same_signal_as: int | None = None,
     same_size_as: int | None = None,
-    component: ComponentName | Sequence[ComponentName] = "unet",
+    component: ComponentName | Sequence[ComponentName] = (),
     target: Target = "ios17",
     group_size: int | Sequence[int] = (),
     prompt: str | Sequence[str] = (),
@@ -79,10 +79,11 @@ def search_recipe(
 
     source: a diffusers-format directory, a Hugging Face Hub id, or an opened checkpoint. signal: the smallest recipe
     with at least so many dB; same_signal_as: ... with that of so many bits in every layer (6 if nothing is asked);
-    same_size_as: the best recipe of their size. component: what to search for. target: ios18 adds 3 bits and lookup
-    tables per group of channels, of group_size. prompt (four of ours without it), negative, steps, seed (plus one for
-    each further prompt), guidance, latent_size: the runs. sensitivity_prompts: how many of them sensitivities are
-    taken from, all without it; probes: backward passes through each. curve: also measure a range of sizes, for a plot.
+    same_size_as: the best recipe of their size. component: what to search for, the UNet without it. target: ios18 adds
+    3 bits and lookup tables per group of channels, of group_size. prompt (four of ours without it), negative, steps,
+    seed (plus one for each further prompt), guidance, latent_size: the runs. sensitivity_prompts: how many of them
+    sensitivities are taken from, all without it; probes: backward passes through each. curve: also measure a range of
+    sizes, for a plot.
 
     Raises `UsageError` for options that make no sense or a size that can't be reached, `GateError` for a signal that
     can't.
@@ -101,7 +102,7 @@ def search_recipe(
     checkpoint = open_checkpoint(source)
     prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt)
     runs = make_runs(checkpoint, prompts or DEFAULT_PROMPTS, negative, seed, steps, guidance, latent_size)
-    names = dict.fromkeys((component,) if isinstance(component, str) else component)
+    names = dict.fromkeys((component,) if isinstance(component, str) else component or (checkpoint.pipeline.unet,))
     results = tuple(search_component(checkpoint, name, runs, options, observer) for name in names)
     title = f"{checkpoint.name}: {len(runs.prompts)} prompts, {runs.steps} steps, torch fp32"
     return SearchedRecipe(make_recipe(checkpoint, results, runs, options), results, title)

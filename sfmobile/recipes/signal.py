@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Literal
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.compress.palettize import palettize_weight, worker_count
 from sfmobile.compress.recipe import FULL_BITS, LayerRecipe, compressible_layers
 from sfmobile.errors import ArtifactError
+from sfmobile.export.component import Setting, component_specs
 from sfmobile.recipes.sensitivity import SampleCall, SampleRun
 from sfmobile.runtime.protocol import Arrays
 from sfmobile.sampling.guidance import Guidance, UNetCall, is_guided
@@ -39,11 +41,8 @@ from sfmobile.verify.signal import psnr
 Float32 = NDArray[np.float32]
 Advance = Callable[[int], None]
 ORIGINAL = LayerRecipe(bits=FULL_BITS)
-OUTPUTS: dict[ComponentName, str] = {
-    "text_encoder": "encoder_hidden_states",
-    "unet": "model_output",
-    "decoder": "image",
-}
+# What a signal is of, behind the last step.
+Final = Literal["latents", "output"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,9 @@ class StoredNetwork:
 
     def __init__(self, checkpoint: Checkpoint, component: ComponentName) -> None:
         """Raises `ArtifactError` naming a weight that is not finite."""
+        spec = component_specs(checkpoint)[component]
         self.name: ComponentName = component
+        (self._output,) = (output.name for output in spec.outputs(Setting(checkpoint, checkpoint.latent_size, 1)))
         self.net: nn.Module = checkpoint.load(component)
         self.net.requires_grad_(False)
         self._originals = checkpoint.state_dict(component)
@@ -125,7 +126,7 @@ class StoredNetwork:
         """Run the network; its forward takes the inputs by their names."""
         with torch.inference_mode():
             output = self.net(**{name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in inputs.items()})
-        return {OUTPUTS[self.name]: output.numpy()}
+        return {self._output: output.numpy()}
 
     def close(self) -> None:
         """Nothing is held beyond the object itself."""
@@ -142,7 +143,7 @@ class StoredNetwork:
 def encode_prompts(checkpoint: Checkpoint, texts: Sequence[str]) -> tuple[list[np.ndarray], list[Float32]]:
     """Token ids (1, S) and hidden states (1, C, 1, S) of each text, by the checkpoint's own text encoder in fp32."""
     tokenizer = Tokenizer(checkpoint.tokenizer_dir, checkpoint.tokenizer)
-    net = checkpoint.load("text_encoder")
+    net = checkpoint.load(checkpoint.pipeline.text.component)
     ids = [tokenizer.encode(text) for text in texts]
     with torch.inference_mode():
         states = [net(torch.from_numpy(row)).numpy() for row in ids]
@@ -152,10 +153,12 @@ def encode_prompts(checkpoint: Checkpoint, texts: Sequence[str]) -> tuple[list[n
 class LatentSignal:
     """The UNet's signal: the latents that whole runs end with."""
 
+    final: Final = "latents"
+
     def __init__(self, checkpoint: Checkpoint, runs: Runs, advance: Advance | None = None) -> None:
         """Runs the reference; `advance` is told of each step, here and in `measure`."""
         self.runs = runs
-        self.network = StoredNetwork(checkpoint, "unet")
+        self.network = StoredNetwork(checkpoint, checkpoint.pipeline.unet)
         self._checkpoint = checkpoint
         self._advance = advance or (lambda _: None)
         # DDIM whatever the checkpoint's own sampler: its steps are linear, which the sum over calls needs.
@@ -236,6 +239,8 @@ class LatentSignal:
 class OutputSignal:
     """The signal of a component that is called once for a picture: its own output, for the inputs of real runs."""
 
+    final: Final = "output"
+
     def __init__(
         self, checkpoint: Checkpoint, component: ComponentName, inputs: Sequence[Arrays], advance: Advance | None = None
     ) -> None:
@@ -261,9 +266,9 @@ class OutputSignal:
         return [SampleRun((SampleCall(inputs, one),), scale) for inputs in self._inputs[:prompts]]
 
     def _run(self) -> Float32:
-        outputs = []
+        outputs: list[np.ndarray] = []
         for inputs in self._inputs:
-            outputs.append(self.network.predict(inputs)[OUTPUTS[self.network.name]])
+            outputs.append(*self.network.predict(inputs).values())
             self._advance(1)
         return np.concatenate(outputs)
 

@@ -122,7 +122,7 @@ class TextToImage:
     def encode(self, prompt: str) -> np.ndarray:
         """Hidden states of `prompt`, float32 (1, C, 1, S). What doesn't fit is cut: see `Tokenizer.tokenize`."""
         inputs = {"input_ids": self.tokenizer.encode(prompt)}
-        states = self.component("text_encoder").predict(inputs)["encoder_hidden_states"]
+        states = self.component(self.manifest.pipeline.text.component).predict(inputs)["encoder_hidden_states"]
         check_finite(states, "text encoder")
         return states
 
@@ -169,15 +169,17 @@ class TextToImage:
         return start(self.sampler_record(request), steps).calls
 
     def _denoise(self, request: Request, unit: np.ndarray, sampler: Sampler, scale: float) -> Iterator[Step]:
-        guided_outside = is_guided(scale) and not self.manifest.pipeline.takes_guidance
+        pipeline = self.manifest.pipeline
+        guided_outside = is_guided(scale) and not pipeline.takes_guidance
         guidance = Guidance(
             batch=self.manifest.guidance.batch,
             scale=scale,
             conditional=self.conditions(request.prompt, scale),
             unconditional=self.conditions(request.negative_prompt, scale) if guided_outside else None,
         )
-        self._done_with("text_encoder")
-        unet = self.component("unet")
+        for name in pipeline.text_encoders:
+            self._done_with(name)
+        unet = self.component(pipeline.unet)
         latents = unit * np.float32(sampler.noise_scale)
         for index, timestep in enumerate(sampler.timesteps.tolist()):
             begun = time.perf_counter()
@@ -196,7 +198,7 @@ class TextToImage:
                 calls=guided.calls,
                 seconds=seconds,
             )
-        self._done_with("unet")
+        self._done_with(pipeline.unet)
 
     def decoder_input(self, latents: np.ndarray) -> np.ndarray:
         """What the decoder takes: latents of the loop divided by the autoencoder's scaling factor."""
@@ -204,9 +206,10 @@ class TextToImage:
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """Image of the loop's latents, float32 (1, 3, H, W), about [-1, 1] and not clamped."""
-        image = self.component("decoder").predict({"latents": self.decoder_input(latents)})["image"]
-        check_finite(image, "decoder")
-        self._done_with("decoder")
+        decoder = self.manifest.pipeline.decoder
+        image = self.component(decoder).predict({"latents": self.decoder_input(latents)})["image"]
+        check_finite(image, decoder)
+        self._done_with(decoder)
         return image
 
     def generate(self, request: Request, observe: Callable[[Step], None] | None = None) -> Picture:

@@ -93,7 +93,8 @@ def _loop(bundle: Bundle) -> Iterator[str]:
                 yield f"the manifest's sampler leaves the golden run at step {step.index + 1}: {found}"
                 return
         pipeline.decode(step.latents)
-    for name, key in (("text_encoder", "input_ids"), ("unet", "time_embedding"), ("decoder", "latents")):
+    known = bundle.manifest.pipeline
+    for name, key in ((known.text.component, "input_ids"), (known.unet, "time_embedding"), (known.decoder, "latents")):
         taken = player.inputs.get(f"{name}.{key}")
         expected = bundle.golden(f"{name}.{key}")
         if taken is not None and not agreement(expected[:1], taken[:1]).reaches(REPLAY_GATE_DB):
@@ -125,10 +126,11 @@ class _Played(Component):
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         bundle = self._player.bundle
-        negative = self.name == "text_encoder" and f"{self.name}.input_ids" in self._player.inputs
+        known = bundle.manifest.pipeline
+        negative = self.name in known.text_encoders and f"{self.name}.input_ids" in self._player.inputs
         if not negative:
             self._player.inputs.update({f"{self.name}.{key}": value for key, value in inputs.items()})
-        if self.name != "unet":
+        if self.name != known.unet:
             return {one.name: bundle.golden(f"{self.name}.{one.name}") for one in self.outputs}
         (output,) = self.outputs
         latents = inputs["latents"]

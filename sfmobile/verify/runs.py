@@ -74,7 +74,7 @@ def record_reference(
     for number, request in enumerate(requests, start=1):
         latents: list[np.ndarray] = []
         try:
-            if all(name.startswith("text_encoder") for name in components):
+            if set(components) <= set(pipeline.manifest.pipeline.text_encoders):
                 for text in dict.fromkeys((request.prompt, request.negative_prompt)):
                     pipeline.encode(text)
                 calls += recorder.take(f"prompt {number}")
@@ -87,7 +87,7 @@ def record_reference(
                     calls += taken
                 advance(1)
             picture = None
-            if "decoder" in components:
+            if pipeline.manifest.pipeline.decoder in components:
                 picture = to_pixels(pipeline.decode(latents[-1]))
                 calls += recorder.take(f"prompt {number}, final latents")
         except GateError as error:

@@ -11,7 +11,7 @@ from sfmobile.bundle.pipeline import TEXT_TO_IMAGE
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.errors import UsageError
 from sfmobile.export.component import Setting, chosen_components, component_specs, fitted, setting_for
-from sfmobile.export.options import ExportOptions
+from sfmobile.export.options import EVERY_STEP, ExportOptions
 
 
 def test_inputs_are_named_as_the_networks_arguments(tiny_checkpoint: Checkpoint) -> None:
@@ -69,7 +69,7 @@ def test_a_unet_that_takes_the_guidance_scale_is_called_with_the_prompt_alone(
     setting = setting_for(checkpoint, options)
     inputs = {record.name: record.shape for record in component_specs(checkpoint)["unet"].inputs(setting)}
     assert inputs["guidance_embedding"] == (1, 64, 1, 1) and inputs["latents"][0] == 1
-    assert [batch for _, _, batch in options.functions("unet", setting.latent_size)] == [1]
+    assert [batch for _, _, batch in options.functions(EVERY_STEP, setting.latent_size)] == [1]
 
 
 def test_components_are_those_of_the_pipeline(tiny_checkpoint: Checkpoint) -> None:

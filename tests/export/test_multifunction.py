@@ -12,7 +12,7 @@ from sfmobile.bundle.choices import ComponentName
 from sfmobile.bundle.directory import Bundle
 from sfmobile.errors import UsageError
 from sfmobile.export.multifunction import merge_packages
-from sfmobile.export.options import ExportOptions
+from sfmobile.export.options import EVERY_STEP, SIZED, ExportOptions
 from sfmobile.runtime.opening import open_runtime
 from sfmobile.verify.signal import psnr
 from tests.exported import SharedExports
@@ -104,8 +104,8 @@ def test_shapes_that_were_not_exported_are_refused_with_those_that_were(bundle: 
 def test_the_decoder_has_one_function_unless_it_is_asked_for_more(tiny_exports: SharedExports, bundle: Bundle) -> None:
     """iOS 18 was seen to crash while loading a decoder of several."""
     options = ExportOptions(target="ios18", bits=4, multifunction=True, more_latent_sizes=SIZES[1:])
-    assert options.functions("decoder", SIZES[0]) == ((*SIZES[0], 2),)
-    assert len(options.functions("unet", SIZES[0])) == 4
+    assert options.functions(SIZED, SIZES[0]) == ((*SIZES[0], 2),)
+    assert len(options.functions(EVERY_STEP, SIZES[0])) == 4
     plain = tiny_exports(options)
     assert plain.manifest.components["decoder"].functions == ()
     assert len(bundle.manifest.components["decoder"].functions) == 1

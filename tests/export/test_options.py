@@ -8,9 +8,14 @@ import pytest
 from sfmobile.bundle.pipeline import TEXT_TO_IMAGE
 from sfmobile.compress.recipe import ComponentRecipe, LayerRecipe, Recipe
 from sfmobile.errors import UsageError
-from sfmobile.export.options import ExportOptions
+from sfmobile.export.options import FIXED, SIZED, ExportOptions, Variation
 
 SIZE = (64, 64)
+VARIATIONS = {
+    "text_encoder": FIXED,
+    "unet": Variation(sized=True, batched=True, cut=True),
+    "decoder": SIZED,
+}
 
 
 @pytest.mark.parametrize(
@@ -41,7 +46,8 @@ def test_impossible_options_are_refused_at_once(wrong: dict[str, Any], sentence:
 
 def digests(**options: Any) -> dict[str, str]:
     size = options.pop("size", SIZE)
-    return {name: ExportOptions(**options).digest(name, size) for name in TEXT_TO_IMAGE}
+    found = ExportOptions(**options)
+    return {name: found.digest(name, VARIATIONS[name], size) for name in TEXT_TO_IMAGE}
 
 
 @pytest.mark.parametrize(

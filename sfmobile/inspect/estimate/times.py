@@ -83,11 +83,13 @@ def calls_per_picture(manifest: Manifest, component: ComponentName, steps: int |
     """How often a guided picture calls a component: the prompt and its negative are encoded one by one."""
     count = manifest.pipeline.default_steps if steps is None else steps
     guided = manifest.guidance.default_scale > 1 and not manifest.pipeline.takes_guidance
-    if component == "text_encoder":
-        return 2 if guided else 1
-    if component == "unet":
-        return count * (2 // manifest.guidance.batch if guided else 1)
-    return 1
+    match manifest.components[component].runs:
+        case "per_prompt":
+            return 2 if guided else 1
+        case "per_step":
+            return count * (2 // manifest.guidance.batch if guided else 1)
+        case _:
+            return 1
 
 
 def segments_of(program: Program) -> list[Segment]:
