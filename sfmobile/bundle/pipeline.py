@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
@@ -61,8 +62,9 @@ ConditionRecord: TypeAlias = Annotated[
 class PipelineRecord(StrictModel):
     """What the components together are.
 
-    components: all that the task takes, in the order they run; a bundle may hold fewer. conditions: what a call of the
-    UNet takes beside latents and time. default_steps: of a picture, if nobody asks for others.
+    components: all that the task takes and the optional ones that were asked for, in the order they run; a bundle may
+    hold fewer. conditions: what a call of the UNet takes beside latents and time. default_steps: of a picture, if
+    nobody asks for others.
     """
 
     family: Family
@@ -98,3 +100,11 @@ class PipelineRecord(StrictModel):
 
 
 TEXT_TO_IMAGE: tuple[ComponentKey, ...] = ("text_encoder", "unet", "decoder")
+# Every component that a pipeline may have, in the order they run.
+RUNNING_ORDER: tuple[ComponentKey, ...] = ("text_encoder", "encoder", "unet", "decoder")
+
+
+def in_running_order(components: Iterable[ComponentKey]) -> tuple[ComponentKey, ...]:
+    """`components` in the order they run, each once."""
+    wanted = set(components)
+    return tuple(name for name in RUNNING_ORDER if name in wanted)

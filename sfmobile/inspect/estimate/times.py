@@ -80,9 +80,15 @@ class Part:
 
 
 def calls_per_picture(manifest: Manifest, component: ComponentName, steps: int | None = None) -> int:
-    """How often a guided picture calls a component: the prompt and its negative are encoded one by one."""
+    """How often a guided picture calls a component: the prompt and its negative are encoded one by one.
+
+    A picture of a prompt alone, if the bundle draws those; what runs for a given picture isn't called then.
+    """
     count = manifest.pipeline.default_steps if steps is None else steps
     guided = manifest.guidance.default_scale > 1 and not manifest.pipeline.takes_guidance
+    record = manifest.components.get(component)
+    if record is not None and record.runs == "per_given_picture" and manifest.can_draw:
+        return 0
     if component == "text_encoder":
         return 2 if guided else 1
     if component == "unet":
