@@ -7,8 +7,9 @@ from typing import Literal, TypeAlias, get_args
 # What a component is called: "text_encoder", "unet", "decoder" and whatever else a pipeline has.
 ComponentName: TypeAlias = str
 
-# When a component is called.
-Runs = Literal["per_prompt", "per_step", "per_picture"]
+# When a component is called; "per_given_picture": once for each picture that is given to start from, to edit or to
+# control, so never when a prompt is all there is.
+Runs = Literal["per_prompt", "per_step", "per_picture", "per_given_picture"]
 
 # Checkpoints that are read and sampled alike.
 Family = Literal["stable-diffusion", "latent-consistency"]

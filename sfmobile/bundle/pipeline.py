@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
@@ -62,8 +62,9 @@ ConditionRecord: TypeAlias = Annotated[
 class PipelineRecord(StrictModel):
     """What the components together are.
 
-    components: all that the task takes, in the order they run; a bundle may hold fewer. conditions: what a call of the
-    UNet takes beside latents and time. default_steps: of a picture, if nobody asks for others.
+    components: all that the task takes and the optional ones that were asked for, in the order they run; a bundle may
+    hold fewer. conditions: what a call of the UNet takes beside latents and time. default_steps: of a picture, if
+    nobody asks for others.
     """
 
     family: Family
@@ -122,3 +123,11 @@ class PipelineRecord(StrictModel):
 UNET: ComponentKey = "unet"
 DECODER: ComponentKey = "decoder"
 TEXT_TO_IMAGE: tuple[ComponentKey, ...] = ("text_encoder", UNET, DECODER)
+# Every component that a pipeline may have, in the order they run.
+RUNNING_ORDER: tuple[ComponentKey, ...] = ("text_encoder", "encoder", UNET, DECODER)
+
+
+def in_running_order(components: Iterable[ComponentKey]) -> tuple[ComponentKey, ...]:
+    """`components` in the order they run, each once."""
+    wanted = set(components)
+    return tuple(name for name in RUNNING_ORDER if name in wanted)

@@ -18,6 +18,7 @@ from sfmobile.bundle.pipeline import (
     Content,
     GuidanceEmbeddingCondition,
     TextCondition,
+    in_running_order,
 )
 from sfmobile.checkpoint.config import Json
 from sfmobile.errors import ArtifactError
@@ -32,13 +33,15 @@ DEFAULT_GUIDANCE_SCALE = 7.5
 class Kind:
     """What a class of diffusers' pipelines says of a checkpoint.
 
-    content: what its UNet takes behind the latents, in so many channels.
+    content: what its UNet takes behind the latents, in so many channels. needs: components that its task can't do
+    without, beside those of text-to-image.
     """
 
     family: Family = "stable-diffusion"
     task: Task = "text-to-image"
     content: Content | None = None
     channels: int = 0
+    needs: tuple[ComponentKey, ...] = ()
     steps: int | None = None
     guidance_scale: float | None = None
 
@@ -49,14 +52,20 @@ PIPELINES = {
     # Ours, where a layout is none that diffusers has.
     "SfmobilePipeline": Kind(),
     "StableDiffusionImg2ImgPipeline": Kind(),
-    "StableDiffusionInpaintPipeline": Kind(task="inpainting", content="mask_and_masked_picture", channels=5),
-    "StableDiffusionInstructPix2PixPipeline": Kind(task="instructed-editing", content="picture", channels=4),
+    "StableDiffusionInpaintPipeline": Kind(
+        task="inpainting", content="mask_and_masked_picture", channels=5, needs=("encoder",)
+    ),
+    "StableDiffusionInstructPix2PixPipeline": Kind(
+        task="instructed-editing", content="picture", channels=4, needs=("encoder",)
+    ),
     "StableDiffusionDepth2ImgPipeline": Kind(task="depth-to-image", content="depth", channels=1),
     "LatentConsistencyModelPipeline": _LATENT_CONSISTENCY,
     "LatentConsistencyModelImg2ImgPipeline": _LATENT_CONSISTENCY,
 }
 # Classes that hold the weights of a text-to-image pipeline and start from a picture.
 _FROM_A_PICTURE = frozenset({"StableDiffusionImg2ImgPipeline", "LatentConsistencyModelImg2ImgPipeline"})
+# What a bundle may have beside what its task needs, if the checkpoint holds it and it is asked for: what it is for.
+OPTIONAL: dict[ComponentKey, str] = {"encoder": "to start from a picture, or to repaint a part of one"}
 # Schedulers that only distilled models, of one step to eight, are published with.
 _FEW_STEP_SCHEDULERS = frozenset({"LCMScheduler", "TCDScheduler"})
 # Modules that a bundle has or needs none of.
@@ -67,6 +76,7 @@ _USED_MODULES = frozenset({"text_encoder", "tokenizer", "unet", "vae", "schedule
 class Description:
     """What the components of a checkpoint together are.
 
+    components: what the task needs. optional: what the checkpoint could have beside them, see `OPTIONAL`.
     default_steps, guidance_scale: of a picture; None where the model is distilled and no file says for what, so that
     whoever exports must. notes: one sentence for everything that the checkpoint holds and a bundle doesn't use.
     """
@@ -79,6 +89,7 @@ class Description:
     default_steps: int | None
     guidance_scale: float | None
     notes: tuple[str, ...]
+    optional: tuple[ComponentKey, ...] = ()
 
 
 def describe(
@@ -88,23 +99,28 @@ def describe(
     unet: UNetLayout,
     latent_channels: int,
     saved: tuple[int | None, float | None],
+    parts: tuple[str, ...],
 ) -> Description:
     """The description of a checkpoint whose `model_index.json`, in `file`, is `index`.
 
     scheduler: its scheduler's config. saved: default steps and guidance scale that sfmobile wrote into it, or None.
+    parts: the networks that it holds.
     Raises `ArtifactError` for a class that sfmobile doesn't know and for a UNet that isn't of the class.
     """
     name = index.get("_class_name")
     kind = PIPELINES.get(name) if isinstance(name, str) else None
     if not isinstance(name, str) or kind is None:
         raise ArtifactError(_unknown(file, name))
-    task, content = kind.task, kind.content
+    task, content, needs = kind.task, kind.content, kind.needs
     extra = unet.in_channels - latent_channels
     notes: list[str] = []
     if task == "inpainting" and extra == 0:
         # diffusers repaints with a UNet of plain Stable Diffusion too, by putting the known latents back at each step.
-        task, content = "text-to-image", None
-        notes.append(f"{name} with a UNet of {unet.in_channels} channels is drawn with as text-to-image")
+        task, content, needs = "text-to-image", None, ()
+        notes.append(
+            f"{name} with a UNet of {unet.in_channels} channels is exported as text-to-image; with the encoder "
+            "(--with encoder) it repaints what a mask covers too"
+        )
     elif extra != kind.channels:
         raise ArtifactError(
             f"{file}: the UNet of a {name} takes {latent_channels + kind.channels} channels and this one's "
@@ -112,7 +128,7 @@ def describe(
             f"{_that_takes(extra)}."
         )
     if name in _FROM_A_PICTURE:
-        notes.append(f"{name} begins with a picture; the bundle draws from text alone, with the same weights")
+        notes.append(f"{name} begins with a picture; the bundle draws from text alone unless it has --with encoder")
     notes += _left_out(index)
     conditions: list[ConditionRecord] = [TextCondition()]
     if unet.guidance_embedding_dim is not None:
@@ -125,11 +141,12 @@ def describe(
         pipeline_class=name,
         family=kind.family,
         task=task,
-        components=TEXT_TO_IMAGE,
+        components=in_running_order((*TEXT_TO_IMAGE, *needs)),
         conditions=tuple(conditions),
         default_steps=steps or kind.steps or (DEFAULT_STEPS if known else None),
         guidance_scale=_first(scale, kind.guidance_scale, DEFAULT_GUIDANCE_SCALE if known else None),
         notes=tuple(notes),
+        optional=tuple(part for part in OPTIONAL if part in parts and part not in needs),
     )
 
 

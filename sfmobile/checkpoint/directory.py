@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from pydantic import Field
 
 from sfmobile.bundle.manifest import TimeEmbeddingRecord
-from sfmobile.bundle.pipeline import PipelineRecord, TextCondition
+from sfmobile.bundle.pipeline import ComponentKey, PipelineRecord, TextCondition, in_running_order
 from sfmobile.bundle.samplers import SamplerRecord
 from sfmobile.checkpoint.config import (
     ForeignConfig,
@@ -112,9 +112,10 @@ class Checkpoint:
         autoencoder = autoencoder_layout(configs["vae"], root / "vae" / "config.json")
         _check_fit(root, text_encoder, unet, autoencoder)
         scheduler = read_scheduler_file(root)
-        description = describe(
-            root / MODEL_INDEX, index, scheduler, unet, autoencoder.latent_channels, _saved(root, index, scheduler)
-        )
+        halves = autoencoder_parts(configs["vae"], root / "vae" / "config.json")
+        held = tuple(part for part in PARTS if FOLDERS[part] != "vae" or part in halves)
+        saved = _saved(root, index, scheduler)
+        description = describe(root / MODEL_INDEX, index, scheduler, unet, autoencoder.latent_channels, saved, held)
         tokenizer_dir = root / "tokenizer"
         tokenizer = read_tokenizer(tokenizer_dir)
         if tokenizer.vocabulary > text_encoder.vocabulary:
@@ -134,7 +135,6 @@ class Checkpoint:
             for folder in STEMS:
                 if parts is None or any(FOLDERS[part] == folder for part in PARTS if part in parts):
                     files[folder]
-        halves = autoencoder_parts(configs["vae"], root / "vae" / "config.json")
         sampler = read_sampler(root, index)
         return cls(
             root=root,
@@ -150,7 +150,7 @@ class Checkpoint:
             tokenizer=tokenizer,
             text_positions=positions,
             licence=_licence(root),
-            parts=tuple(part for part in PARTS if FOLDERS[part] != "vae" or part in halves),
+            parts=held,
             sampler_replaced=sampler.replaced,
             source=Source(str(path)),
             _files=files,
@@ -202,6 +202,21 @@ class Checkpoint:
             guidance_scale=own.guidance_scale if guidance_scale is None else guidance_scale,
         )
         return replace(self, description=description)
+
+    def with_components(self, names: Iterable[ComponentKey]) -> Checkpoint:
+        """The checkpoint with these optional components in its pipeline too.
+
+        Raises `UsageError` for one that it doesn't have.
+        """
+        own = self.description
+        others = set(names) - set(own.components)
+        for name in sorted(others - set(own.optional)):
+            optional = f", and optional: {', '.join(own.optional)}" if own.optional else ""
+            raise UsageError(
+                f"'{self.root}' has no component '{name}'; its pipeline's are {', '.join(own.components)}{optional}."
+            )
+        components = in_running_order((*own.components, *others))
+        return self if not others else replace(self, description=replace(own, components=components))
 
     def layout(self, part: PartName) -> TextEncoderLayout | UNetLayout | AutoencoderLayout | TinyAutoencoderLayout:
         """The layout that `part` is built from."""

@@ -59,6 +59,15 @@ def export(
             help="Only this one; may be repeated. All of the checkpoint's pipeline without it.",
         ),
     ] = None,
+    extra: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            metavar="COMPONENT",
+            help="An optional component beside the pipeline's: encoder, to start from a picture or repaint a part of "
+            "one. May be repeated.",
+        ),
+    ] = None,
     latent_size: Annotated[
         list[str] | None,
         typer.Option(
@@ -151,6 +160,7 @@ def export(
         recipe=recipe,
         target=target,
         component=component or None,
+        extra=extra or (),
         latent_size=[options.parse_size(size) for size in latent_size or ()],
         guidance_batch=options.parse_batch(guidance_batch),
         chunks=chunks,

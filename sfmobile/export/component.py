@@ -14,6 +14,7 @@ from sfmobile.export.options import FIXED, SIZED, ExportOptions, Variation
 from sfmobile.nets.layout import AutoencoderLayout, TinyAutoencoderLayout
 
 if TYPE_CHECKING:
+    from sfmobile.bundle.manifest import Manifest
     from sfmobile.checkpoint.directory import Checkpoint
 
 # A phone's memory ends long before; beyond this a size is a slip of the keyboard.
@@ -134,6 +135,24 @@ def _decoder_outputs(setting: Setting) -> tuple[TensorRecord, ...]:
     return (_float16("image", shape, "RGB image (1, 3, height, width), about -1 to 1, not clamped."),)
 
 
+def _encoder_inputs(setting: Setting) -> tuple[TensorRecord, ...]:
+    factor = setting.checkpoint.autoencoder_layout.downsampling
+    height, width = setting.latent_size
+    shape = (1, 3, factor * height, factor * width)
+    return (_float16("image", shape, "RGB image (1, 3, height, width), -1 black to 1 white."),)
+
+
+def _encoder_outputs(setting: Setting) -> tuple[TensorRecord, ...]:
+    channels = setting.checkpoint.autoencoder_layout.latent_channels
+    return (
+        _float16(
+            "moments",
+            (1, 2 * channels, *setting.latent_size),
+            f"Of the latents' distribution, not scaled: {channels} channels of means, then as many of log variances.",
+        ),
+    )
+
+
 _SPECS: dict[ComponentName, ComponentSpec] = {
     spec.name: spec
     for spec in (
@@ -145,6 +164,14 @@ _SPECS: dict[ComponentName, ComponentSpec] = {
             inputs=_text_encoder_inputs,
             outputs=lambda setting: (_context(setting, 1),),
             variation=FIXED,
+        ),
+        ComponentSpec(
+            name="encoder",
+            runs="per_given_picture",
+            package="Encoder",
+            description="Image encoder of the autoencoder: pixels to the distribution of their latents.",
+            inputs=_encoder_inputs,
+            outputs=_encoder_outputs,
         ),
         ComponentSpec(
             name="unet",
@@ -182,13 +209,24 @@ def component_specs(checkpoint: Checkpoint) -> dict[ComponentName, ComponentSpec
 def chosen_components(checkpoint: Checkpoint, options: ExportOptions) -> tuple[ComponentName, ...]:
     """The components that an export is asked to make, in the order they run: all of the pipeline unless it names some.
 
-    Raises `UsageError` for one that the pipeline doesn't have.
+    `checkpoint` has the optional ones in its pipeline already, see `with_wanted`. Raises `UsageError` for one that the
+    pipeline doesn't have.
     """
     known = checkpoint.description.components
     for name in options.components or ():
         if name not in known:
             raise UsageError(f"Unknown component '{name}'; expected one of {', '.join(known)}.")
     return tuple(name for name in known if options.components is None or name in options.components)
+
+
+def with_wanted(checkpoint: Checkpoint, options: ExportOptions, replaced: Manifest | None = None) -> Checkpoint:
+    """The checkpoint with all optional components that the export names, or keeps of the bundle it replaces.
+
+    Raises `UsageError` for one that the checkpoint doesn't have.
+    """
+    kept = () if replaced is None or options.components is None else replaced.components
+    held = {name for name in kept if name in checkpoint.description.optional}
+    return checkpoint.with_components({*options.extras, *(options.components or ()), *held})
 
 
 def setting_for(checkpoint: Checkpoint, options: ExportOptions) -> Setting:

@@ -142,6 +142,7 @@ def export(
     recipe: Recipe | Path | str | None = None,
     target: Target | None = None,
     component: ComponentName | Sequence[ComponentName] | None = None,
+    extra: ComponentName | Sequence[ComponentName] = (),
     latent_size: tuple[int, int] | Sequence[tuple[int, int]] = (),
     guidance_batch: Literal[1, 2] = 2,
     chunks: int = 1,
@@ -171,8 +172,8 @@ def export(
     the Neural Engine, original the GPU. bits: per weight, 1, 2, 3, 4, 6 or 8; "none" for fp16; without it 6 (ONNX:
     none). group_size: a lookup table per so many output channels (ios18). recipe: bits layer by layer, in place of
     both. target: the earliest system the packages run on, ios17 without it. component: only these, in place of all of
-    the checkpoint's pipeline. latent_size: (height, width), the checkpoint's own without it; several with
-    multifunction. guidance_batch: 2 for both halves of guidance in one call.
+    the checkpoint's pipeline. extra: optional components beside them: "encoder", to start from a picture.
+    latent_size: (height, width), the checkpoint's own without it; several with multifunction. guidance_batch: 2 for both halves of guidance in one call.
     chunks: packages the UNet is cut into. multifunction: packages of several functions over the same weights (ios18);
     multifunction_decoder: the decoder's too, which iOS 18 was seen to crash with.
     format: "onnx" for ONNX files, of onnx_precision; "coreai", experimental, for .aimodels. clip_skip: last layers of
@@ -191,6 +192,7 @@ def export(
         recipe=recipe,
         target=target,
         component=component,
+        extra=extra,
         latent_size=latent_size,
         guidance_batch=guidance_batch,
         chunks=chunks,
@@ -232,6 +234,7 @@ def export_options(
     recipe: Recipe | Path | str | None = None,
     target: Target | None = None,
     component: ComponentName | Sequence[ComponentName] | None = None,
+    extra: ComponentName | Sequence[ComponentName] = (),
     latent_size: tuple[int, int] | Sequence[tuple[int, int]] = (),
     guidance_batch: Literal[1, 2] = 2,
     chunks: int = 1,
@@ -261,6 +264,7 @@ def export_options(
         group_size=group_size,
         recipe=opened,
         components=(component,) if isinstance(component, str) else None if component is None else tuple(component),
+        extras=(extra,) if isinstance(extra, str) else tuple(extra),
         clip_skip=clip_skip,
         default_steps=default_steps,
         default_guidance=default_guidance,

@@ -22,7 +22,7 @@ from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.checkpoint.tokenizer import MERGES_FILE, VOCAB_FILE, copy_tokenizer
 from sfmobile.errors import UsageError
 from sfmobile.export.build import ComponentBuild
-from sfmobile.export.component import Setting, chosen_components, component_specs, fitted, setting_for
+from sfmobile.export.component import Setting, chosen_components, component_specs, fitted, setting_for, with_wanted
 from sfmobile.export.golden import GoldenRecorder, golden_record
 from sfmobile.export.options import ExportOptions
 from sfmobile.export.phases import ExportObserver
@@ -57,16 +57,16 @@ def export_bundle(
     options = fitted(options, checkpoint)
     checkpoint = checkpoint.with_defaults(options.default_steps, options.default_guidance)
     checkpoint = checkpoint.with_clip_skip(options.clip_skip)
-    setting = setting_for(checkpoint, options)
-    chosen = chosen_components(checkpoint, options)
-    specs = component_specs(checkpoint)
-    builds = {name: ComponentBuild(spec, setting, options, observer) for name, spec in specs.items()}
-    pipeline = checkpoint.pipeline
     require_disk(root, plan_export(checkpoint, options).disk_bytes)
     with BundleWriter(root) as writer:
+        checkpoint = with_wanted(checkpoint, options, writer.replaced())
+        setting = setting_for(checkpoint, options)
+        chosen = chosen_components(checkpoint, options)
+        specs = component_specs(checkpoint)
+        builds = {name: ComponentBuild(spec, setting, options, observer) for name, spec in specs.items()}
         components: dict[ComponentName, ComponentRecord] = {}
         kept = _kept_components(writer, builds, setting, options, chosen)
-        for name in pipeline.components:
+        for name in specs:
             if name in chosen:
                 components[name] = builds[name].complete(writer)
             elif name in kept:
@@ -88,7 +88,8 @@ def _kept_components(
 
     Raises `UsageError` if they would not fit the new ones.
     """
-    manifest = writer.replaced()
+    # An export that names no components says all that the bundle is to hold.
+    manifest = None if options.components is None else writer.replaced()
     others = {} if manifest is None else dict(manifest.components)
     for name in chosen:
         others.pop(name, None)

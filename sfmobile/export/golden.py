@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, get_args
 
 import numpy as np
 
+from sfmobile.bundle.choices import Runs
 from sfmobile.bundle.directory import GOLDEN_FOLDER, Bundle
 from sfmobile.bundle.manifest import GoldenRecord, Manifest
 from sfmobile.bundle.store import BundleWriter
@@ -17,7 +18,6 @@ from sfmobile.export.phases import ExportObserver
 from sfmobile.sampling.guidance import is_guided
 
 if TYPE_CHECKING:
-    from sfmobile.bundle.choices import Runs
     from sfmobile.checkpoint.directory import Checkpoint
     from sfmobile.sampling.golden import GoldenRun
 
@@ -63,13 +63,13 @@ def plan_golden_run(checkpoint: Checkpoint, manifest: Manifest, steps: int | Non
     default = manifest.pipeline.default_steps
     latents, guidance = manifest.latents, manifest.guidance
     setting = Setting(checkpoint, (latents.height, latents.width), guidance.batch)
-    costs: dict[Runs, float] = {"per_prompt": 0, "per_step": 0, "per_picture": 0}
+    costs: dict[Runs, float] = dict.fromkeys(get_args(Runs), 0)
     for name, spec in component_specs(checkpoint).items():
         if name in manifest.components:
             costs[spec.runs] += _operations(checkpoint, spec, setting)
     guided = is_guided(guidance.default_scale) and not manifest.pipeline.takes_guidance
     a_step = costs["per_step"] * (2 if guided and guidance.batch == 1 else 1)
-    once = costs["per_prompt"] * (2 if guided else 1) + costs["per_picture"]
+    once = costs["per_prompt"] * (2 if guided else 1) + costs["per_picture"] + costs["per_given_picture"]
     if steps is None:
         steps = max(1, min(default, int((AFFORDABLE - once) // a_step) if a_step else default))
     return GoldenPlan(steps, default, once + steps * a_step)

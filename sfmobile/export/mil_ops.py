@@ -75,6 +75,17 @@ def lower_attention(context: TranscriptionContext, node: InternalTorchIRNode) ->
     context.add(out, torch_name=node.name)
 
 
+@_lowers("pad")
+def lower_pad(context: TranscriptionContext, node: InternalTorchIRNode) -> None:
+    """Zeros around the last axes, of the input's own type: coremltools (9.0) writes them as fp32, and what it pads
+    becomes fp32 with them."""
+    x, amounts = get_inputs(context, node)[:2]
+    pairs = np.reshape([int(amount) for amount in amounts.val], (-1, 2))[::-1]
+    pad = np.concatenate([np.zeros((x.rank - len(pairs), 2), np.int32), pairs.astype(np.int32)]).reshape(-1)
+    dtype = types.nptype_from_builtin(x.dtype)
+    context.add(mb.pad(x=x, pad=pad, mode="constant", constant_val=dtype(0), name=node.name))
+
+
 def _scaled(q: Var, head_dim: int, name: str) -> Var:
     dtype = types.nptype_from_builtin(q.dtype)
     return mb.mul(x=q, y=dtype(head_dim**-0.5), name=f"{name}_scale")

@@ -54,7 +54,8 @@ class ExportOptions:
     target: the earliest system the packages run on; `COREAI_TARGET` for .aimodels. attention: see
     `sfmobile.nets.attention`.
     bits, group_size, recipe: palettization of the weights; `recipe` excludes the other two. None leaves fp16.
-    components: which to (re)build; None for all of the checkpoint's pipeline. latent_size: (height, width), the
+    components: which to (re)build; None for all of the checkpoint's pipeline. extras: optional components that its
+    pipeline is to have too. latent_size: (height, width), the
     checkpoint's own if None.
     guidance_batch: batch of the UNet; 2 runs the unconditional and the conditional half in one call.
     chunks: packages the UNet is cut into. multifunction: further functions in the packages, of the same weights: for
@@ -76,6 +77,7 @@ class ExportOptions:
     group_size: int | None = None
     recipe: Recipe | None = None
     components: tuple[ComponentName, ...] | None = None
+    extras: tuple[ComponentName, ...] = ()
     latent_size: tuple[int, int] | None = None
     guidance_batch: Literal[1, 2] = 2
     chunks: int = 1

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sfmobile.bundle.manifest import ComponentName, TensorRecord
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.compress.recipe import LayerRecipe, Recipe, compressible, compressible_layers, stored_bytes
-from sfmobile.export.component import chosen_components, component_specs, fitted, setting_for
+from sfmobile.export.component import chosen_components, component_specs, fitted, setting_for, with_wanted
 from sfmobile.export.coreai_asset import stored_as
 from sfmobile.export.options import ExportOptions
 
@@ -47,7 +47,7 @@ class ExportPlan:
 def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     """Plan without touching the disk. Raises `UsageError` for sizes and recipes that don't fit the checkpoint."""
     options = fitted(options, checkpoint)
-    checkpoint = checkpoint.with_clip_skip(options.clip_skip)
+    checkpoint = with_wanted(checkpoint, options).with_clip_skip(options.clip_skip)
     setting = setting_for(checkpoint, options)
     specs = component_specs(checkpoint)
     if options.compression is not None:

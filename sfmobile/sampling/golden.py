@@ -96,6 +96,10 @@ def record_vectors(
     last = steps[-1]
     ids = pipeline.tokenizer.encode(request.prompt)
     image = pipeline.decode(last.latents)
+    # Of the picture that was drawn, where the bundle can take one.
+    given = {}
+    if "encoder" in pipeline.manifest.components:
+        given = {"encoder.image": image.clip(-1, 1), "encoder.moments": pipeline.moments(image.clip(-1, 1))}
     advance(1)
     vectors = {
         "text_encoder.input_ids": ids,
@@ -104,6 +108,7 @@ def record_vectors(
         "unet.model_output": np.concatenate([call.model_output for call in last.calls]),
         "decoder.latents": pipeline.decoder_input(last.latents),
         "decoder.image": image,
+        **given,
         "run.timesteps": _timesteps([step.timestep for step in steps]),
         "run.latents": np.concatenate([noise, *(step.latents for step in steps)]),
         "run.model_output": np.concatenate([step.model_output for step in steps]),

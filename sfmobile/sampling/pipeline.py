@@ -212,6 +212,13 @@ class TextToImage:
         self._done_with(decoder)
         return image
 
+    def moments(self, image: np.ndarray) -> np.ndarray:
+        """What the encoder says of an image float32 (1, 3, H, W), -1 to 1: means and log variances (1, 2 C, h, w)."""
+        moments = self.component("encoder").predict({"image": image})["moments"]
+        check_finite(moments, "encoder")
+        self._done_with("encoder")
+        return moments
+
     def generate(self, request: Request, observe: Callable[[Step], None] | None = None) -> Picture:
         """Draw `request`; `observe` is shown each step."""
         latents: np.ndarray | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from sfmobile.verify.recording import Call, Recorder
 if TYPE_CHECKING:
     from sfmobile.bundle.choices import ComponentName
     from sfmobile.bundle.directory import Bundle
+    from sfmobile.bundle.manifest import Manifest
     from sfmobile.runtime.protocol import LoadedComponent, Runtime
 
 Advance = Callable[[int], None]
@@ -66,16 +67,19 @@ def record_reference(
     """Draw every request on `pipeline`, which runs on `recorder`; `advance` is told of each step.
 
     Kept are the calls of the first, the middle and the last step (pure noise, half a picture, a picture) and all before
-    and behind them. components: what is asked for; a run goes no further than they need. Raises `GateError` saying
+    and behind them; a component that no run calls is given inputs made to excite it. components: what is asked for; a run goes no further than they need. Raises `GateError` saying
     where, if the reference itself gives NaN.
     """
+    # What the loop itself calls once it has the prompt's encoding.
+    drawn = {"unet", "decoder"}
     runs: list[Run] = []
     calls: list[Call] = []
     for number, request in enumerate(requests, start=1):
         latents: list[np.ndarray] = []
         try:
-            if set(components) <= set(pipeline.manifest.pipeline.text_encoders):
-                for text in dict.fromkeys((request.prompt, request.negative_prompt)):
+            if not drawn & set(components):
+                texts = dict.fromkeys((request.prompt, request.negative_prompt))
+                for text in texts if set(pipeline.manifest.pipeline.text_encoders) & set(components) else ():
                     pipeline.encode(text)
                 calls += recorder.take(f"prompt {number}")
                 runs.append(Run(request, None, None))
@@ -88,13 +92,18 @@ def record_reference(
                 advance(1)
             picture = None
             if pipeline.manifest.pipeline.decoder in components:
-                picture = to_pixels(pipeline.decode(latents[-1]))
+                image = pipeline.decode(latents[-1])
+                picture = to_pixels(image)
+                if "encoder" in components:
+                    pipeline.moments(image.clip(-1, 1))
                 calls += recorder.take(f"prompt {number}, final latents")
         except GateError as error:
             found = _broken(_broken_call(recorder), len(latents), locate)
             raise GateError(f"The reference ({recorder.describe()}) is broken itself: {found}.") from error
         runs.append(Run(request, tuple(latents), picture))
         advance(1)
+    called = {call.component for call in calls}
+    calls += _excited(pipeline.manifest, recorder, [name for name in components if name not in called], advance)
     return Recording(tuple(runs), tuple(call for call in calls if call.component in components))
 
 
@@ -102,14 +111,20 @@ def excited_reference(
     bundle: Bundle, recorder: Recorder, advance: Advance, components: Sequence[ComponentName]
 ) -> Recording:
     """Calls of each component on inputs made to excite it: for a bundle that can't draw, which has no runs."""
+    return Recording((), tuple(_excited(bundle.manifest, recorder, components, advance)))
+
+
+def _excited(
+    manifest: Manifest, recorder: Recorder, components: Iterable[ComponentName], advance: Advance
+) -> list[Call]:
     calls: list[Call] = []
     for name in components:
         with recorder.load(name) as component:
-            for number, inputs in enumerate(exciting_inputs(bundle.manifest, name, ()), start=1):
+            for number, inputs in enumerate(exciting_inputs(manifest, name, ()), start=1):
                 component.predict(inputs)
                 calls += recorder.take(f"input {number}")
                 advance(1)
-    return Recording((), tuple(calls))
+    return calls
 
 
 def answer(

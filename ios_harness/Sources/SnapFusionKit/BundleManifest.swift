@@ -205,6 +205,8 @@ public struct ComponentRecord: Sendable, Equatable {
         case perPrompt = "per_prompt"
         case perStep = "per_step"
         case perPicture = "per_picture"
+        /// Once for each picture that is given: never when a prompt is all there is.
+        case perGivenPicture = "per_given_picture"
     }
 
     public let runs: Runs
