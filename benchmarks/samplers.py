@@ -1,16 +1,19 @@
 """What a sampler's step costs the host, and how close whole walks end to diffusers'.
 
-    python benchmarks/samplers.py                     the table
+    python benchmarks/samplers.py                     the table, with Swift's times where a Swift toolchain is
     python benchmarks/samplers.py --sheet FILE.png    also the built-in model's pictures, samplers × steps
 
 Time: of scaling the input and of one step with its draws, per network call of a 20-step walk (4 for lcm and tcd), on
-latents of 4×64×64, the best of several walks. PSNR: both sides walk freely with a fixed smooth function in place of the
-network, from the same noise; of the latents they end with.
+latents of 4×64×64, the best of several walks; in Python on one thread, in Swift as built for release. PSNR: both sides
+walk freely with a fixed smooth function in place of the network, from the same noise; of the latents they end with.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
+import tempfile
 import time
 import warnings
 from dataclasses import replace
@@ -35,6 +38,8 @@ from tests.sampling.samplers.oracles import FakeNetwork, noise, scheduler_of, th
 
 SHAPE = (1, 4, 64, 64)
 OWN = SD15_SCHEDULER.model_copy(update={"timestep_spacing": "trailing", "set_alpha_to_one": True})
+REPOSITORY = Path(__file__).resolve().parents[1]
+TOOLCHAIN = REPOSITORY / ".ci/swift-toolchain"
 SHEET_STEPS = (4, 8, 16)
 SHEET_PROMPT = "a red apple"
 
@@ -57,6 +62,23 @@ def step_microseconds(name: str, walks: int = 15) -> float:
             latents = sampler.step(output, latents).latents
         best = min(best, (time.perf_counter() - begun) / sampler.calls)
     return best * 1e6
+
+
+def swift_microseconds() -> dict[str, float]:
+    """The same of every sampler in Swift, through sfbench; none without a Swift toolchain."""
+    if subprocess.run([TOOLCHAIN, "find"], capture_output=True, check=False).returncode:
+        return {}
+    build = ("run", "swift", "build", "-c", "release", "--package-path", "ios_harness", "--product", "sfbench")
+    subprocess.run([TOOLCHAIN, *build], cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
+    with tempfile.TemporaryDirectory() as folder:
+        record = Path(folder) / "sampler.json"
+        record.write_text(OWN.model_dump_json(), encoding="utf-8")
+        walks = [f"{name}={steps_of(name)}" for name in NAMES]
+        sfbench = REPOSITORY / "ios_harness/.build/release/sfbench"
+        command = [TOOLCHAIN, "exec", sfbench, "sampler-times", record, *walks]
+        done = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True)
+    times: dict[str, float] = json.loads(done.stdout)
+    return times
 
 
 def final_db(name: str) -> float:
@@ -94,11 +116,13 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    swift = swift_microseconds()
     rows = tuple(
         (
             name,
             str(start(named(OWN, name), steps_of(name)).calls),
             f"{step_microseconds(name):.0f}",
+            f"{swift[name]:.0f}" if swift else "–",
             f"{final_db(name):.0f}",
         )
         for name in NAMES
@@ -106,7 +130,7 @@ def main() -> None:
     print_parts(
         Table(
             "Samplers, latents 4×64×64",
-            ("sampler", "network calls", "µs a call", "dB to diffusers at the end"),
+            ("sampler", "network calls", "µs a call, Python", "µs a call, Swift", "dB to diffusers at the end"),
             rows,
             text_columns=(0,),
         )

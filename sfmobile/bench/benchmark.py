@@ -17,6 +17,7 @@ from sfmobile.observer import Observer
 from sfmobile.runtime.opening import RuntimeRequest, open_bundle
 from sfmobile.sampling.guidance import check_scale
 from sfmobile.sampling.pipeline import Request
+from sfmobile.sampling.samplers.named import named
 from sfmobile.sampling.samplers.starting import start
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def bench(
     predictions: int = 20,
     steps: int | None = None,
     guidance: float | None = None,
+    sampler: str | None = None,
     runtime: RuntimeChoice = "auto",
     precision: Precision = "fp32",
     compute_unit: ComputeUnit | None = None,
@@ -48,8 +50,8 @@ def bench(
 
     Figures are this machine's, with the runtime named; those of mil, torch and onnx say nothing about a phone's.
 
-    predictions: per component, after the first. loop: also measure text to picture once, with `steps` and `guidance`
-    (by default the model's). runtime, precision, compute_unit, source: what executes the components, see
+    predictions: per component, after the first. loop: also measure text to picture once, with `steps`, `guidance` and
+    `sampler` (by default the model's). runtime, precision, compute_unit, source: what executes the components, see
     `sfmobile.Pipeline`. latent_size (height, width), guidance_batch: of a bundle that was exported for several.
 
     Raises `UsageError` for options that make no sense, `ArtifactError` for a bundle that isn't whole,
@@ -61,11 +63,12 @@ def bench(
     opened = open_bundle(bundle, latent_size, guidance_batch, observer)
     request = RuntimeRequest.of(opened, runtime, precision, compute_unit, source, observer)
     count = opened.manifest.pipeline.default_steps if steps is None else steps
-    start(opened.manifest.sampler, count)
+    own = opened.manifest.sampler
+    start(own if sampler is None else named(own, sampler), count)
     if guidance is not None:
         check_scale(guidance)
     prompt = DEFAULT_PROMPT if opened.manifest.golden is None else opened.manifest.golden.prompt
-    drawing = Request(prompt, steps=count, guidance_scale=guidance) if loop else None
+    drawing = Request(prompt, steps=count, guidance_scale=guidance, sampler=sampler) if loop else None
     return measure(opened, request, predictions, drawing, observer)
 
 
@@ -88,7 +91,10 @@ def measure(
             what=f"Measuring the {name}",
         )
     if drawing is not None and bundle.manifest.can_draw:
-        observer.start("Measuring the whole loop", len(bundle.manifest.components) + (drawing.steps or 0) + 1)
+        own = bundle.manifest.sampler
+        record = own if drawing.sampler is None else named(own, drawing.sampler)
+        calls = start(record, drawing.steps or bundle.manifest.pipeline.default_steps).calls
+        observer.start("Measuring the whole loop", len(bundle.manifest.components) + calls + 1)
         measured_loop = run_isolated(
             measure_loop, request, drawing, advance=observer.advance, what="Measuring the whole loop"
         )

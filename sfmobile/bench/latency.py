@@ -71,6 +71,7 @@ def measure_loop(request: RuntimeRequest, drawing: Request, advance: Advance) ->
     """
     from sfmobile.sampling.picture import to_pixels
     from sfmobile.sampling.pipeline import TextToImage
+    from sfmobile.sampling.samplers.named import name_of
 
     bundle, runtime = request.open()
     warm_up(request.kind)
@@ -101,6 +102,7 @@ def measure_loop(request: RuntimeRequest, drawing: Request, advance: Advance) ->
     return LoopLatency(
         steps=len(steps),
         guidance_scale=scale,
+        sampler=name_of(pipeline.sampler_record(drawing)),
         unet_calls=calls,
         text_encoder_ms=text_encoder * 1e3,
         steps_ms=tuple(seconds * 1e3 for seconds in steps),

@@ -152,10 +152,15 @@ class ComponentLatency(StrictModel):
 
 
 class LoopLatency(StrictModel):
-    """Text to picture, once, components loaded and warmed up. end_to_end_ms runs from the prompt to the pixels."""
+    """Text to picture, once, components loaded and warmed up. end_to_end_ms runs from the prompt to the pixels.
+
+    steps: evaluations of the UNet, of which a sampler may take more than it was asked for steps. sampler: its name;
+    older reports don't say.
+    """
 
     steps: int = Field(ge=1)
     guidance_scale: float
+    sampler: str | None = None
     unet_calls: int = Field(ge=1)
     text_encoder_ms: Milliseconds
     steps_ms: tuple[Milliseconds, ...]
@@ -234,8 +239,10 @@ class BenchReport(StrictModel):
         )
 
     def _loop_table(self, loop: LoopLatency) -> Table:
+        sampler = f" of {loop.sampler}" if loop.sampler is not None else ""
         return Table(
-            f"Text to picture: {loop.steps} steps, guidance {loop.guidance_scale:g}, {loop.unet_calls} UNet calls",
+            f"Text to picture: {loop.steps} steps{sampler}, guidance {loop.guidance_scale:g}, "
+            f"{loop.unet_calls} UNet calls",
             ("text encoder", "a step", "all steps", "decoder", "end to end", "peak memory"),
             (
                 (

@@ -29,8 +29,12 @@ def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="Directory of a diffusers-format checkpoint.")],
     output: Out,
     teacher: Annotated[Path | None, typer.Option("--teacher", help="A second checkpoint to compare with.")] = None,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="DDIM steps of the checkpoint.")] = 8,
-    teacher_steps: Annotated[int, typer.Option("--teacher-steps", min=1, help="DDIM steps of the teacher.")] = 50,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps of the checkpoint.")] = 8,
+    teacher_steps: Annotated[int, typer.Option("--teacher-steps", min=1, help="Steps of the teacher.")] = 50,
+    sampler: Annotated[
+        str | None,
+        typer.Option("--sampler", metavar="NAME", help="Of both.", show_default="each checkpoint's own"),
+    ] = None,
     guidance: Annotated[
         float | None,
         typer.Option("--guidance", min=1.0, help="Guidance scale.", show_default="what each checkpoint recommends"),
@@ -68,6 +72,7 @@ def evaluate(
     from sfmobile.evaluate.prompt_sets import trained_checks
     from sfmobile.evaluate.report import EvaluationRecord, machine
     from sfmobile.files import cache_folder
+    from sfmobile.sampling.samplers.named import name_of
     from sfmobile.train.config import read_config
     from sfmobile.train.network_sampler import checkpoint_sampler, picture_side
     from sfmobile.train.pictures import Pictures, PicturesConfig
@@ -99,14 +104,15 @@ def evaluate(
         record.measurements.append(evaluation.real(parts))
     for opened, count in compared:
         scale = opened.guidance_scale if guidance is None else guidance
-        sampler = checkpoint_sampler(opened, steps=count, guidance_scale=scale, device=device)
-        name = f"{opened.name}, {_steps(count)}, guidance {scale:g}"
+        sampler = checkpoint_sampler(opened, steps=count, guidance_scale=scale, device=device, sampler=sampler)
+        walked = sampler or name_of(opened.sampler)
+        name = f"{opened.name}, {_steps(count)} of {walked}, guidance {scale:g}"
         with console.progress(remaining=True) as bars:
             task = bars.add_task(name, total=evaluation.picture_count(parts))
             measured = evaluation.measure(
                 name,
                 sampler,
-                {"checkpoint": str(opened.root), "steps": count, "guidance": scale},
+                {"checkpoint": str(opened.root), "sampler": walked, "steps": count, "guidance": scale},
                 parts,
                 observer=lambda done, task=task: bars.update(task, completed=done),  # type: ignore[misc]
             )

@@ -41,6 +41,7 @@ def generate(
         float | None, typer.Option("--guidance", help="Guidance scale; 1 is none. The model's default without it.")
     ] = None,
     sampler: options.SamplerOption = None,
+    eta: options.EtaOption = None,
     negative: Annotated[str, typer.Option("--negative", help="What to keep away from.")] = "",
     runtime: options.RuntimeOption = "auto",
     precision: options.PrecisionOption = "fp32",
@@ -74,7 +75,7 @@ def generate(
 
     check_output(output, sheet, prompts)
     compared = (
-        None if compare_samplers is None else comparison(compare_samplers, compare_steps, prompts, steps, sampler)
+        None if compare_samplers is None else comparison(compare_samplers, compare_steps, prompts, steps, sampler, eta)
     )
     drawn: list[Drawn] = []
     with (
@@ -95,7 +96,7 @@ def generate(
             compare(pipeline, request, *compared, output, json_output, observer)
             return
         for number, prompt in enumerate(prompts, start=1):
-            request = Request(prompt, negative, seed, steps, guidance, sampler)
+            request = Request(prompt, negative, seed, steps, guidance, sampler, eta)
             drawing = pipeline.draw(request, preview=preview, observer=observer)
             drawn.append(save(drawing, numbered(output, number, len(prompts))))
     if sheet is not None:
@@ -107,11 +108,16 @@ def generate(
 
 
 def comparison(
-    samplers: str, steps: str, prompts: list[str], other_steps: int | None, other_sampler: str | None
+    samplers: str,
+    steps: str,
+    prompts: list[str],
+    other_steps: int | None,
+    other_sampler: str | None,
+    eta: float | None,
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """`--compare-samplers` (none for all) and `--compare-steps`. Raises `UsageError` for what can't be compared."""
-    if len(prompts) != 1 or other_steps is not None or other_sampler is not None:
-        raise UsageError("--compare-samplers draws one prompt and takes neither --steps nor --sampler.")
+    if len(prompts) != 1 or any(other is not None for other in (other_steps, other_sampler, eta)):
+        raise UsageError("--compare-samplers draws one prompt and takes neither --steps, --sampler nor --eta.")
     names = () if samplers == "all" else tuple(samplers.split(","))
     counts = steps.split(",")
     if not all(count.isascii() and count.isdigit() for count in counts):

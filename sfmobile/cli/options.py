@@ -76,6 +76,10 @@ SamplerOption = Annotated[
         help="Another sampler than the model's own: ddim, euler-ancestral, dpm++2m-karras …",
     ),
 ]
+EtaOption = Annotated[
+    float | None,
+    typer.Option("--eta", metavar="0..1", help="How much noise is drawn anew on the way; of ddim and tcd."),
+]
 COMPONENT_METAVAR = "text_encoder|unet|decoder|…"
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON alone on stdout instead of a table.")]
 

@@ -23,7 +23,7 @@ from sfmobile.runtime.protocol import LoadedComponent, Runtime
 from sfmobile.sampling.guidance import Guidance, UNetCall, check_finite, check_scale, is_guided
 from sfmobile.sampling.noise import Noise
 from sfmobile.sampling.picture import Picture, to_pixels
-from sfmobile.sampling.samplers.named import name_of, named
+from sfmobile.sampling.samplers.named import name_of, named, with_eta
 from sfmobile.sampling.samplers.sampler import Sampler
 from sfmobile.sampling.samplers.starting import start
 from sfmobile.sampling.time_embedding import guidance_sinusoid, sinusoid
@@ -37,7 +37,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """What to draw. None takes the model's default; a sampler is one of `sfmobile.sampling.samplers.named.NAMES`."""
+    """What to draw. None takes the model's default; a sampler is one of `sfmobile.sampling.samplers.named.NAMES`.
+
+    eta: of a sampler that has one, see `with_eta` there.
+    """
 
     prompt: str
     negative_prompt: str = ""
@@ -45,6 +48,7 @@ class Request:
     steps: int | None = None
     guidance_scale: float | None = None
     sampler: str | None = None
+    eta: float | None = None
 
 
 @dataclass(frozen=True)
@@ -159,9 +163,13 @@ class TextToImage:
         return self._denoise(request, drawn if latents is None else latents, sampler, scale)
 
     def sampler_record(self, request: Request) -> SamplerRecord:
-        """The constants `request` is walked with. Raises `UsageError` for a sampler that can't walk this model."""
+        """The constants `request` is walked with.
+
+        Raises `UsageError` for a sampler that can't walk this model, and for an eta that it hasn't.
+        """
         own = self.manifest.sampler
-        return own if request.sampler is None else named(own, request.sampler)
+        record = own if request.sampler is None else named(own, request.sampler)
+        return record if request.eta is None else with_eta(record, request.eta)
 
     def calls(self, request: Request) -> int:
         """How many evaluations of the UNet `request` takes, each of one call or, with guidance by halves, two."""
@@ -244,6 +252,8 @@ class TextToImage:
             "source_sha256": manifest.source.sha256,
             "runtime": self.runtime.describe(),
         }
+        if request.eta is not None:
+            settings["eta"] = request.eta
         for key in ("prompt", "negative_prompt"):
             dropped = self.tokenizer.tokenize(getattr(request, key)).dropped
             if dropped:
@@ -299,15 +309,16 @@ class Pipeline(TextToImage):
         steps: int | None = None,
         guidance: float | None = None,
         sampler: str | None = None,
+        eta: float | None = None,
         observer: Observer | None = None,
     ) -> Picture:
         """Draw `prompt`; the same seed gives the same picture.
 
         negative: what to keep away from. steps, guidance, sampler: the model's defaults without them; guidance 1 is
-        none; samplers are named in the guide, euler-ancestral say.
+        none; samplers are named in the guide, euler-ancestral say. eta: noise drawn on the way, of ddim and tcd.
         Raises `UsageError` for a request out of range, `GateError` for NaN or infinity on the way.
         """
-        return self.draw(Request(prompt, negative, seed, steps, guidance, sampler), observer=observer).picture
+        return self.draw(Request(prompt, negative, seed, steps, guidance, sampler, eta), observer=observer).picture
 
     def draw(self, request: Request, *, preview: bool = False, observer: Observer | None = None) -> Drawing:
         """Draw `request` and tell how long it took. preview: also decode what each step predicts."""

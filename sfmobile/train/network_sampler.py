@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.nets.unet import UNet
-from sfmobile.sampling.samplers.named import ddim_of
+from sfmobile.sampling.samplers.named import named
+from sfmobile.sampling.samplers.starting import start
 from sfmobile.train.diffusion import NoiseSchedule
-from sfmobile.train.sampler import sample_latents, seeded_noise
+from sfmobile.train.sampler import sample_latents, seeded_noise, walk_latents
 
 # Captions and their seeds to pictures (N, 3, H, W) in [-1, 1].
 Sampler = Callable[[Sequence[str], Sequence[int]], Tensor]
@@ -61,25 +62,50 @@ def network_sampler(
 
 
 def checkpoint_sampler(
-    checkpoint: Checkpoint, *, steps: int, guidance_scale: float | None = None, device: torch.device | None = None
+    checkpoint: Checkpoint,
+    *,
+    steps: int,
+    guidance_scale: float | None = None,
+    device: torch.device | None = None,
+    sampler: str | None = None,
 ) -> Sampler:
-    """A sampler over a checkpoint's own networks, scheduler and tokenizer; guidance as it recommends unless given."""
+    """A sampler over a checkpoint's own networks and tokenizer: the pictures that its pipeline draws.
+
+    guidance_scale, sampler: as the checkpoint recommends unless given; samplers by the names of
+    `sfmobile.sampling.samplers.named`. Raises `UsageError` for a sampler or steps that can't walk this model.
+    """
     from sfmobile.train.data.tokens import CaptionTokenizer
 
     where = device or torch.device("cpu")
+    record = checkpoint.sampler if sampler is None else named(checkpoint.sampler, sampler)
+    start(record, steps)
     tokenizer = CaptionTokenizer(checkpoint.text_encoder_layout.max_length, checkpoint.tokenizer_dir)
+    text_encoder, decoder = checkpoint.load("text_encoder").to(where), checkpoint.load("decoder").to(where)
     unet = cast("UNet", checkpoint.load("unet").to(where))
-    return network_sampler(
-        checkpoint.load("text_encoder").to(where),
-        unet,
-        checkpoint.load("decoder").to(where),
-        NoiseSchedule(ddim_of(checkpoint.sampler), checkpoint.unet_layout.down[0].channels).to(where),
-        lambda captions: torch.as_tensor(tokenizer.encode_batch(captions)),
-        steps=steps,
-        guidance_scale=checkpoint.guidance_scale if guidance_scale is None else guidance_scale,
-        latent_shape=(checkpoint.unet_layout.in_channels, *checkpoint.latent_size),
-        scaling_factor=checkpoint.autoencoder_layout.scaling_factor,
-    )
+    scale = checkpoint.guidance_scale if guidance_scale is None else guidance_scale
+
+    def encode(captions: Sequence[str]) -> Tensor:
+        states: Tensor = text_encoder(torch.as_tensor(tokenizer.encode_batch(captions)).long().to(where))
+        return states
+
+    @torch.no_grad()
+    def sample(captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        with torch.autocast(where.type, torch.bfloat16, enabled=where.type == "cuda"):
+            latents = walk_latents(
+                unet,
+                record,
+                checkpoint.time_embedding,
+                encode(captions),
+                encode([""]),
+                steps=steps,
+                guidance_scale=scale,
+                seeds=seeds,
+                latent_shape=(checkpoint.unet_layout.in_channels, *checkpoint.latent_size),
+            )
+            pictures: Tensor = decoder(latents / checkpoint.autoencoder_layout.scaling_factor)
+        return pictures.float().clamp(-1, 1)
+
+    return sample
 
 
 def picture_side(checkpoint: Checkpoint) -> int:

@@ -40,7 +40,17 @@ def test_the_table_names_runtime_and_machine(capsys) -> None:
     assert "on mil fp32" in out and "Apple M2, 8 cores, macOS 15.1" in out and "2 UNet calls" in out
 
 
+def test_the_loop_is_measured_with_another_sampler(tiny_bundle: Bundle, tmp_path: Path, capsys) -> None:
+    options = ("--steps", 2, "--sampler", "heun", "--guidance", 1, "-o", tmp_path / "bench.json", "--json")
+    outcome = run(capsys, "bench", tiny_bundle.root, "-n", 1, *options)
+    assert outcome.code == 0, outcome.err
+    loop = json.loads(outcome.out)["loop"]
+    assert loop["sampler"] == "heun" and loop["steps"] == 3
+
+
 def test_nonsense_is_refused_before_measuring(tiny_bundle: Bundle, capsys) -> None:
     outcome = run(capsys, "bench", tiny_bundle.root, "--steps", 0)
     assert outcome.code == 2 and "found 0" in outcome.sentence
     assert run(capsys, "bench", tiny_bundle.root, "-n", 0).code == 2
+    outcome = run(capsys, "bench", tiny_bundle.root, "--sampler", "dreams")
+    assert outcome.code == 2 and "no sampler 'dreams'" in outcome.sentence

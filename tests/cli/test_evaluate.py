@@ -7,6 +7,7 @@ import pytest
 
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.evaluate import evaluation
+from sfmobile.sampling.samplers.named import name_of
 from sfmobile.train import pictures
 from tests.cli.run import run
 from tests.evaluate.test_evaluation import judges
@@ -30,7 +31,7 @@ def test_a_checkpoint_is_measured_beside_real_pictures(
     record = json.loads(outcome.out)
     real, own = record["measurements"]
     assert real["name"] == "real held-out pictures"
-    assert own["name"].startswith(f"{tiny_checkpoint.name}, 1 step, guidance")
+    assert own["name"].startswith(f"{tiny_checkpoint.name}, 1 step of {name_of(tiny_checkpoint.sampler)}, guidance")
     assert own["figures"]["FD-EffNetLite0"] > own["figures"]["FD-EffNetLite0 floor"] > 0
     assert record["judge"]["compositions"]["pairs"] == 128
     text = (tmp_path / "out" / "evaluation.md").read_text()

@@ -10,6 +10,7 @@ from PIL import Image
 from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.sampling.picture import read_settings
+from sfmobile.sampling.samplers.named import walkers
 from tests.cli.run import run
 
 
@@ -98,9 +99,40 @@ def test_samplers_are_compared_in_one_labelled_picture(tiny_bundle: Bundle, tmp_
     assert np.array_equal(pixels(out)[-height - 2 : -2, -width - 2 : -2], pixels(alone))
 
 
+def test_all_samplers_that_can_walk_the_model_are_compared(tiny_bundle: Bundle, tmp_path: Path, capsys) -> None:
+    outcome = run(
+        capsys,
+        *("generate", tiny_bundle.root, "a", "--guidance", 1, "-o", tmp_path / "all.png", "--json"),
+        *("--compare-samplers", "all", "--compare-steps", "2"),
+    )
+    assert outcome.code == 0, outcome.err
+    assert tuple(json.loads(outcome.out)["samplers"]) == walkers(tiny_bundle.manifest.sampler)
+
+
+def test_eta_draws_anew_on_the_way_and_is_written_down(tiny_bundle: Bundle, tmp_path: Path, capsys) -> None:
+    drawn = {}
+    for eta in (None, 0, 0.5):
+        path = tmp_path / f"{eta}.png"
+        options = () if eta is None else ("--eta", eta)
+        assert (
+            run(
+                capsys,
+                *("generate", tiny_bundle.root, "a", "--steps", 2, "--guidance", 1, "-o", path),
+                *("--sampler", "ddim", *options),
+            ).code
+            == 0
+        )
+        drawn[eta] = pixels(path)
+        assert read_settings(path).get("eta") == eta
+    assert np.array_equal(drawn[None], drawn[0]) and not np.array_equal(drawn[0], drawn[0.5])
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
+        (("--sampler", "euler", "--eta", 0.5), "The sampler 'euler' has no eta; ddim and tcd have."),
+        (("--sampler", "tcd", "--eta", 1.5), "An eta of 1.5 is impossible; expected 0"),
+        (("--compare-samplers", "all", "--eta", 0.5), "takes neither --steps, --sampler nor --eta"),
         (("--sampler", "dreams"), "no sampler 'dreams'; expected one of ddim, pndm, euler"),
         (("--sampler", "lcm", "--steps", 51), "Expected 1 to 50 steps, those this sampler's model was distilled on"),
         (("--compare-samplers", "all", "--steps", 4), "--compare-samplers draws one prompt and takes neither"),

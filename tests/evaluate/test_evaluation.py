@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -20,10 +21,13 @@ from sfmobile.evaluate.metrics.memorisation import as_float
 from sfmobile.nets.autoencoder import Decoder
 from sfmobile.nets.text_encoder import TextEncoder
 from sfmobile.nets.unet import UNet
+from sfmobile.sampling.picture import to_pixels
+from sfmobile.sampling.pipeline import Request
 from sfmobile.train.diffusion import NoiseSchedule
 from sfmobile.train.glyph import ZERO_TERMINAL_SCHEDULE
 from sfmobile.train.network_sampler import SamplingPrecision, checkpoint_sampler, network_sampler, picture_side
 from tests.evaluate.tiny_sprites import SIDE, PixelDistance, PixelFeatures, encode, sprite_pool
+from tests.sampling.pipelines import reference_pipeline
 from tests.tiny import TINY_AUTOENCODER, TINY_TEXT_ENCODER, TINY_UNET
 
 CONFIG = EvaluationConfig(pictures=60, recognised=2, composed=12, memorised=10, training=30, batch=25)
@@ -194,6 +198,17 @@ def test_a_checkpoint_samples_with_its_own_settings(tiny_checkpoint: Checkpoint)
     scale = tiny_checkpoint.guidance_scale
     same = checkpoint_sampler(tiny_checkpoint, steps=2, guidance_scale=scale)(["a", "b c"], [1, 2])
     assert torch.equal(pictures, same)
+
+
+@pytest.mark.parametrize("sampler", [None, "euler-ancestral", "heun"])
+def test_a_checkpoint_samples_as_its_pipeline_draws(tiny_checkpoint: Checkpoint, sampler: str | None) -> None:
+    captions, seeds = ["a", "b c"], [1, 2]
+    pictures = checkpoint_sampler(tiny_checkpoint, steps=3, guidance_scale=3.0, sampler=sampler)(captions, seeds)
+    with reference_pipeline(tiny_checkpoint) as pipeline:
+        for picture, caption, seed in zip(pictures, captions, seeds, strict=True):
+            drawn = pipeline.generate(Request(caption, seed=seed, steps=3, guidance_scale=3.0, sampler=sampler))
+            difference = to_pixels(picture[None].numpy()).astype(int) - drawn.pixels
+            assert np.abs(difference).max() <= 1
 
 
 def test_parts_can_be_measured_alone(evaluation: Evaluation) -> None:

@@ -334,6 +334,8 @@ public struct ComponentLatency: Sendable, Equatable, Codable {
 public struct LoopLatency: Sendable, Equatable, Codable {
     public var steps: Int
     public var guidanceScale: Double
+    /// Its name; older reports don't say.
+    public var sampler: String?
     public var unetCalls: Int
     public var textEncoder: Double
     public var stepDurations: [Double]
@@ -350,6 +352,7 @@ public struct LoopLatency: Sendable, Equatable, Codable {
         .object([
             .init("steps", .integer(steps)),
             .init("guidance_scale", .number(guidanceScale)),
+            .init("sampler", OrderedJSON(sampler)),
             .init("unet_calls", .integer(unetCalls)),
             .init("text_encoder_ms", .number(textEncoder)),
             .init("steps_ms", .array(stepDurations.map(OrderedJSON.number))),

@@ -243,7 +243,8 @@ public struct LatencyRecorder: Sendable {
             case .step(let step): steps.append(step.seconds * 1e3)
             case .picture(_, let decoder, let total):
                 result = LoopLatency(
-                    steps: steps.count, guidanceScale: scale, unetCalls: calls * steps.count, textEncoder: textEncoder,
+                    steps: steps.count, guidanceScale: scale,
+                    sampler: try pipeline.samplerRecord(of: request).name, unetCalls: calls * steps.count, textEncoder: textEncoder,
                     stepDurations: steps, decoder: decoder * 1e3, endToEnd: total * 1e3, memory: nil)
             case .loaded, .noise: break
             }

@@ -159,10 +159,12 @@ public struct TextToImage: Sendable {
         report(.picture(picture, decoderSeconds: decoderSeconds, totalSeconds: totalSeconds))
     }
 
-    /// The constants `request` is walked with. Throws `UsageError` for a sampler that can't walk this model.
-    private func samplerRecord(of request: Request) throws -> SamplerRecord {
+    /// The constants `request` is walked with. Throws `UsageError` for a sampler that can't walk this model, and for an
+    /// eta that it hasn't.
+    public func samplerRecord(of request: Request) throws -> SamplerRecord {
         let own = bundle.manifest.sampler
-        return try request.sampler.map(own.named) ?? own
+        let record = try request.sampler.map(own.named) ?? own
+        return try request.eta.map(record.with(eta:)) ?? record
     }
 
     /// What stays the same for every step of a run.
@@ -259,7 +261,8 @@ public struct TextToImage: Sendable {
         let dropped = [
             ("prompt_tokens_dropped", request.prompt), ("negative_prompt_tokens_dropped", request.negativePrompt),
         ].map { (name: $0, count: tokenizer.tokenize($1).dropped) }
-        let settings: [OrderedJSON.Member] = [
+        let eta = request.eta.map { [OrderedJSON.Member("eta", .number($0))] } ?? []
+        let settings: [OrderedJSON.Member] = eta + [
             .init("guidance_scale", .number(scale)),
             .init("model", .string(manifest.name)),
             .init("negative_prompt", .string(request.negativePrompt)),

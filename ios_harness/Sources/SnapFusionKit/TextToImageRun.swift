@@ -8,6 +8,8 @@ extension TextToImage {
         public var guidanceScale: Double?
         /// One of `SamplerRecord.names`.
         public var sampler: String?
+        /// How much noise is drawn anew on the way; of ddim and tcd.
+        public var eta: Double?
         /// Whether and how each step carries a picture of what it predicts.
         public var previews: Previews
 
@@ -21,7 +23,7 @@ extension TextToImage {
 
         public init(
             prompt: String, negativePrompt: String = "", seed: UInt64 = 0, steps: Int? = nil,
-            guidanceScale: Double? = nil, sampler: String? = nil, previews: Previews = .none
+            guidanceScale: Double? = nil, sampler: String? = nil, eta: Double? = nil, previews: Previews = .none
         ) {
             self.prompt = prompt
             self.negativePrompt = negativePrompt
@@ -29,6 +31,7 @@ extension TextToImage {
             self.steps = steps
             self.guidanceScale = guidanceScale
             self.sampler = sampler
+            self.eta = eta
             self.previews = previews
         }
     }

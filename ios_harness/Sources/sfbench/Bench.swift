@@ -21,6 +21,9 @@ struct Bench: AsyncParsableCommand {
     @Option(help: "Guidance scale of the loop; 1 is none.")
     var guidance: Double?
 
+    @Option(help: "Another sampler of the loop than the model's own: ddim, euler-ancestral, dpm++2m-karras …")
+    var sampler: String?
+
     @Flag(inversion: .prefixedNo, help: "Whether the loop is measured too.")
     var loop = true
 
@@ -40,11 +43,12 @@ struct Bench: AsyncParsableCommand {
         let engine = try Engine(bundle: bundle, options, shapes)
         let manifest = engine.bundle.manifest
         let steps = steps ?? manifest.pipeline.defaultSteps
-        _ = try manifest.sampler.start(steps: steps)
+        _ = try (sampler.map(manifest.sampler.named) ?? manifest.sampler).start(steps: steps)
         if let guidance { try ClassifierFreeGuidance.check(scale: guidance) }
         let components = manifest.componentNames
         let request = TextToImage.Request(
-            prompt: manifest.golden?.prompt ?? "a red apple", steps: steps, guidanceScale: guidance)
+            prompt: manifest.golden?.prompt ?? "a red apple", steps: steps, guidanceScale: guidance,
+            sampler: sampler)
         let recorder = try LatencyRecorder(
             bundle: engine.bundle,
             options: LatencyRecorder.Options(

@@ -25,6 +25,9 @@ struct Generate: AsyncParsableCommand {
     @Option(help: "Another sampler than the model's own: ddim, euler-ancestral, dpm++2m-karras …")
     var sampler: String?
 
+    @Option(help: "How much noise is drawn anew on the way, 0 to 1; of the samplers ddim and tcd.")
+    var eta: Double?
+
     @Option(help: "The same seed, the same picture.")
     var seed: UInt64 = 0
 
@@ -70,8 +73,8 @@ struct Generate: AsyncParsableCommand {
         var pictures: [GeneratedPicture] = []
         for (index, prompt) in prompts.enumerated() {
             let request = TextToImage.Request(
-                prompt: prompt, negativePrompt: negative, seed: seed, steps: steps, guidanceScale: guidance, sampler: sampler,
-                previews: preview ? .decoded : .none)
+                prompt: prompt, negativePrompt: negative, seed: seed, steps: steps, guidanceScale: guidance,
+                sampler: sampler, eta: eta, previews: preview ? .decoded : .none)
             let name = output.deletingPathExtension().lastPathComponent
             let path =
                 prompts.count == 1

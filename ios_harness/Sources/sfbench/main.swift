@@ -11,7 +11,7 @@ struct SFBench: AsyncParsableCommand {
             discussion:
                 "Exit codes: 0 ok, 1 a gate failed, 2 usage, 3 this environment can't, 4 an artifact is missing or "
                 + "corrupt.",
-            subcommands: [Generate.self, Bench.self, Verify.self, Fetch.self])
+            subcommands: [Generate.self, Bench.self, Verify.self, Fetch.self, SamplerTimes.self])
     }
 }
 

@@ -64,6 +64,22 @@ final class SamplerTests: XCTestCase {
         XCTAssertThrowsError(try own.named("dreams")) { XCTAssertTrue("\($0)".contains("no sampler 'dreams'")) }
     }
 
+    func testEtaIsOfSamplersThatHaveOne() throws {
+        let own = try XCTUnwrap(cases().first { $0.name == "euler" }).record
+        XCTAssertThrowsError(try own.with(eta: 0.5)) { XCTAssertTrue("\($0)".contains("'euler' has no eta"), "\($0)") }
+        XCTAssertThrowsError(try own.named("tcd").with(eta: 1.5)) { XCTAssertTrue("\($0)".contains("eta of 1.5")) }
+        let latents = [Float](repeating: 0.5, count: 64)
+        for name in ["ddim", "tcd"] {
+            let steps = try [0, 1].map { eta in
+                var sampler = try own.named(name).with(eta: eta).start(steps: 4)
+                var noise = TorchGenerator(seed: 1)
+                return try sampler.step(modelOutput: latents, latents: latents, noise: &noise).latents
+            }
+            XCTAssertEqual(Set(steps[0]).count, 1, "\(name) without eta draws nothing")
+            XCTAssertGreaterThan(Set(steps[1]).count, 32, "\(name) with eta draws")
+        }
+    }
+
     func testASamplerThatCanNotWalkTheModelIsRefusedWithThoseThatCan() throws {
         guard case .euler(var record) = try XCTUnwrap(cases().first { $0.name == "euler-zero-snr" }).record else {
             return XCTFail("no Euler record")

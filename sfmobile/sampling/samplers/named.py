@@ -71,6 +71,18 @@ def named(own: SamplerRecord, name: str) -> SamplerRecord:
     return record
 
 
+def with_eta(record: SamplerRecord, eta: float) -> SamplerRecord:
+    """`record` with so much of its noise drawn anew: eta of DDIM, gamma of TCD (arXiv 2402.19159), 0 none to 1 all.
+
+    Raises `UsageError` for another sampler, which has no such constant, and outside of 0 to 1.
+    """
+    if not isinstance(record, DDIMRecord | TCDRecord):
+        raise UsageError(f"The sampler '{name_of(record)}' has no eta; ddim and tcd have.")
+    if not 0 <= eta <= 1:
+        raise UsageError(f"An eta of {eta:g} is impossible; expected 0 (no noise on the way) to 1.")
+    return record.model_copy(update={"eta": eta})
+
+
 def walkers(own: SamplerRecord) -> tuple[str, ...]:
     """The names of all samplers that can walk the model whose own sampler is `own`."""
     return tuple(name for name in NAMES if name == name_of(own) or _walks(_derived(own, name)))

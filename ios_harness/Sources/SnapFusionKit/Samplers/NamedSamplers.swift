@@ -22,6 +22,26 @@ extension SamplerRecord {
         return record
     }
 
+    /// This sampler with so much of its noise drawn anew: eta of DDIM, gamma of TCD, 0 none to 1 all. Throws `UsageError`
+    /// for another sampler, which has no such constant, and outside of 0 to 1.
+    public func with(eta: Double) throws -> SamplerRecord {
+        func checked() throws -> Double {
+            guard (0...1).contains(eta) else {
+                throw UsageError("an eta of \(eta) is impossible; expected 0 (no noise on the way) to 1.")
+            }
+            return eta
+        }
+        switch self {
+        case .ddim(var record):
+            record.eta = try checked()
+            return .ddim(record)
+        case .tcd(var record):
+            record.eta = try checked()
+            return .tcd(record)
+        default: throw UsageError("the sampler '\(name)' has no eta; ddim and tcd have.")
+        }
+    }
+
     private func derived(_ name: String) -> SamplerRecord? {
         func solver(_ process: DiffusionRecord, _ schedule: SigmaSchedule, stochastic: Bool, single: Bool = false)
             -> DPMSolverRecord
