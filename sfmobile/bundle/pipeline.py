@@ -117,14 +117,21 @@ class PipelineRecord(StrictModel):
         """The component that makes the picture of the last latents."""
         return DECODER
 
+    @property
+    def encoder(self) -> ComponentKey:
+        """The component that gives the latents of a picture, where a bundle holds it."""
+        return ENCODER
+
 
 # The two that every pipeline has, by the names that both languages know. What else there is, a pipeline says, and what
 # it is for, its conditions; when each runs, the components' records.
 UNET: ComponentKey = "unet"
 DECODER: ComponentKey = "decoder"
+# And the one that a picture is read by, where a bundle holds it.
+ENCODER: ComponentKey = "encoder"
 TEXT_TO_IMAGE: tuple[ComponentKey, ...] = ("text_encoder", UNET, DECODER)
 # Every component that a pipeline may have, in the order they run.
-RUNNING_ORDER: tuple[ComponentKey, ...] = ("text_encoder", "encoder", UNET, DECODER)
+RUNNING_ORDER: tuple[ComponentKey, ...] = ("text_encoder", ENCODER, UNET, DECODER)
 
 
 def in_running_order(components: Iterable[ComponentKey]) -> tuple[ComponentKey, ...]:

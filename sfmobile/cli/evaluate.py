@@ -104,14 +104,14 @@ def evaluate(
         record.measurements.append(evaluation.real(parts))
     for opened, count in compared:
         scale = opened.guidance_scale if guidance is None else guidance
-        sampler = checkpoint_sampler(opened, steps=count, guidance_scale=scale, device=device, sampler=sampler)
+        draw = checkpoint_sampler(opened, steps=count, guidance_scale=scale, device=device, sampler=sampler)
         walked = sampler or name_of(opened.sampler)
         name = f"{opened.name}, {_steps(count)} of {walked}, guidance {scale:g}"
         with console.progress(remaining=True) as bars:
             task = bars.add_task(name, total=evaluation.picture_count(parts))
             measured = evaluation.measure(
                 name,
-                sampler,
+                draw,
                 {"checkpoint": str(opened.root), "sampler": walked, "steps": count, "guidance": scale},
                 parts,
                 observer=lambda done, task=task: bars.update(task, completed=done),  # type: ignore[misc]

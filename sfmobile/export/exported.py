@@ -173,7 +173,8 @@ def export(
     none). group_size: a lookup table per so many output channels (ios18). recipe: bits layer by layer, in place of
     both. target: the earliest system the packages run on, ios17 without it. component: only these, in place of all of
     the checkpoint's pipeline. extra: optional components beside them: "encoder", to start from a picture.
-    latent_size: (height, width), the checkpoint's own without it; several with multifunction. guidance_batch: 2 for both halves of guidance in one call.
+    latent_size: (height, width), the checkpoint's own without it; several with multifunction. guidance_batch: 2 for
+    both halves of guidance in one call.
     chunks: packages the UNet is cut into. multifunction: packages of several functions over the same weights (ios18);
     multifunction_decoder: the decoder's too, which iOS 18 was seen to crash with.
     format: "onnx" for ONNX files, of onnx_precision; "coreai", experimental, for .aimodels. clip_skip: last layers of

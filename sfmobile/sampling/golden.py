@@ -98,7 +98,7 @@ def record_vectors(
     image = pipeline.decode(last.latents)
     # Of the picture that was drawn, where the bundle can take one.
     given = {}
-    if "encoder" in pipeline.manifest.components:
+    if pipeline.manifest.pipeline.encoder in pipeline.manifest.components:
         given = {"encoder.image": image.clip(-1, 1), "encoder.moments": pipeline.moments(image.clip(-1, 1))}
     advance(1)
     vectors = {

@@ -222,9 +222,10 @@ class TextToImage:
 
     def moments(self, image: np.ndarray) -> np.ndarray:
         """What the encoder says of an image float32 (1, 3, H, W), -1 to 1: means and log variances (1, 2 C, h, w)."""
-        moments = self.component("encoder").predict({"image": image})["moments"]
-        check_finite(moments, "encoder")
-        self._done_with("encoder")
+        encoder = self.manifest.pipeline.encoder
+        moments = self.component(encoder).predict({"image": image})["moments"]
+        check_finite(moments, encoder)
+        self._done_with(encoder)
         return moments
 
     def generate(self, request: Request, observe: Callable[[Step], None] | None = None) -> Picture:

@@ -67,11 +67,11 @@ def record_reference(
     """Draw every request on `pipeline`, which runs on `recorder`; `advance` is told of each step.
 
     Kept are the calls of the first, the middle and the last step (pure noise, half a picture, a picture) and all before
-    and behind them; a component that no run calls is given inputs made to excite it. components: what is asked for; a run goes no further than they need. Raises `GateError` saying
-    where, if the reference itself gives NaN.
+    and behind them; a component that no run calls is given inputs made to excite it. components: what is asked for; a
+    run goes no further than they need. Raises `GateError` saying where, if the reference itself gives NaN.
     """
     # What the loop itself calls once it has the prompt's encoding.
-    drawn = {"unet", "decoder"}
+    drawn = {pipeline.manifest.pipeline.unet, pipeline.manifest.pipeline.decoder}
     runs: list[Run] = []
     calls: list[Call] = []
     for number, request in enumerate(requests, start=1):
@@ -94,7 +94,7 @@ def record_reference(
             if pipeline.manifest.pipeline.decoder in components:
                 image = pipeline.decode(latents[-1])
                 picture = to_pixels(image)
-                if "encoder" in components:
+                if pipeline.manifest.pipeline.encoder in components:
                     pipeline.moments(image.clip(-1, 1))
                 calls += recorder.take(f"prompt {number}, final latents")
         except GateError as error:
