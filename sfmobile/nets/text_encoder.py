@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -39,8 +40,8 @@ class TextEncoder(nn.Module):
     def __init__(self, layout: TextEncoderLayout) -> None:
         super().__init__()
         self.layout = layout
-        self.token_embedding = nn.Embedding(layout.vocabulary, layout.hidden)
-        self.position_embedding = nn.Embedding(layout.max_length, layout.hidden)
+        self.token_embedding = _embedding(layout.vocabulary, layout.hidden)
+        self.position_embedding = _embedding(layout.max_length, layout.hidden)
         self.layers = nn.ModuleList([TextLayer(layout) for _ in range(layout.layers)])
         self.final_layer_norm = ChannelLayerNorm(layout.hidden, layout.norm_eps)
         self.register_buffer("causal_mask", causal_mask(layout.max_length), persistent=False)
@@ -55,6 +56,14 @@ class TextEncoder(nn.Module):
         return self.final_layer_norm(x)
 
 
+def _embedding(count: int, width: int) -> nn.Embedding:
+    """A table to look rows up in. On the meta device torch 2.13 loads its compiler, for seconds, to draw nothing."""
+    if torch.get_default_device().type == "meta":
+        return nn.Embedding.from_pretrained(torch.empty(count, width), freeze=False)
+    return nn.Embedding(count, width)
+
+
 def causal_mask(length: int) -> Tensor:
     """(length, length) fp32: 0 where query i may look at key j <= i, a large finite negative elsewhere."""
-    return torch.full((length, length), MASKED).triu(1)
+    # On the CPU whatever the device is: on the meta device torch 2.13 loads its compiler for `triu`.
+    return torch.from_numpy(np.triu(np.full((length, length), MASKED, np.float32), 1))

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from sfmobile.bundle.manifest import ComponentRecord
     from sfmobile.checkpoint.directory import Checkpoint
     from sfmobile.mlpackage.program import Program
-    from sfmobile.runtime.protocol import Arrays, LoadedComponent
+    from sfmobile.runtime.protocol import Arrays, LoadedComponent, Runtime
 
 # The built-in model reaches 100 dB and more, full-size Stable Diffusion 1.5 104; a fault that no weight shows (an
 # operand taken from elsewhere, another activation) leaves far less.
@@ -112,11 +112,13 @@ def prove_component(
     observer: Observer,
     thoroughness: Thoroughness = THOROUGH,
     looked: Looked | None = None,
+    package: Runtime | None = None,
 ) -> ExactAgreement:
     """One component: its stored weights, its attributes, then its programs on the first of the trajectory's `calls`
     and on inputs made to excite it.
 
-    looked: where `look` was asked before. The network and the package are never in memory together.
+    looked: where `look` was asked before. package: the mil runtime in fp32 on the bundle; opened anew without it.
+    The network and the package are never in memory together.
     """
     looked = looked or look(bundle, checkpoint, name, observer)
     program, weights, attributes = looked.program, looked.weights, looked.attributes
@@ -133,8 +135,8 @@ def prove_component(
     reference = StoredRuntime(bundle, checkpoint, lambda _: weights.values)
     with reference.load(name) as network:
         expected = list(_answers(name, network, inputs, observer.advance))
-    with MilRuntime(bundle).load(name) as package:
-        found = [_compare(call, package, observer.advance) for call in expected]
+    with (package or MilRuntime(bundle)).load(name) as loaded:
+        found = [_compare(call, loaded, observer.advance) for call in expected]
     reach = Reach()
     if thoroughness.reach:
         Evaluator(program, fuse=False, lean=True).trace(expected[-1].inputs, reach.see)

@@ -24,6 +24,7 @@ from sfmobile.errors import UnavailableError
 from sfmobile.runtime.torch import TorchRuntime
 from sfmobile.verify import diffusers_reference
 from sfmobile.verify.constants import reference_pipeline
+from sfmobile.verify.remembering import Remembering
 from sfmobile.verify.runs import call_again, draws
 from sfmobile.verify.verification import compare_calls, golden_reference, steps_of, worst_of
 
@@ -41,13 +42,33 @@ MEMORY_FACTOR = 2.0
 
 @dataclass(frozen=True)
 class Asked:
-    """What is to be compared. checkpoint: None where it isn't here. drawings: the runs; the first is enough to read."""
+    """What is to be compared.
+
+    checkpoint: None where it isn't here. networks: ours of the checkpoint, which remember what they gave already.
+    drawings: the runs; the first is enough to read.
+    """
 
     bundle: Bundle
     checkpoint: Checkpoint | None
     drawings: Sequence[Request]
     components: Sequence[ComponentName]
     observer: Observer
+    networks: Remembering | None = None
+
+    @classmethod
+    def of(
+        cls,
+        bundle: Bundle,
+        checkpoint: Checkpoint | None,
+        drawings: Sequence[Request],
+        components: Sequence[ComponentName],
+        observer: Observer,
+    ) -> Asked:
+        """With the checkpoint's networks, where it is here."""
+        networks = None
+        if checkpoint is not None:
+            networks = Remembering(TorchRuntime(bundle, checkpoint), bundle.manifest.components)
+        return cls(bundle, checkpoint, drawings, components, observer, networks)
 
 
 @dataclass(frozen=True)
@@ -113,10 +134,10 @@ def _no_diffusers(asked: Asked) -> str | None:
 
 
 def _by_diffusers(asked: Asked, _: Sequence[Call]) -> Iterator[ReferenceAgreement]:
-    assert asked.checkpoint is not None
+    assert asked.checkpoint is not None and asked.networks is not None
     drawing = asked.drawings[0]
     asked.observer.start("Read: diffusers (torch fp32)", 2 * steps_of(asked.bundle, drawing))
-    with reference_pipeline(asked.bundle, asked.checkpoint, TorchRuntime(asked.bundle, asked.checkpoint)) as pipeline:
+    with reference_pipeline(asked.bundle, asked.checkpoint, asked.networks) as pipeline:
         stages = diffusers_reference.compare_reading(asked.checkpoint, pipeline, drawing, asked.observer.advance)
     gate = diffusers_reference.READING_GATE_DB
     yield ReferenceAgreement(left="diffusers", right="our networks", stages=tuple(stages), gate_db=gate)
@@ -124,14 +145,13 @@ def _by_diffusers(asked: Asked, _: Sequence[Call]) -> Iterator[ReferenceAgreemen
 
 def _by_golden(asked: Asked, _: Sequence[Call]) -> Iterator[ReferenceAgreement]:
     """The recorded calls on our networks of today, where the checkpoint is here."""
-    if asked.checkpoint is None:
+    if asked.networks is None:
         return
     golden = golden_reference(asked.bundle, asked.components)
-    runtime = TorchRuntime(asked.bundle, asked.checkpoint)
     asked.observer.start("Read: golden vectors", len(golden.calls))
     stages = []
     for name in asked.components:
-        with runtime.load(name) as network:
+        with asked.networks.load(name) as network:
             pairs = [(call, call_again(network, call, asked.observer.advance)) for call in golden.of(name)]
         stages.append(SampleAgreement(input=name, agreement=worst_of(compare_calls(*pair) for pair in pairs)))
     gate = diffusers_reference.READING_GATE_DB

@@ -33,13 +33,13 @@ def replay_faults(bundle: Bundle) -> list[str]:
     Raises `ArtifactError` if the bundle has none.
     """
     try:
-        return [*_texts(bundle), *_noise(bundle), *_defaults(bundle), *_loop(bundle)]
+        tokenizer = Tokenizer(bundle.tokenizer_dir, bundle.manifest.tokenizer)
+        return [*_texts(bundle, tokenizer), *_noise(bundle), *_defaults(bundle), *_loop(bundle, tokenizer)]
     except SfmobileError as error:
         return [f"the golden run can't be replayed: {error}"]
 
 
-def _texts(bundle: Bundle) -> Iterator[str]:
-    tokenizer = Tokenizer(bundle.tokenizer_dir, bundle.manifest.tokenizer)
+def _texts(bundle: Bundle, tokenizer: Tokenizer) -> Iterator[str]:
     content = bundle.golden("tokenizer.texts").tobytes()
     offsets = bundle.golden("tokenizer.offsets")
     for start, end, ids in zip(offsets[:-1], offsets[1:], bundle.golden("tokenizer.ids"), strict=True):
@@ -74,13 +74,13 @@ def _defaults(bundle: Bundle) -> Iterator[str]:
         )
 
 
-def _loop(bundle: Bundle) -> Iterator[str]:
+def _loop(bundle: Bundle, tokenizer: Tokenizer) -> Iterator[str]:
     golden = bundle.manifest.golden
     assert golden is not None
     request = Request(golden.prompt, golden.negative_prompt, golden.seed, golden.steps, golden.guidance_scale)
     latents, timesteps = bundle.golden("run.latents"), bundle.golden("run.timesteps")
     player = _Player(bundle)
-    with TextToImage.of_bundle(bundle, player) as pipeline:
+    with TextToImage(player, bundle.manifest, tokenizer) as pipeline:
         for step in pipeline.steps(request, latents[:1]):
             if step.timestep != timesteps[step.index]:
                 yield (

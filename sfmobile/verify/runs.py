@@ -13,6 +13,7 @@ from sfmobile.sampling.picture import to_pixels
 from sfmobile.sampling.pipeline import Request, TextToImage
 from sfmobile.verify.excitation import exciting_inputs
 from sfmobile.verify.recording import Call, Recorder
+from sfmobile.verify.remembering import Remembering
 
 if TYPE_CHECKING:
     from sfmobile.bundle.choices import ComponentName
@@ -139,15 +140,17 @@ def answer(
 
     advance: told 1 for each call and for each step of the loop. The loop is run if all of its components are asked for.
     """
-    calls: list[Call] = []
-    for name in components:
-        with runtime.load(name) as component:
-            calls += [call_again(component, call, advance) for call in asked.of(name)]
+    # The loop loads every component, which then answers the calls as well.
+    remembering = Remembering(runtime, bundle.manifest.components, asked.calls)
     runs: list[Run] = []
     if draws(bundle, components) and any(run.picture is not None for run in asked.runs):
-        recorder = Recorder(runtime)
+        recorder = Recorder(remembering)
         with TextToImage.of_bundle(bundle, recorder) as pipeline:
             runs = [draw(pipeline, recorder, request, advance, locate) for request in asked.requests]
+    calls: list[Call] = []
+    for name in components:
+        with remembering.load(name) as component:
+            calls += [call_again(component, call, advance) for call in asked.of(name)]
     return Recording(tuple(runs), tuple(calls))
 
 

@@ -51,6 +51,6 @@ class StoredRuntime:
                 f"'{self.bundle.package(name)}' lacks {len(missing)} weights of its network or holds them in another "
                 f"shape, '{missing[0]}' for one; export it again."
             )
-        values = {key: torch.from_numpy(value.astype(np.float32)) for key, value in weights.items()}
+        values = {key: torch.from_numpy(value).float() for key, value in weights.items()}
         network.load_state_dict(values, assign=True)
         return TorchComponent(name, self.bundle.manifest.components[name], network.float().eval())

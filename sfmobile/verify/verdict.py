@@ -22,14 +22,15 @@ from sfmobile.bench.verify_report import (
 )
 from sfmobile.errors import UsageError
 from sfmobile.observer import Observer
+from sfmobile.runtime.mil.runtime import MilRuntime
 from sfmobile.runtime.opening import RuntimeRequest, choose_runtime, has_source, open_bundle, open_source
-from sfmobile.runtime.torch import TorchRuntime
 from sfmobile.sampling.pipeline import Request
 from sfmobile.verify.constants import constant_faults, reference_pipeline
 from sfmobile.verify.exactness import QUICK, THOROUGH, by_function, prove_component
 from sfmobile.verify.gates import ROUNDED_GATE_DB, Gates
 from sfmobile.verify.recording import Call, Recorder
 from sfmobile.verify.references import REFERENCES, Asked, choose
+from sfmobile.verify.remembering import Remembering
 from sfmobile.verify.replay import replay_faults
 from sfmobile.verify.runs import Recording, answer, draws, excited_reference, record_reference
 from sfmobile.verify.verification import compare, evaluation_work, golden_reference, reference_work, steps_of
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from sfmobile.bundle.directory import Bundle
     from sfmobile.checkpoint.directory import Checkpoint
     from sfmobile.runtime.choices import ComputeUnit, Precision, RuntimeChoice
+    from sfmobile.runtime.protocol import Runtime
 
 DEFAULT_PROMPTS = ("a red apple", "a yellow star on a blue background, flat icon")
 QUICK_STEPS = 2
@@ -95,7 +97,7 @@ def verify(
     components = choose_components(opened, component)
     if not draws(opened, components) and opened.manifest.can_draw:
         left_out.append("the loop and the picture, which need every component")
-    asked = Asked(opened, checkpoint, drawings, components, observer)
+    asked = Asked.of(opened, checkpoint, drawings, components, observer)
     wanted: Sequence[ReferenceName] = (reference,) if isinstance(reference, str) else tuple(reference)
     return _Verification(asked, requests, Gates(gate, picture_gate), choose(asked, wanted), quick).report(left_out)
 
@@ -150,6 +152,7 @@ class _Verification:
     gates: Gates
     references: Sequence[ReferenceRecord]
     quick: bool
+    packages: Remembering | None = None
 
     def report(self, left_out: Sequence[str]) -> VerifyReport:
         """Ask every question that the references can answer."""
@@ -187,6 +190,13 @@ class _Verification:
             read=tuple(read),
         )
 
+    def _packages(self, recording: Recording) -> Remembering:
+        """The packages on mil in fp32: what Exact asks of them is a part of what Lost does."""
+        if self.packages is None:
+            bundle = self.asked.bundle
+            self.packages = Remembering(MilRuntime(bundle), bundle.manifest.components, recording.calls)
+        return self.packages
+
     def _used(self) -> list[ReferenceName]:
         return [record.name for record in self.references if record.skipped is None]
 
@@ -196,9 +206,11 @@ class _Verification:
         if "nets" not in used:
             golden = RuntimeRecord(kind="torch", description="golden vectors (torch fp32)", precision="fp32")
             return golden_reference(asked.bundle, asked.components) if "golden" in used else None, golden
-        assert asked.checkpoint is not None
+        assert asked.checkpoint is not None and asked.networks is not None
         request = RuntimeRequest(asked.bundle.root, "torch", "fp32", source=asked.checkpoint.source)
-        runtime = TorchRuntime(asked.bundle, asked.checkpoint)
+        runtime = asked.networks
+        if "golden" in used and asked.bundle.manifest.can_draw:
+            runtime.expect(golden_reference(asked.bundle, asked.components).calls)
         asked.observer.start("Reference (torch fp32)", reference_work(asked.bundle, asked.drawings))
         recorder = Recorder(runtime)
         locate = partial(_broken_module, asked.checkpoint)
@@ -220,13 +232,22 @@ class _Verification:
         components: dict[ComponentName, ExactAgreement] = {}
         if "nets" in used:
             assert checkpoint is not None and recording is not None
+            package = self._packages(recording)
             for name in asked.components:
                 if bundle.manifest.components[name].format == "mlprogram":
                     how = QUICK if self.quick else THOROUGH
                     for label, one in by_function(bundle, name):
                         # Calls of the run fit the function that it ran.
-                        calls = recording.of(name) if label == name else []
-                        components[label] = prove_component(one, checkpoint, name, calls, asked.observer, how)
+                        own = label == name
+                        components[label] = prove_component(
+                            one,
+                            checkpoint,
+                            name,
+                            recording.of(name) if own else [],
+                            asked.observer,
+                            how,
+                            package=package if own else None,
+                        )
             constants += constant_faults(bundle, checkpoint)
             against.append("the checkpoint")
         if "golden" in used:
@@ -242,12 +263,13 @@ class _Verification:
         evaluations: list[EvaluationAgreement] = []
         found: dict[Precision | None, tuple[Recording, RuntimeRecord]] = {}
         for request in self.requests:
-            runtime = request.open_on(bundle)
+            on_mil = request.kind == "mil"
+            wide = on_mil and request.precision == "fp32"
+            runtime: Runtime = self._packages(reference) if wide else request.open_on(bundle)
             described = runtime_record(request, runtime)
             work = evaluation_work(bundle, reference, draws(bundle, asked.components))
             asked.observer.start(described.description, work)
             precision = request.precision or "fp32"
-            on_mil = request.kind == "mil"
             locate = partial(_broken_operation, bundle, precision) if on_mil else None
             given = answer(bundle, runtime, reference, asked.observer.advance, asked.components, locate)
             checkpoint = asked.checkpoint if "nets" in self._used() else None

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from sfmobile.compress.palettize import palettize_weight
+from sfmobile.compress.palettize import palettize_weight, worker_count
 from sfmobile.compress.recipe import FULL_BITS, LayerRecipe
 from sfmobile.mlpackage.names import PALETTIZED, constant_name
 from sfmobile.verify.decompression import LOOKUP, decode
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 Look = Literal["missing", "shape", "not finite", "recipe", "order", "sign", "scale", "offset", "values"]
 # The best table isn't unique where values tie; its squared error is, up to the order of summation in float64.
 SLACK = 1e-5
+# Values summed at a time, in float64: what that takes stays in the processor's cache.
+PIECE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -76,28 +79,42 @@ def compare_weights(
     known (then any number of bits is taken, and its error held to that number). `advance` is told weights compared.
     """
     constants = dict(stored_constants(program))
-    values: dict[str, np.ndarray] = {}
-    faults: list[WeightFault] = []
-    errors: dict[str, float] = {}
-    compressed = 0
-    for parameter, tensor in source.items():
-        constant = constants.pop(constant_name(parameter), None)
-        expected = _half(tensor)
+
+    def compared(parameter: str) -> _Compared:
+        constant = constants.get(constant_name(parameter))
+        expected = _half(source[parameter])
         if constant is None:
-            faults.append(WeightFault(parameter, "missing", None, 0.0, "the package has no such constant"))
-            continue
-        found = decode(constant).astype(np.float16)
-        compressed += constant.compressed
+            missing = WeightFault(parameter, "missing", None, 0.0, "the package has no such constant")
+            return _Compared(None, missing, math.inf, False)
+        found = decode(constant).astype(np.float16, copy=False)
         fault, error = _compare(parameter, constant, found, expected, recipe(parameter))
-        if math.isfinite(error):
-            errors[parameter] = error
-        if fault is not None:
-            faults.append(fault)
-        if found.size == expected.size:
-            values[parameter] = found.reshape(expected.shape)
-        advance(expected.size)
+        value = found.reshape(expected.shape) if found.size == expected.size else None
+        return _Compared(value, fault, error, constant.compressed)
+
+    results: dict[str, _Compared] = {}
+    with ThreadPoolExecutor(worker_count()) as workers:
+        for parameter, result in zip(source, workers.map(compared, source), strict=True):
+            results[parameter] = result
+            advance(source[parameter].numel())
+    errors = {parameter: one.error for parameter, one in results.items() if math.isfinite(one.error)}
     worst = max(errors.items(), key=lambda item: item[1], default=None)
-    return StoredWeights(values, len(source), compressed, worst if worst and worst[1] > 0 else None, tuple(faults))
+    return StoredWeights(
+        values={parameter: one.value for parameter, one in results.items() if one.value is not None},
+        compared=len(source),
+        compressed=sum(one.compressed for one in results.values()),
+        worst=worst if worst and worst[1] > 0 else None,
+        faults=tuple(one.fault for one in results.values() if one.fault is not None),
+    )
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """One parameter: its stored values in the source's shape, what is wrong, its relative error."""
+
+    value: np.ndarray | None
+    fault: WeightFault | None
+    error: float
+    compressed: bool
 
 
 def stored_constants(program: Program) -> Iterator[tuple[str, Constant]]:
@@ -137,7 +154,7 @@ def _compare(
     if np.array_equal(found.view(np.uint16), expected.view(np.uint16)):
         return None, 0.0
     squared = _squared_error(found, expected)
-    size = math.sqrt(float(np.square(expected, dtype=np.float64).sum())) or 1.0
+    size = math.sqrt(_squared_error(expected, np.zeros(1, np.float16))) or 1.0
     error = math.sqrt(squared) / size
     best = 0.0 if stored.bits == FULL_BITS else palettize_weight(expected, stored).error
     if stored.bits != FULL_BITS and squared <= best * (1 + SLACK) + 1e-12:
@@ -181,8 +198,14 @@ def _layout(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _squared_error(found: np.ndarray, expected: np.ndarray) -> float:
-    difference = found.astype(np.float64) - expected.astype(np.float64)
-    return float(np.square(difference).sum())
+    x, y = found.reshape(-1), expected.reshape(-1)
+    total = 0.0
+    for start in range(0, x.size, PIECE):
+        # Half floats differ exactly in double.
+        difference = x[start : start + PIECE].astype(np.float64)
+        difference -= y if y.size == 1 else y[start : start + PIECE]
+        total += float(difference @ difference)
+    return total
 
 
 def _look(found: np.ndarray, expected: np.ndarray, best: float) -> tuple[Look, str]:
