@@ -197,13 +197,16 @@ class StoredWeightsRecord(StrictModel):
 class ExactAgreement(StrictModel):
     """A component in fp32 against its network with the very weights it stores: no loss stands between the two.
 
-    worst: null if the network couldn't be built from what is stored. attributes: epsilons, axes and scales that aren't
-    their module's, in words. operations: how many the program has; null if they weren't looked at one by one.
+    weights_alone: of an .aimodel the weights alone are compared here; its evaluation is held to the network in what was
+    lost. worst: null then, and if the network couldn't be built from what is stored. attributes: epsilons, axes and
+    scales that aren't their module's, in words. operations: how many the program has; null if they weren't looked at
+    one by one.
     unreached: those among them whose result was the same everywhere for every input, so that nothing is proved of what
     they read.
     """
 
     weights: StoredWeightsRecord
+    weights_alone: bool = False
     attributes: tuple[str, ...] = ()
     worst: Agreement | None
     gate_db: Decibels
@@ -247,6 +250,12 @@ class Exactness(StrictModel):
     def rows(self) -> Iterator[tuple[str, ...]]:
         """Rows of the report's table."""
         for name, component in self.components.items():
+            if component.weights_alone:
+                faults = len(component.weights.faults)
+                differ = f"{faults} differ" if faults else "all as recorded"
+                weights = f"{component.weights.parameters} weights"
+                yield "as stored", name, weights, differ, "equal", _verdict(component.passed)
+                continue
             stored = f"{component.weights.parameters} weights, {len(component.samples)} inputs"
             worst = "not comparable" if component.worst is None else str(component.worst)
             yield "mil fp32", name, stored, worst, f"{component.gate_db:g} dB", _verdict(component.passed)
@@ -393,9 +402,12 @@ class VerifyReport(StrictModel):
         return as_text([f"{self.bundle.name}. {self.verdict()}", *self.tables(), *self.remarks(), *self.faults()])
 
     def _answers(self) -> str:
+        proven = () if self.exact is None else tuple(self.exact.components.values())
+        alone = any(component.weights_alone for component in proven)
         answers = (
-            ("it is the network it claims to be", self.exact is not None and bool(self.exact.components)),
-            ("its constants are right", self.exact is not None and not self.exact.components),
+            ("it is the network it claims to be", bool(proven) and not alone),
+            ("it stores the weights it claims to", bool(proven) and alone),
+            ("its constants are right", self.exact is not None and not proven),
             ("every component and the picture reach their gates", bool(self.evaluations)),
             ("its references agree", bool([one for one in self.read if one.stages])),
         )

@@ -91,6 +91,27 @@ def look(bundle: Bundle, checkpoint: Checkpoint, name: ComponentName, observer: 
     return Looked(program, weights, tuple(attribute_faults(program, checkpoint.load(name, None))))
 
 
+def prove_asset(bundle: Bundle, checkpoint: Checkpoint, name: ComponentName, observer: Observer) -> ExactAgreement:
+    """The weights that a component's .aimodels store, one by one. Raises as `coreai_weights.asset_weights` does."""
+    from sfmobile.runtime.chunks import part_records
+    from sfmobile.verify.coreai_weights import asset_weights
+
+    record = bundle.manifest.components[name]
+    source = checkpoint.state_dict(name)
+    observer.start(f"Stored weights: {name}", sum(tensor.numel() for tensor in source.values()))
+    shapes = {key: tuple(tensor.shape) for key, tensor in source.items()}
+    paths = [bundle.root / part.package for part in part_records(record)]
+    weights = asset_weights(paths, source, lambda key: recorded_storage(record, key, shapes[key]), observer.advance)
+    return ExactAgreement(
+        weights=_record(weights),
+        weights_alone=True,
+        worst=None,
+        gate_db=EXACT_GATE_DB,
+        samples=(),
+        passed=not weights.faults,
+    )
+
+
 def by_function(bundle: Bundle, name: ComponentName) -> Iterator[tuple[str, Bundle]]:
     """`bundle` for each function of a component: the one it runs under the component's own name, then the others.
 

@@ -26,7 +26,7 @@ from sfmobile.runtime.mil.runtime import MilRuntime
 from sfmobile.runtime.opening import RuntimeRequest, choose_runtime, has_source, open_bundle, open_source
 from sfmobile.sampling.pipeline import Request
 from sfmobile.verify.constants import constant_faults, reference_pipeline
-from sfmobile.verify.exactness import QUICK, THOROUGH, by_function, prove_component
+from sfmobile.verify.exactness import QUICK, THOROUGH, by_function, prove_asset, prove_component
 from sfmobile.verify.gates import ROUNDED_GATE_DB, Gates
 from sfmobile.verify.recording import Call, Recorder
 from sfmobile.verify.references import REFERENCES, Asked, choose
@@ -248,6 +248,8 @@ class _Verification:
                             how,
                             package=package if own else None,
                         )
+                elif bundle.manifest.components[name].format == "coreai":
+                    components[name] = prove_asset(bundle, checkpoint, name, asked.observer)
             constants += constant_faults(bundle, checkpoint)
             against.append("the checkpoint")
         if "golden" in used:

@@ -87,7 +87,7 @@ def compare_weights(
             missing = WeightFault(parameter, "missing", None, 0.0, "the package has no such constant")
             return _Compared(None, missing, math.inf, False)
         found = decode(constant).astype(np.float16, copy=False)
-        fault, error = _compare(parameter, constant, found, expected, recipe(parameter))
+        fault, error = compare_weight(parameter, storage_of(constant), found, expected, recipe(parameter))
         value = found.reshape(expected.shape) if found.size == expected.size else None
         return _Compared(value, fault, error, constant.compressed)
 
@@ -134,27 +134,29 @@ def _half(tensor: Tensor) -> np.ndarray:
     return tensor.half().numpy()
 
 
-def _compare(
-    parameter: str, constant: Constant, found: np.ndarray, expected: np.ndarray, recipe: LayerRecipe | None
+def compare_weight(
+    parameter: str, stored: LayerRecipe, found: np.ndarray, expected: np.ndarray, recipe: LayerRecipe | None
 ) -> tuple[WeightFault | None, float]:
-    """The fault of one weight, if it has one, and its relative error."""
+    """The fault of one weight, if it has one, and its relative error.
+
+    stored: how it is stored; recipe: how it is to be, if that is known. found, expected: float16.
+    """
 
     def fault(look: Look, detail: str, error: float | None = None, allowed: float = 0.0) -> WeightFault:
         return WeightFault(parameter, look, error, allowed, detail)
 
-    if found.size != expected.size or _layout(found.shape) != _layout(expected.shape):
+    if found.size != expected.size or layout_of(found.shape) != layout_of(expected.shape):
         return fault("shape", f"stored as {found.shape}, expected {expected.shape}"), math.inf
     found = found.reshape(expected.shape)
     if not np.isfinite(found).all():
         return fault("not finite", "holds infinite values or NaN"), math.inf
-    stored = storage_of(constant)
     if recipe is not None and stored != _storable(recipe, expected.shape):
         wanted = _storable(recipe, expected.shape)
         return fault("recipe", f"stored as {_words(stored)}, expected {_words(wanted)}"), 0.0
     if np.array_equal(found.view(np.uint16), expected.view(np.uint16)):
         return None, 0.0
-    squared = _squared_error(found, expected)
-    size = math.sqrt(_squared_error(expected, np.zeros(1, np.float16))) or 1.0
+    squared = squared_error(found, expected)
+    size = math.sqrt(squared_error(expected, np.zeros(1, np.float16))) or 1.0
     error = math.sqrt(squared) / size
     best = 0.0 if stored.bits == FULL_BITS else palettize_weight(expected, stored).error
     if stored.bits != FULL_BITS and squared <= best * (1 + SLACK) + 1e-12:
@@ -192,12 +194,13 @@ def _words(recipe: LayerRecipe) -> str:
     return f"{recipe.bits} bits" + ("" if recipe.group_size is None else f" per {recipe.group_size} channels")
 
 
-def _layout(shape: tuple[int, ...]) -> tuple[int, ...]:
+def layout_of(shape: tuple[int, ...]) -> tuple[int, ...]:
     """A shape without its ones: (C,) and (1, C, 1, 1) hold values in the same order."""
     return tuple(size for size in shape if size != 1)
 
 
-def _squared_error(found: np.ndarray, expected: np.ndarray) -> float:
+def squared_error(found: np.ndarray, expected: np.ndarray) -> float:
+    """The sum of the squared differences of two float16 arrays; one value is taken for all of the other's."""
     x, y = found.reshape(-1), expected.reshape(-1)
     total = 0.0
     for start in range(0, x.size, PIECE):

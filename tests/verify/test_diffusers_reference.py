@@ -61,6 +61,7 @@ def check_stages(checkpoint: Checkpoint, stages: dict[str, SampleAgreement]) -> 
     assert list(stages) == [
         *(f"{text}: {what}" for text in ("prompt", "negative prompt") for what in ("tokens", "embedding")),
         *(f"step {number} of {len(calls)}" for number in calls),
+        "image",
         "picture",
     ]
     assert all(stage.agreement.reaches(READING_GATE_DB) for stage in stages.values())

@@ -9,9 +9,11 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from sfmobile.errors import UnavailableError
+from sfmobile.mlpackage.value import unpack_bits
 
 if TYPE_CHECKING:
     from coreai.authoring import AIProgram, TensorType, Value
@@ -173,6 +176,61 @@ def widen(program: AIProgram) -> None:
                             _widen_constant(operation, type_, resources)
                         else:
                             result.set_type(type_)
+
+
+@dataclass(frozen=True)
+class StoredConstant:
+    """A half-precision constant of a program: its values, or indices (of the weight's shape) into tables of values.
+
+    lut: (blocks along each axis..., entries, 1), as `lut_to_dense` takes it.
+    """
+
+    values: np.ndarray | None = None
+    indices: np.ndarray | None = None
+    lut: np.ndarray | None = None
+
+
+def stored_constants(program: AIProgram) -> list[StoredConstant]:
+    """Every float16 constant of `program` and every one that it decodes from tables, each as often as it stands there.
+
+    Apple's package reads none of them back; these are the bindings of MLIR, as in `widen`.
+    """
+    from coreai._compiler import ir
+
+    module = program._module._mlir_module
+    resources = _resources(str(module))
+    found: list[StoredConstant] = []
+    with module.context, ir.Location.unknown(module.context):
+        for graph in module.body.operations:
+            for block in graph.regions[0].blocks:
+                for operation in block.operations:
+                    if operation.name == "coreai.lut_to_dense":
+                        indices, lut = (_read(operand.owner, resources) for operand in list(operation.operands)[:2])
+                        found.append(StoredConstant(indices=indices, lut=lut))
+                    elif operation.name == "coreai.constant":
+                        values = _read(operation, resources)
+                        if values is not None and values.dtype == np.float16:
+                            found.append(StoredConstant(values))
+    return found
+
+
+def _read(operation: Any, resources: Mapping[str, bytes]) -> np.ndarray | None:
+    """The values of a constant of halves or of unsigned integers, one a byte; None of another type."""
+    from coreai._compiler import ir
+
+    type_ = operation.results[0].type
+    attribute, element = operation.attributes["value"], str(type_.element_type)
+    unsigned = re.fullmatch(r"ui([1-8])", element)
+    if element != "f16" and unsigned is None:
+        return None
+    named = None if isinstance(attribute, ir.DenseElementsAttr) else re.match(r"dense_resource<(\w+)>", str(attribute))
+    shape = tuple(type_.shape)
+    if named is None:
+        values = np.array(attribute)
+        return np.broadcast_to(values.reshape(()) if values.size == 1 else values, shape)
+    stored = np.frombuffer(resources[named[1]], np.uint8)
+    values = unpack_bits(stored, int(unsigned[1]), math.prod(shape)) if unsigned else stored.view(np.float16)
+    return np.broadcast_to(values.reshape(()), shape) if values.size == 1 else values.reshape(shape)
 
 
 def _widen_constant(operation: Any, type_: Any, resources: Mapping[str, bytes]) -> None:
