@@ -94,6 +94,12 @@ TEXT_TO_IMAGE: dict[str, Family] = {
 NETWORKS_ONLY: dict[str, Family] = {
     "inpainting": Family("StableDiffusionInpaintPipeline", unet={"in_channels": 9}),
     "InstructPix2Pix": Family("StableDiffusionInstructPix2PixPipeline", unet={"in_channels": 8}),
+    "depth": Family(
+        unet={**SD2, "in_channels": 5},
+        text=SD2_TEXT,
+        # diffusers' own pipeline would want a depth estimator beside it.
+        then=_rewrite("model_index.json", _class_name="StableDiffusionDepth2ImgPipeline"),
+    ),
 }
 
 

@@ -15,7 +15,8 @@ from sfmobile.export.exported import export_checkpoint
 from sfmobile.export.options import ExportOptions
 from sfmobile.observer import Observer
 from sfmobile.runtime.opening import open_runtime
-from sfmobile.sampling.pipeline import Request
+from sfmobile.sampling.pipeline import Request, TextToImage
+from sfmobile.verify.diffusers_reference import compare_reading
 from sfmobile.verify.recording import Recorder
 from sfmobile.verify.runs import call_again, excited_reference
 from sfmobile.verify.signal import psnr
@@ -28,7 +29,9 @@ GATE_DB = 55.0
 
 def small(family: Family) -> Family:
     """The family with a UNet of two levels: what is new is not in how many there are."""
-    return replace(family, unet={**family.unet, **blocks("x."), "layers_per_block": 1})
+    heads = family.unet.get("attention_head_dim", 4)
+    heads = heads[:2] if isinstance(heads, tuple) else heads
+    return replace(family, unet={**family.unet, **blocks("x."), "layers_per_block": 1, "attention_head_dim": heads})
 
 
 class Notes(Observer):
@@ -100,3 +103,20 @@ def test_what_is_left_out_is_said_and_skipped_layers_are_recorded(tmp_path: Path
     with runtime.load("text_encoder") as reference, open_runtime("mil", bundle).load("text_encoder") as program:
         expected = reference.predict({"input_ids": ids})["encoder_hidden_states"]
         assert psnr(expected, program.predict({"input_ids": ids})["encoder_hidden_states"]) > GATE_DB
+
+
+# Each new structure of networks in one of them; a sampler's or a tokenizer's constants change no program.
+STRUCTURES = {
+    "SD 2.x 768-v": TEXT_TO_IMAGE["SD 2.x 768-v"],
+    "BK-SDM small with TAESD": replace(TEXT_TO_IMAGE["BK-SDM small, small-sd"], tiny_autoencoder=True),
+    "LCM": TEXT_TO_IMAGE["LCM"],
+}
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_a_family_is_drawn_whole_by_its_packages_as_diffusers_draws_it(name: str, tmp_path: Path) -> None:
+    checkpoint, bundle, _ = exported(small(STRUCTURES[name]), tmp_path, attention="original")
+    with TextToImage.of_bundle(bundle, open_runtime("mil", bundle)) as packages:
+        stages = compare_reading(checkpoint, packages, Request("a red apple", "green", 3, 2))
+    picture = next(stage for stage in stages if stage.input == "picture")
+    assert picture.agreement.closeness >= GATE_DB, stages
