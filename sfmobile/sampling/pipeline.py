@@ -211,7 +211,7 @@ class TextToImage:
                 calls=guided.calls,
                 seconds=seconds,
             )
-        self._done_with(pipeline.unet)
+        self._done_with(self.manifest.pipeline.unet)
 
     def _guidance(self, request: Request, task: FromText, scale: float) -> Guidance:
         """What steers the UNet: the prompt's and the picture's encodings, by rows."""

@@ -225,7 +225,7 @@ def check_runs(manifest: Manifest) -> None:
 
 def _check_given(manifest: Manifest, given: Given) -> None:
     name, task = f"'{manifest.name}'", manifest.pipeline.task
-    encoder = manifest.components.get("encoder")
+    encoder = manifest.components.get(manifest.pipeline.encoder)
     if encoder is None:
         raise ArtifactError(
             f"{name} was exported without the image encoder, which a run from a picture takes; add it with "
