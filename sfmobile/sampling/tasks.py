@@ -121,7 +121,8 @@ class Repainting(FromPicture):
     @override
     def settle(self, sampler: Sampler, latents: np.ndarray) -> np.ndarray:
         known = sampler.noised(self.clean, self._unit)
-        return (np.float32(1) - self._mask) * known + self._mask * latents
+        settled: np.ndarray = (np.float32(1) - self._mask) * known + self._mask * latents
+        return settled
 
     @override
     def finish(self, pixels: np.ndarray) -> np.ndarray:
@@ -150,7 +151,8 @@ class Inpainting(Repainting):
 
     @override
     def behind(self) -> np.ndarray | None:
-        return np.concatenate([self._mask, self._masked], axis=1)
+        behind: np.ndarray = np.concatenate([self._mask, self._masked], axis=1)
+        return behind
 
     @override
     def settle(self, sampler: Sampler, latents: np.ndarray) -> np.ndarray:
@@ -187,7 +189,8 @@ def mode(moments: np.ndarray) -> np.ndarray:
 def sampled(moments: np.ndarray, unit: np.ndarray) -> np.ndarray:
     """Latents (1, C, h, w) drawn with `unit` normal noise from the distribution of those moments."""
     logvar = np.clip(moments[:, moments.shape[1] // 2 :], LEAST_LOGVAR, MOST_LOGVAR)
-    return mode(moments) + np.exp(np.float32(0.5) * logvar) * unit
+    latents: np.ndarray = mode(moments) + np.exp(np.float32(0.5) * logvar) * unit
+    return latents
 
 
 def task_of(manifest: Manifest, given: Given | None) -> FromText:
