@@ -43,9 +43,10 @@ $(INSTALLED): pyproject.toml
 	@touch $@
 
 demo: environment
-	$(RUN)/sfmobile export $(MODEL) -o $(BUNDLE)
+	$(RUN)/sfmobile export $(MODEL) -o $(BUNDLE) --with encoder
 	$(RUN)/sfmobile verify $(BUNDLE) --source $(MODEL)
 	$(RUN)/sfmobile generate $(BUNDLE) $(PROMPTS) --seed $(SEED) -o $(OUT)/demo.png --sheet $(OUT)/demo-sheet.png
+	$(RUN)/sfmobile generate $(BUNDLE) "a red heart" "an orange" --image $(OUT)/demo-1.png --strength 0.7 -o $(OUT)/from-picture.png
 	$(RUN)/sfmobile bench $(BUNDLE)
 
 test: lint types pytest swift

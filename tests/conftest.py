@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.export.options import ExportOptions
 from sfmobile.testing import write_synthetic_checkpoint
 from tests.checkpoint.added_tokens import LAYOUTS
-from tests.exported import SharedExports, shared_folder
+from tests.exported import SharedExports, export_tiny, shared_folder
 from tests.tiny import (
     TINY_ASYMMETRIC_AUTOENCODER,
     TINY_AUTOENCODER,
@@ -75,6 +76,19 @@ def tiny_exports(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathF
 def tiny_bundle(tiny_exports: SharedExports) -> Bundle:
     """The tiny checkpoint exported in fp16, guidance batch 2, with golden vectors. Shared: don't write into it."""
     return tiny_exports(ExportOptions(), golden=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_encoding_bundle(
+    tiny_bundle: Bundle, tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory
+) -> Bundle:
+    """The tiny bundle with the image encoder. Shared: don't write into it."""
+    root = shared_folder(tmp_path_factory) / "tiny-encoding"
+    with FileLock(f"{root}.lock"):
+        if not root.exists():
+            draft = Path(shutil.copytree(tiny_bundle.root, root.with_name("tiny-encoding.draft")))
+            export_tiny(tiny_checkpoint, draft, ExportOptions(components=("encoder",))).root.rename(root)
+    return Bundle.open(root)
 
 
 @pytest.fixture(scope="session")

@@ -188,6 +188,11 @@ class LatentsRecord(StrictModel):
     pixels_per_latent: int
     scaling_factor: float
 
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """Height and width of the pictures in pixels."""
+        return self.height * self.pixels_per_latent, self.width * self.pixels_per_latent
+
 
 class GuidanceRecord(StrictModel):
     """Classifier-free guidance: the UNet's batch (2 = unconditional and conditional in one call) and default scale."""

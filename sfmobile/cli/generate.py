@@ -11,6 +11,7 @@ import typer
 
 from sfmobile.cli import console, options
 from sfmobile.errors import UsageError
+from sfmobile.sampling.choices import DEFAULT_FIT, Fit
 from sfmobile.tables import Table, in_milliseconds, shortened
 
 if TYPE_CHECKING:
@@ -43,6 +44,45 @@ def generate(
     sampler: options.SamplerOption = None,
     eta: options.EtaOption = None,
     negative: Annotated[str, typer.Option("--negative", help="What to keep away from.")] = "",
+    image: Annotated[
+        Path | None,
+        typer.Option(
+            "--image",
+            metavar="FILE",
+            help="A picture to start from, to repaint where --mask is white, or to edit, as the model does.",
+        ),
+    ] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option(
+            "--strength",
+            metavar="S",
+            help="How much of --image is drawn anew, above 0 to 1; 0.8 without it, 1 with a mask.",
+        ),
+    ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option("--mask", metavar="FILE", help="White where --image is drawn anew; of its size."),
+    ] = None,
+    fit: Annotated[
+        Fit,
+        typer.Option(
+            "--fit",
+            help="How --image is brought to the bundle's size: fill covers it and cuts off the rest, fit lies within "
+            "it on white, stretch changes its proportions.",
+        ),
+    ] = DEFAULT_FIT,
+    image_guidance: Annotated[
+        float | None,
+        typer.Option(
+            "--image-guidance",
+            metavar="SCALE",
+            help="How close a model that edits keeps to --image; 1.5 without it.",
+        ),
+    ] = None,
+    paste: Annotated[
+        bool, typer.Option("--paste/--no-paste", help="Put back what --mask doesn't cover as it was, with a soft edge.")
+    ] = True,
     runtime: options.RuntimeOption = "auto",
     precision: options.PrecisionOption = "fp32",
     compute_unit: options.UnitOption = None,
@@ -68,7 +108,7 @@ def generate(
     ] = "4,8,16",
     json_output: options.JsonOption = False,
 ) -> None:
-    """Draw pictures from text with an exported bundle."""
+    """Draw pictures from text with an exported bundle; from a picture, into a part of one, or edited, with --image."""
     import sfmobile
     from sfmobile.sampling.picture import sheet as side_by_side
     from sfmobile.sampling.pipeline import Request
@@ -91,12 +131,13 @@ def generate(
             observer=observer,
         ) as pipeline,
     ):
+        given = pipeline.given(image, mask, strength, fit, image_guidance, paste, observer)
         if compared is not None:
-            request = Request(prompts[0], negative, seed, guidance_scale=guidance)
+            request = Request(prompts[0], negative, seed, guidance_scale=guidance, given=given)
             compare(pipeline, request, *compared, output, json_output, observer)
             return
         for number, prompt in enumerate(prompts, start=1):
-            request = Request(prompt, negative, seed, steps, guidance, sampler, eta)
+            request = Request(prompt, negative, seed, steps, guidance, sampler, eta, given)
             drawing = pipeline.draw(request, preview=preview, observer=observer)
             drawn.append(save(drawing, numbered(output, number, len(prompts))))
     if sheet is not None:

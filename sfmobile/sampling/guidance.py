@@ -7,6 +7,13 @@ A UNet that takes the scale as an input (a guidance embedding) is called once, w
 At scale 1 (and below, as in diffusers) the formula is the conditional prediction alone: a batch-1 UNet is called once,
 half the work; a batch-2 UNet, whose shape can't change, gets the conditional text in both rows and the first row
 is used. The negative prompt isn't encoded then. Models meant for guidance 1 are best exported with batch 1.
+
+A model that edits pictures is guided by both (arXiv 2211.09800, equation 3), of three rows:
+
+    guided = unconditional + picture_scale * (pictured - unconditional) + scale * (conditional - pictured)
+
+where `pictured` knows the picture and the negative prompt, and `unconditional` no picture. Batch 1 takes three calls,
+batch 2 two, the last row twice.
 """
 
 from __future__ import annotations
@@ -21,7 +28,7 @@ import numpy as np
 from sfmobile.errors import GateError, UsageError
 from sfmobile.runtime.protocol import LoadedComponent
 
-# Inputs of the UNet beside latents and time, by name, each of one row.
+# Inputs of the UNet beside latents and time, by name, each of one row; "latents" is what stands behind the noisy ones.
 Conditions: TypeAlias = Mapping[str, np.ndarray]
 
 
@@ -58,12 +65,15 @@ class Guidance:
 
     conditional: what steers the UNet, by the name of its input, one row each: hidden states (1, C, 1, S) first of all.
     unconditional: the same for the negative prompt; None if the scale is at most 1 or one of the conditions.
+    pictured: of a model that edits a picture, the negative prompt with the picture; unconditional is without, then.
     """
 
     batch: Literal[1, 2]
     scale: float
     conditional: Conditions
     unconditional: Conditions | None
+    pictured: Conditions | None = None
+    picture_scale: float = 1.0
 
     def predict(self, unet: LoadedComponent, latents: np.ndarray, time_embedding: np.ndarray) -> GuidedPrediction:
         """Guided prediction for latents (1, C, H, W) and their time embedding (1, D, 1, 1).
@@ -73,25 +83,28 @@ class Guidance:
         if self.unconditional is None:
             call = self._call(unet, latents, time_embedding, [self.conditional] * self.batch)
             return GuidedPrediction(call.model_output[:1], (call,))
-        if self.batch == 2:
-            call = self._call(unet, latents, time_embedding, [self.unconditional, self.conditional])
-            calls: tuple[UNetCall, ...] = (call,)
-            unconditional, conditional = call.model_output[:1], call.model_output[1:]
-        else:
-            calls = tuple(
-                self._call(unet, latents, time_embedding, [row]) for row in (self.unconditional, self.conditional)
-            )
-            unconditional, conditional = (call.model_output for call in calls)
-        guided = unconditional + np.float32(self.scale) * (conditional - unconditional)
-        return GuidedPrediction(guided, calls)
+        rows = [self.unconditional, *([] if self.pictured is None else [self.pictured]), self.conditional]
+        # A batch that isn't full takes its last row again.
+        batches = [[*rows[start:], rows[-1]][: self.batch] for start in range(0, len(rows), self.batch)]
+        calls = tuple(self._call(unet, latents, time_embedding, batch) for batch in batches)
+        outputs = np.concatenate([call.model_output for call in calls])
+        unconditional, conditional = outputs[:1], outputs[len(rows) - 1 : len(rows)]
+        if self.pictured is None:
+            return GuidedPrediction(unconditional + np.float32(self.scale) * (conditional - unconditional), calls)
+        pictured = outputs[1:2]
+        guided = unconditional + np.float32(self.scale) * (conditional - pictured)
+        return GuidedPrediction(guided + np.float32(self.picture_scale) * (pictured - unconditional), calls)
 
     def _call(
         self, unet: LoadedComponent, latents: np.ndarray, time_embedding: np.ndarray, rows: list[Conditions]
     ) -> UNetCall:
+        named = {name: np.concatenate([row[name] for row in rows], axis=0) for name in rows[0]}
+        repeated = np.repeat(latents, len(rows), axis=0)
+        behind = named.pop("latents", None)
         inputs = {
-            "latents": np.repeat(latents, len(rows), axis=0),
+            "latents": repeated if behind is None else np.concatenate([repeated, behind], axis=1),
             "time_embedding": np.repeat(time_embedding, len(rows), axis=0),
-            **{name: np.concatenate([row[name] for row in rows], axis=0) for name in rows[0]},
+            **named,
         }
         output = unet.predict(inputs)["model_output"]
         check_finite(output, "UNet")

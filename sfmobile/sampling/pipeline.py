@@ -20,12 +20,15 @@ from sfmobile.errors import UsageError
 from sfmobile.observer import Observer
 from sfmobile.runtime.opening import RuntimeRequest, open_bundle
 from sfmobile.runtime.protocol import LoadedComponent, Runtime
+from sfmobile.sampling.choices import DEFAULT_FIT, Fit
+from sfmobile.sampling.given import Given, PictureSource, read_given
 from sfmobile.sampling.guidance import Guidance, UNetCall, check_finite, check_scale, is_guided
 from sfmobile.sampling.noise import Noise
 from sfmobile.sampling.picture import Picture, to_pixels
 from sfmobile.sampling.samplers.named import name_of, named, with_eta
 from sfmobile.sampling.samplers.sampler import Sampler
-from sfmobile.sampling.samplers.starting import start
+from sfmobile.sampling.samplers.starting import start, start_within
+from sfmobile.sampling.tasks import FromPicture, FromText, check_runs, task_of
 from sfmobile.sampling.time_embedding import guidance_sinusoid, sinusoid
 from sfmobile.sampling.tokenizer import Tokenizer
 from sfmobile.tables import shortened
@@ -40,6 +43,7 @@ class Request:
     """What to draw. None takes the model's default; a sampler is one of `sfmobile.sampling.samplers.named.NAMES`.
 
     eta: of a sampler that has one, see `with_eta` there.
+    given: the picture to start from, to repaint or to edit.
     """
 
     prompt: str
@@ -49,6 +53,7 @@ class Request:
     guidance_scale: float | None = None
     sampler: str | None = None
     eta: float | None = None
+    given: Given | None = None
 
 
 @dataclass(frozen=True)
@@ -87,11 +92,7 @@ class TextToImage:
 
     def __init__(self, runtime: Runtime, manifest: Manifest, tokenizer: Tokenizer, *, keep_loaded: bool = True) -> None:
         """Raises `UsageError` for a bundle of a task that sfmobile can't run."""
-        if manifest.pipeline.task != "text-to-image":
-            raise UsageError(
-                f"'{manifest.name}' is for {manifest.pipeline.task}, which sfmobile can't run yet; its components can "
-                "be inspected, verified and benchmarked one by one."
-            )
+        check_runs(manifest)
         self.runtime = runtime
         self.manifest = manifest
         self.tokenizer = tokenizer
@@ -151,16 +152,17 @@ class TextToImage:
         The request is checked before anything is loaded. Raises `UsageError` for steps, a scale, a seed or a prompt
         out of range or a sampler that can't walk this model, `GateError` for NaN or infinity in an output.
         """
-        count = self.manifest.pipeline.default_steps if request.steps is None else request.steps
         scale = self.manifest.guidance.default_scale if request.guidance_scale is None else request.guidance_scale
+        task = task_of(self.manifest, request.given)
         noise = Noise(request.seed)
-        sampler = start(self.sampler_record(request), count, noise)
+        sampler = self._sampler(request, task, noise)
         check_scale(scale)
+        check_scale(1.0 if task.picture_guidance is None else task.picture_guidance)
         for prompt in (request.prompt, request.negative_prompt):
             self.tokenizer.tokenize(prompt)
         # Drawn in any case: a sampler that draws goes on behind it.
-        drawn = noise.normal(self.latent_shape())
-        return self._denoise(request, drawn if latents is None else latents, sampler, scale)
+        drawn = task.draw(noise, self.latent_shape())
+        return self._denoise(request, task, drawn if latents is None else latents, sampler, scale)
 
     def sampler_record(self, request: Request) -> SamplerRecord:
         """The constants `request` is walked with.
@@ -173,32 +175,35 @@ class TextToImage:
 
     def calls(self, request: Request) -> int:
         """How many evaluations of the UNet `request` takes, each of one call or, with guidance by halves, two."""
-        steps = self.manifest.pipeline.default_steps if request.steps is None else request.steps
-        return start(self.sampler_record(request), steps).calls
+        sampler = self._sampler(request, task_of(self.manifest, request.given), None)
+        return sampler.calls - sampler.begun
 
-    def _denoise(self, request: Request, unit: np.ndarray, sampler: Sampler, scale: float) -> Iterator[Step]:
-        pipeline = self.manifest.pipeline
-        guided_outside = is_guided(scale) and not pipeline.takes_guidance
-        guidance = Guidance(
-            batch=self.manifest.guidance.batch,
-            scale=scale,
-            conditional=self.conditions(request.prompt, scale),
-            unconditional=self.conditions(request.negative_prompt, scale) if guided_outside else None,
-        )
-        for name in pipeline.text_encoders:
+    def _sampler(self, request: Request, task: FromText, noise: Noise | None) -> Sampler:
+        """The walk of a request, at the call where its task begins."""
+        steps = self.manifest.pipeline.default_steps if request.steps is None else request.steps
+        consistency = self.manifest.pipeline.family == "latent-consistency"
+        if isinstance(task, FromPicture):
+            return start_within(self.sampler_record(request), steps, task.strength, noise, all_steps=consistency)
+        return start(self.sampler_record(request), steps, noise)
+
+    def _denoise(
+        self, request: Request, task: FromText, unit: np.ndarray, sampler: Sampler, scale: float
+    ) -> Iterator[Step]:
+        guidance = self._guidance(request, task, scale)
+        for name in self.manifest.pipeline.text_encoders:
             self._done_with(name)
-        unet = self.component(pipeline.unet)
-        latents = unit * np.float32(sampler.noise_scale)
-        for index, timestep in enumerate(sampler.timesteps.tolist()):
+        unet = self.component(self.manifest.pipeline.unet)
+        latents = task.begin(sampler, unit)
+        for index, timestep in enumerate(sampler.timesteps[sampler.begun :].tolist()):
             begun = time.perf_counter()
             embedding = sinusoid([timestep], self.manifest.time_embedding)
             guided = guidance.predict(unet, sampler.model_input(latents), embedding)
             prediction = sampler.step(guided.model_output, latents)
-            latents = prediction.latents
+            latents = task.settle(sampler, prediction.latents)
             seconds = time.perf_counter() - begun
             yield Step(
                 index=index,
-                count=sampler.calls,
+                count=sampler.calls - sampler.begun,
                 timestep=timestep,
                 latents=latents,
                 denoised=prediction.denoised,
@@ -206,7 +211,32 @@ class TextToImage:
                 calls=guided.calls,
                 seconds=seconds,
             )
-        self._done_with(pipeline.unet)
+        self._done_with(self.manifest.pipeline.unet)
+
+    def _guidance(self, request: Request, task: FromText, scale: float) -> Guidance:
+        """What steers the UNet: the prompt's and the picture's encodings, by rows."""
+        conditional = self.conditions(request.prompt, scale)
+        # A model that edits is guided by both of its scales or by none, as in diffusers.
+        by_picture = task.picture_guidance
+        guided = (
+            is_guided(scale) and not self.manifest.pipeline.takes_guidance and (by_picture is None or by_picture >= 1)
+        )
+        unconditional = self.conditions(request.negative_prompt, scale) if guided else None
+        task.prepare(self.moments)
+        behind = task.behind()
+        if behind is None:
+            return Guidance(self.manifest.guidance.batch, scale, conditional, unconditional)
+        pictured = None if unconditional is None else {**unconditional, "latents": behind}
+        if by_picture is None:
+            return Guidance(self.manifest.guidance.batch, scale, {**conditional, "latents": behind}, pictured)
+        return Guidance(
+            batch=self.manifest.guidance.batch,
+            scale=scale,
+            conditional={**conditional, "latents": behind},
+            unconditional=None if unconditional is None else {**unconditional, "latents": np.zeros_like(behind)},
+            pictured=pictured,
+            picture_scale=by_picture,
+        )
 
     def decoder_input(self, latents: np.ndarray) -> np.ndarray:
         """What the decoder takes: latents of the loop divided by the autoencoder's scaling factor."""
@@ -236,7 +266,12 @@ class TextToImage:
             if observe is not None:
                 observe(step)
         assert latents is not None  # a run has at least one step
-        return Picture(to_pixels(self.decode(latents)), self.settings(request))
+        return self.finished(request, latents)
+
+    def finished(self, request: Request, latents: np.ndarray) -> Picture:
+        """The picture of a run's last latents."""
+        task = task_of(self.manifest, request.given)
+        return Picture(task.finish(to_pixels(self.decode(latents))), self.settings(request))
 
     def settings(self, request: Request) -> dict[str, str | int | float]:
         """What a picture's metadata says: enough to draw it again."""
@@ -252,6 +287,7 @@ class TextToImage:
             "model": manifest.name,
             "source_sha256": manifest.source.sha256,
             "runtime": self.runtime.describe(),
+            **task_of(manifest, request.given).settings(),
         }
         if request.eta is not None:
             settings["eta"] = request.eta
@@ -311,15 +347,58 @@ class Pipeline(TextToImage):
         guidance: float | None = None,
         sampler: str | None = None,
         eta: float | None = None,
+        image: PictureSource | None = None,
+        mask: PictureSource | None = None,
+        strength: float | None = None,
+        fit: Fit = DEFAULT_FIT,
+        image_guidance: float | None = None,
+        paste: bool = True,
         observer: Observer | None = None,
     ) -> Picture:
         """Draw `prompt`; the same seed gives the same picture.
 
         negative: what to keep away from. steps, guidance, sampler: the model's defaults without them; guidance 1 is
         none; samplers are named in the guide, euler-ancestral say. eta: noise drawn on the way, of ddim and tcd.
+        image: a file, or pixels uint8 (H, W, 3), to start from, to repaint where `mask` is white, or to edit, as the
+        bundle's model does. strength: how much of it is drawn anew, above 0 to 1. fit: how a picture of another size
+        is brought to the bundle's. image_guidance: of a model that edits, how close to keep to the picture. paste:
+        whether what the mask doesn't cover is put back as it was.
         Raises `UsageError` for a request out of range, `GateError` for NaN or infinity on the way.
         """
-        return self.draw(Request(prompt, negative, seed, steps, guidance, sampler, eta), observer=observer).picture
+        given = self.given(image, mask, strength, fit, image_guidance, paste, observer)
+        request = Request(prompt, negative, seed, steps, guidance, sampler, eta, given)
+        return self.draw(request, observer=observer).picture
+
+    def given(
+        self,
+        image: PictureSource | None,
+        mask: PictureSource | None = None,
+        strength: float | None = None,
+        fit: Fit = DEFAULT_FIT,
+        image_guidance: float | None = None,
+        paste: bool = True,
+        observer: Observer | None = None,
+    ) -> Given | None:
+        """The picture of a request, of the size that this bundle draws in; `observer` is told what was done to it.
+
+        Raises as `read_given` does, and `UsageError` for what is said of a picture that isn't given.
+        """
+        if image is None:
+            if mask is not None or strength is not None or image_guidance is not None:
+                raise UsageError("A mask, a strength and image guidance are of a picture; give one (--image).")
+            return None
+        given, notes = read_given(
+            image,
+            self.manifest.latents.picture_size,
+            mask=mask,
+            fit=fit,
+            strength=strength,
+            picture_guidance=image_guidance,
+            paste=paste,
+        )
+        for note in notes:
+            (observer or Observer()).note(f"{note}.")
+        return given
 
     def draw(self, request: Request, *, preview: bool = False, observer: Observer | None = None) -> Drawing:
         """Draw `request` and tell how long it took. preview: also decode what each step predicts."""
@@ -342,5 +421,4 @@ class Pipeline(TextToImage):
                 previews.append(Picture(to_pixels(self.decode(step.denoised)), settings))
             observer.advance()
         assert latents is not None  # a run has at least one step
-        picture = Picture(to_pixels(self.decode(latents)), self.settings(request))
-        return Drawing(picture, tuple(previews), tuple(seconds), time.perf_counter() - begun)
+        return Drawing(self.finished(request, latents), tuple(previews), tuple(seconds), time.perf_counter() - begun)

@@ -33,11 +33,11 @@ def test_a_family_is_drawn_as_diffusers_does_at_every_step(name: str, tmp_path: 
 
 
 @pytest.mark.parametrize("name", NETWORKS_ONLY)
-def test_a_family_of_another_task_is_networks_and_is_not_drawn(name: str, tmp_path: Path) -> None:
+def test_a_family_of_another_task_asks_for_a_picture(name: str, tmp_path: Path) -> None:
     checkpoint = Checkpoint.open(write_family(NETWORKS_ONLY[name], tmp_path))
-    assert checkpoint.pipeline.task != "text-to-image"
-    with pytest.raises(UsageError, match=f"is for {checkpoint.pipeline.task}, which sfmobile can't run yet"):
-        reference_pipeline(checkpoint)
+    assert checkpoint.pipeline.task != "text-to-image" and "encoder" in checkpoint.pipeline.components
+    with reference_pipeline(checkpoint) as ours, pytest.raises(UsageError, match="--image"):
+        ours.steps(Request("a red apple"))
 
 
 @pytest.mark.parametrize("skipped", [1, 2])
@@ -57,4 +57,7 @@ def test_a_depth_unet_is_networks_of_its_task(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="such as StableDiffusionDepth2ImgPipeline"):
         Checkpoint.open(root)
     rewrite_json(root / "model_index.json", _class_name="StableDiffusionDepth2ImgPipeline")
-    assert Checkpoint.open(root).pipeline.task == "depth-to-image"
+    checkpoint = Checkpoint.open(root)
+    assert checkpoint.pipeline.task == "depth-to-image"
+    with pytest.raises(UsageError, match="is for depth-to-image, which sfmobile can't run yet"):
+        reference_pipeline(checkpoint)

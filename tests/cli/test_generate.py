@@ -265,3 +265,66 @@ def test_another_guidance_batch_and_latent_size_of_a_multifunction_bundle(
     assert refused.code == 2 and "it was exported for 8x8 and batch 2" in refused.sentence
     assert run(capsys, "generate", root, "a", "--guidance-batch", 3, "-o", tmp_path / "x.png").code == 2
     assert not (tmp_path / "x.png").exists()
+
+
+def test_a_picture_is_started_from_and_repainted_where_the_mask_is_white(
+    tiny_encoding_bundle: Bundle, tmp_path: Path, capsys
+) -> None:
+    picture, mask, wide = (tmp_path / f"{name}.png" for name in ("picture", "mask", "wide"))
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8)).save(picture)
+    Image.open(picture).resize((32, 16)).save(wide)
+    cover = np.zeros((16, 16), np.uint8)
+    cover[:, 8:] = 255
+    Image.fromarray(cover).save(mask)
+    asked = ("generate", tiny_encoding_bundle.root, "a red apple", "--steps", 4, "--image")
+
+    def drawn(name: str, *options: object) -> np.ndarray:
+        outcome = run(capsys, *asked, *options, "-o", tmp_path / f"{name}.png")
+        assert outcome.code == 0, outcome.err
+        return pixels(tmp_path / f"{name}.png")
+
+    near, far = drawn("near", picture, "--strength", 0.25), drawn("far", picture, "--strength", 1)
+    settings = read_settings(tmp_path / "near.png")
+    assert settings["strength"] == 0.25 and len(str(settings["image_sha256"])) == 64
+    assert not np.array_equal(near, far)
+    repainted = drawn("repainted", picture, "--mask", mask)
+    assert np.array_equal(repainted[:, :8], pixels(picture)[:, :8])
+    assert not np.array_equal(repainted[:, 8:], pixels(picture)[:, 8:])
+    assert not np.array_equal(drawn("left", picture, "--mask", mask, "--no-paste")[:, :8], pixels(picture)[:, :8])
+    outcome = run(capsys, *asked, wide, "--strength", 0.5, "-o", tmp_path / "fitted.png", "--json")
+    assert len(json.loads(outcome.out)["pictures"][0]["steps_seconds"]) == 2
+    assert "The picture of 32x16 was scaled to 32x16 and cut to 16x16." in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (("--strength", 0.5), 2, "give one (--image)"),
+        (("--image", "absent.png"), 4, "absent.png"),
+        (("--image", "a.png", "--strength", 0), 2, "strength 0 makes no sense"),
+        (("--image", "a.png", "--strength", 1.2), 2, "strength 1.2 makes no sense"),
+        (("--image", "a.png", "--image-guidance", 2), 2, "isn't guided by pictures"),
+        (("--image", "a.png", "--mask", "small.png"), 2, "give a mask of the picture's size"),
+        (("--image", "a.png", "--fit", "crop"), 2, "crop"),
+    ],
+)
+def test_what_can_not_be_done_with_a_picture_is_one_sentence(
+    options: tuple[object, ...],
+    code: int,
+    message: str,
+    tiny_encoding_bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (16, 16), "red").save("a.png")
+    Image.new("L", (8, 8), 255).save("small.png")
+    outcome = run(capsys, "generate", tiny_encoding_bundle.root, "a red apple", "--steps", 2, *options)
+    assert outcome.code == code and message in outcome.err
+
+
+def test_a_bundle_without_the_encoder_says_what_adds_it(tiny_bundle: Bundle, tmp_path: Path, capsys) -> None:
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "a.png")
+    outcome = run(capsys, "generate", tiny_bundle.root, "a red apple", "--image", tmp_path / "a.png")
+    assert outcome.code == 4 and "--component encoder" in outcome.err

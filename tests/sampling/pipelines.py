@@ -16,7 +16,6 @@ from sfmobile.bundle.manifest import (
     SourceRecord,
     TokenizerRecord,
 )
-from sfmobile.bundle.pipeline import TEXT_TO_IMAGE
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.export.component import Setting, component_specs
 from sfmobile.runtime.torch import TorchRuntime
@@ -56,7 +55,7 @@ def manifest_of(
                 options_sha256="0" * 64,
                 files={f"{component_specs(checkpoint)[name].package}.mlpackage/Manifest.json": NO_FILE},
             )
-            for name in TEXT_TO_IMAGE
+            for name in checkpoint.description.components
         },
         sampler=checkpoint.sampler,
         latents=LatentsRecord(

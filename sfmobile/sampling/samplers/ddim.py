@@ -16,7 +16,13 @@ import numpy as np
 from sfmobile.bundle.samplers import DDIMRecord
 from sfmobile.sampling.noise import Noise
 from sfmobile.sampling.samplers.sampler import Prediction, Sampler
-from sfmobile.sampling.samplers.schedule import alphas_cumprod, check_signal, earlier_timesteps, walked_timesteps
+from sfmobile.sampling.samplers.schedule import (
+    alphas_cumprod,
+    amplitudes,
+    check_signal,
+    earlier_timesteps,
+    walked_timesteps,
+)
 
 
 class DDIM(Sampler):
@@ -30,6 +36,9 @@ class DDIM(Sampler):
         self.alphas_cumprod = alphas_cumprod(record)
         self.final_alpha_cumprod = np.float32(1.0) if record.set_alpha_to_one else self.alphas_cumprod[0]
         check_signal(record, self.alphas_cumprod, int(timesteps[0]))
+
+    def _amplitudes(self) -> tuple[float, float]:
+        return amplitudes(self.alphas_cumprod, int(self.timesteps[self.index]))
 
     def _step(self, output: np.ndarray, x: np.ndarray) -> Prediction:
         record, one = self.record, np.float32(1.0)

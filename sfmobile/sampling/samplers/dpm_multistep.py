@@ -39,6 +39,10 @@ class DPMMultistep(Sampler):
             return 1
         return min(order, 2) if left == 2 and few else order
 
+    def _amplitudes(self) -> tuple[float, float]:
+        here = self.points[self.index]
+        return here.alpha, here.sigma
+
     def _step(self, output: np.ndarray, x: np.ndarray) -> Prediction:
         start, end = self.points[self.index : self.index + 2]
         clean = denoised(self.record.prediction_type, output, x, start.alpha, start.sigma)

@@ -34,14 +34,19 @@ class DPMSinglestep(Sampler):
         lower_final = self.record.lower_order_final or self.record.final_sigma == "zero"
         return self.index + 1 < self.calls or not lower_final
 
+    def _amplitudes(self) -> tuple[float, float]:
+        here = self.points[self.index]
+        return here.alpha, here.sigma
+
     def _step(self, output: np.ndarray, x: np.ndarray) -> Prediction:
         here, end = self.points[self.index : self.index + 2]
         clean = denoised(self.record.prediction_type, output, x, here.alpha, here.sigma)
-        second = self.is_second()
-        start = self.points[self.index - 1] if second else here
+        # A walk that begins with the second of two calls has nothing to make a difference with.
+        begun = self._begun if self.is_second() else None
+        start = here if begun is None else self.points[self.index - 1]
         update = Update(start, end, self.record.stochastic, self.record.solver_type)
-        if second and self._begun is not None:
-            before, base = self._begun
+        if begun is not None:
+            before, base = begun
             difference = (update.h / (here.lambda_ - start.lambda_)) * (clean - base)
             latents = second_order(update, before, base, difference)
         else:

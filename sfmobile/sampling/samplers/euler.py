@@ -36,6 +36,9 @@ class InLevels(Sampler):
         sigma = self.sigmas[self.index]
         return latents / math.sqrt(sigma * sigma + 1.0)
 
+    def _amplitudes(self) -> tuple[float, float]:
+        return 1.0, self.sigmas[self.index]
+
 
 class Euler(InLevels):
     """One network call a step; draws nothing."""

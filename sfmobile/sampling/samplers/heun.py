@@ -6,6 +6,8 @@ step, to level 0, where no slope can be had, is Euler's.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from sfmobile.bundle.samplers import HeunRecord
@@ -19,6 +21,8 @@ from sfmobile.sampling.samplers.schedule import Levels, levels
 
 class Heun(InLevels):
     """2 `steps` - 1 network calls. Between the two of a step the latents are those of its Euler step."""
+
+    calls_a_step: ClassVar[int] = 2
 
     def __init__(self, record: HeunRecord, steps: int, noise: Noise) -> None:
         if record.rescale_betas_zero_snr:

@@ -16,14 +16,16 @@ from sfmobile.errors import UsageError
 from sfmobile.sampling.noise import Noise
 from sfmobile.sampling.samplers.prediction import denoised
 from sfmobile.sampling.samplers.sampler import Prediction, Sampler, check_steps
-from sfmobile.sampling.samplers.schedule import alphas_cumprod, check_signal
+from sfmobile.sampling.samplers.schedule import alphas_cumprod, amplitudes, check_signal
 
 # Standard deviation of the data, as the boundary factors take it (arXiv 2303.01469, appendix C).
 SIGMA_DATA = 0.5
 
 
-def distilled_timesteps(record: LCMRecord | TCDRecord, steps: int) -> np.ndarray:
+def distilled_timesteps(record: LCMRecord | TCDRecord, steps: int, share: float = 1.0) -> np.ndarray:
     """`steps` of the distillation's timesteps, from its last one on, falling, int64.
+
+    share: of its timesteps, the least noisy ones, from which they are taken.
 
     Raises `UsageError` for steps that can't be taken.
     """
@@ -33,8 +35,14 @@ def distilled_timesteps(record: LCMRecord | TCDRecord, steps: int) -> np.ndarray
         raise UsageError(
             f"Expected 1 to {distilled} steps, those this sampler's model was distilled on; found {steps}."
         )
-    timesteps = np.arange(distilled, 0, -1) * (record.num_train_timesteps // distilled) - 1
-    return timesteps[np.floor(np.linspace(0, distilled, steps, endpoint=False)).astype(np.int64)]
+    taken = int(distilled * share)
+    if steps > taken:
+        raise UsageError(
+            f"A strength of {share:g} leaves {taken} of the {distilled} timesteps this sampler's model was distilled "
+            f"on, too few for {steps} steps; take fewer, or a higher strength."
+        )
+    timesteps = np.arange(taken, 0, -1) * (record.num_train_timesteps // distilled) - 1
+    return timesteps[np.floor(np.linspace(0, taken, steps, endpoint=False)).astype(np.int64)]
 
 
 class LCM(Sampler):
@@ -42,11 +50,14 @@ class LCM(Sampler):
 
     stochastic: ClassVar[bool] = True
 
-    def __init__(self, record: LCMRecord, steps: int, noise: Noise) -> None:
-        super().__init__(distilled_timesteps(record, steps), noise)
+    def __init__(self, record: LCMRecord, steps: int, noise: Noise, share: float = 1.0) -> None:
+        super().__init__(distilled_timesteps(record, steps, share), noise)
         self.record = record
         self.alphas_cumprod = alphas_cumprod(record)
         check_signal(record, self.alphas_cumprod, int(self.timesteps[0]))
+
+    def _amplitudes(self) -> tuple[float, float]:
+        return amplitudes(self.alphas_cumprod, int(self.timesteps[self.index]))
 
     def _step(self, output: np.ndarray, x: np.ndarray) -> Prediction:
         record, timestep = self.record, int(self.timesteps[self.index])

@@ -24,7 +24,7 @@ from sfmobile.errors import UsageError
 from sfmobile.sampling.noise import Noise
 from sfmobile.sampling.samplers.prediction import denoised, noise
 from sfmobile.sampling.samplers.sampler import Prediction, Sampler
-from sfmobile.sampling.samplers.schedule import alphas_cumprod, check_signal, walked_timesteps
+from sfmobile.sampling.samplers.schedule import alphas_cumprod, amplitudes, check_signal, walked_timesteps
 
 # Steps of four calls each that Runge-Kutta makes, and the weights of those calls.
 RUNGE_KUTTA_STEPS = 3
@@ -43,7 +43,8 @@ class PNDM(Sampler):
             )
         # As diffusers, by a fixed distance in every spacing: only leading runs meet their own timesteps.
         self.distance = record.num_train_timesteps // steps
-        self.transfers = self._improved_euler(grid) if record.skip_prk_steps else self._runge_kutta(grid)
+        told = np.insert(grid, 1, grid[1:2])
+        self.transfers = self._improved_euler(told, 0) if record.skip_prk_steps else self._runge_kutta(grid)
         super().__init__(np.array([call for call, _, _ in self.transfers], np.int64), noise)
         self.record = record
         self.alphas_cumprod = alphas_cumprod(record)
@@ -52,12 +53,22 @@ class PNDM(Sampler):
         self._outputs: deque[np.ndarray] = deque(maxlen=4)
         self._start = self._sum = np.zeros(())
 
-    def _improved_euler(self, grid: np.ndarray) -> list[tuple[int, int, int]]:
+    def begin(self, call: int) -> None:
+        """As diffusers: of the list that tells the second timestep twice, so that improved Euler goes from the
+        timestep before the first to the first; only if that is the one told twice, no step lies between its calls."""
+        super().begin(call)
+        if self.record.skip_prk_steps:
+            self.transfers = self._improved_euler(self.timesteps, call)
+        elif call:
+            raise UsageError(
+                "A PNDM sampler that begins with Runge-Kutta can't start from a picture; take another, ddim say."
+            )
+
+    def _improved_euler(self, told: np.ndarray, begun: int) -> list[tuple[int, int, int]]:
         """Of every call: the timestep it is told, and the two between which its step goes."""
-        transfers = [(int(t), int(t), int(t) - self.distance) for t in grid]
-        if len(grid) > 1:
-            reached = int(grid[1])
-            transfers.insert(1, (reached, reached + self.distance, reached))
+        transfers = [(int(t), int(t), int(t) - self.distance) for t in told]
+        for reached in map(int, told[begun + 1 : begun + 2]):
+            transfers[begun + 1] = (reached, reached + self.distance, reached)
         return transfers
 
     def _runge_kutta(self, grid: np.ndarray) -> list[tuple[int, int, int]]:
@@ -69,8 +80,11 @@ class PNDM(Sampler):
             transfers += [(middle, int(t), middle - half), (int(s), int(t), int(s))]
         return transfers + [(int(t), int(t), int(t) - self.distance) for t in grid[RUNGE_KUTTA_STEPS:]]
 
+    def _amplitudes(self) -> tuple[float, float]:
+        return amplitudes(self.alphas_cumprod, int(self.timesteps[self.index]))
+
     def _step(self, output: np.ndarray, x: np.ndarray) -> Prediction:
-        kick_off = 2 if self.record.skip_prk_steps else 4 * RUNGE_KUTTA_STEPS
+        kick_off = self.begun + 2 if self.record.skip_prk_steps else 4 * RUNGE_KUTTA_STEPS
         if self.index >= kick_off:
             self._outputs.append(output)
             estimate = linear_multistep(self._outputs)
@@ -80,7 +94,7 @@ class PNDM(Sampler):
 
     def _improved(self, output: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Estimate and latents of the two calls of improved Euler."""
-        if self.index == 0:
+        if self.index == self.begun:
             self._outputs.append(output)
             self._start = x
             return output, x

@@ -29,6 +29,12 @@ class Sampler(ABC):
             output = network(sampler.model_input(latents), timestep)
             latents = sampler.step(output, latents).latents
 
+    or from somewhere along the way, where a picture's latents come in:
+
+        sampler.begin(call)
+        latents = sampler.noised(clean, unit normal noise)
+        for timestep in sampler.timesteps[call:]: ...
+
     timesteps: one for each network call, in order; int64, or float32 where a noise level lies between two timesteps.
     noise_scale: standard deviation of the latents that the walk starts from.
 
@@ -39,17 +45,36 @@ class Sampler(ABC):
 
     # Draws noise after the start: the same seed gives another picture with another sampler.
     stochastic: ClassVar[bool] = False
+    # Network calls that one step takes, but for those that begin or end a walk.
+    calls_a_step: ClassVar[int] = 1
 
     def __init__(self, timesteps: np.ndarray, noise: Noise, noise_scale: float = 1.0) -> None:
         self.timesteps = timesteps
         self.noise_scale = noise_scale
         self.index = 0
+        self.begun = 0
         self._noise = noise
 
     @property
     def calls(self) -> int:
         """How many network calls the walk makes."""
         return len(self.timesteps)
+
+    def begin(self, call: int) -> None:
+        """Let the walk begin at its network call `call` instead of its first. Raises `UsageError` if it can't."""
+        self.begun = self.index = call
+
+    def noised(self, clean: np.ndarray, unit: np.ndarray) -> np.ndarray:
+        """The denoised latents `clean` as they would be before the next call, with `unit` normal noise; behind the
+        last call they are themselves."""
+        if self.index >= self.calls:
+            return clean
+        signal, noise = self._amplitudes()
+        return np.float32(signal) * clean + np.float32(noise) * unit
+
+    @abstractmethod
+    def _amplitudes(self) -> tuple[float, float]:
+        """Of signal and noise in the latents before call `self.index`."""
 
     def model_input(self, latents: np.ndarray) -> np.ndarray:
         """What the network takes for `latents` at the next call: they, scaled to the variance it was trained on."""

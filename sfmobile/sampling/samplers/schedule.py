@@ -80,6 +80,12 @@ def spaced(trained: int, steps: int, spacing: TimestepSpacing, offset: int) -> n
     return timesteps
 
 
+def amplitudes(signal: np.ndarray, timestep: int) -> tuple[float, float]:
+    """Amplitudes of signal and noise at a trained timestep."""
+    power = float(signal[timestep])
+    return math.sqrt(power), math.sqrt(1.0 - power)
+
+
 def check_start(record: DiffusionRecord, steps: int, first: float) -> None:
     """Raise `UsageError` if a run would start at a timestep beyond training."""
     if first >= record.num_train_timesteps:

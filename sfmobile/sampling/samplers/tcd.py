@@ -16,7 +16,7 @@ from sfmobile.sampling.noise import Noise
 from sfmobile.sampling.samplers.lcm import distilled_timesteps
 from sfmobile.sampling.samplers.prediction import denoised, noise
 from sfmobile.sampling.samplers.sampler import Prediction, Sampler
-from sfmobile.sampling.samplers.schedule import alphas_cumprod, check_signal
+from sfmobile.sampling.samplers.schedule import alphas_cumprod, amplitudes, check_signal
 
 
 class TCD(Sampler):
@@ -24,11 +24,14 @@ class TCD(Sampler):
 
     stochastic: ClassVar[bool] = True
 
-    def __init__(self, record: TCDRecord, steps: int, noise: Noise) -> None:
-        super().__init__(distilled_timesteps(record, steps), noise)
+    def __init__(self, record: TCDRecord, steps: int, noise: Noise, share: float = 1.0) -> None:
+        super().__init__(distilled_timesteps(record, steps, share), noise)
         self.record = record
         self.alphas_cumprod = alphas_cumprod(record)
         check_signal(record, self.alphas_cumprod, int(self.timesteps[0]))
+
+    def _amplitudes(self) -> tuple[float, float]:
+        return amplitudes(self.alphas_cumprod, int(self.timesteps[self.index]))
 
     def _step(self, output: np.ndarray, x: np.ndarray) -> Prediction:
         kind, is_last = self.record.prediction_type, self.index + 1 == self.calls

@@ -58,6 +58,10 @@ class UniPC(Sampler):
         here, end = self.points[self.index : self.index + 2]
         return 1 if end.sigma in (0, here.sigma) else order
 
+    def _amplitudes(self) -> tuple[float, float]:
+        here = self.points[self.index]
+        return here.alpha, here.sigma
+
     def _step(self, output: np.ndarray, x: np.ndarray) -> Prediction:
         here = self.points[self.index]
         clean = denoised(self.record.prediction_type, output, x, here.alpha, here.sigma)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, StableDiffusionImg2ImgPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,8 +27,9 @@ from sfmobile.bundle.samplers import (
 )
 from sfmobile.errors import UsageError
 from sfmobile.sampling.noise import Noise
+from sfmobile.sampling.samplers.sampler import Sampler
 from sfmobile.sampling.samplers.schedule import timesteps_of, training_sigmas
-from sfmobile.sampling.samplers.starting import start
+from sfmobile.sampling.samplers.starting import start, start_within
 from tests.sampling.samplers.oracles import FakeNetwork, noise, scheduler_of, their_step
 
 STABLE_DIFFUSION: dict[str, Any] = {
@@ -129,10 +132,18 @@ def follows_diffusers(record: Any, steps: int, seed: int) -> None:
         exact = timesteps_of(theirs.sigmas.numpy()[: ours.calls], training_sigmas(record))
         tolerance[np.abs(exact - exact.round()) < 3e-3] = 1
     assert (np.abs(ours.timesteps - told) <= tolerance).all()
-    network = FakeNetwork(record.prediction_type)
     latents = unit * np.float32(ours.noise_scale)
     close(latents, unit * np.float32(theirs.init_noise_sigma), float(np.abs(latents).max()))
-    for timestep in theirs.timesteps:
+    for _ in beside(record, ours, theirs, theirs.timesteps, latents, generator):
+        pass
+
+
+def beside(
+    record: Any, ours: Sampler, theirs: Any, timesteps: torch.Tensor, latents: np.ndarray, generator: Any
+) -> Iterator[int]:
+    """Walk on, compare every step, and yield its number."""
+    network = FakeNetwork(record.prediction_type)
+    for number, timestep in enumerate(timesteps):
         x = torch.from_numpy(latents)
         model_input = ours.model_input(latents)
         scaled = theirs.scale_model_input(x, timestep).numpy()
@@ -152,6 +163,33 @@ def follows_diffusers(record: Any, steps: int, seed: int) -> None:
         if clean is not None:
             close(found.denoised, clean.numpy(), max(size, float(clean.abs().max())))
         latents = found.latents
+        yield number
+
+
+def follows_diffusers_from_a_picture(record: Any, steps: int, strength: float, seed: int) -> None:
+    """Enter the walk where diffusers' image-to-image pipeline does, and compare what inpainting puts back too."""
+    theirs = scheduler_of(record, steps)
+    pipeline: Any = SimpleNamespace(scheduler=theirs)
+    timesteps, left = StableDiffusionImg2ImgPipeline.get_timesteps(pipeline, steps, strength, "cpu")
+    if left < 1:
+        with pytest.raises(UsageError, match="leaves none of"):
+            start_within(record, steps, strength)
+        return
+    source = Noise(seed)
+    ours = start_within(record, steps, strength, source)
+    unit, generator = noise(seed)
+    source.normal(unit.shape)
+    clean = np.tanh(noise(seed + 1)[0])
+    assert np.abs(ours.timesteps[ours.begun :] - timesteps.numpy()).max() <= 1
+    latents = ours.noised(clean, unit)
+    pair = torch.from_numpy(clean), torch.from_numpy(unit)
+    expected = theirs.add_noise(*pair, timesteps[:1]).numpy()
+    close(latents, expected, float(np.abs(expected).max()))
+    for number in beside(record, ours, theirs, timesteps, latents, generator):
+        if number + 1 < len(timesteps):
+            expected = theirs.add_noise(*pair, timesteps[number + 1 : number + 2]).numpy()
+            close(ours.noised(clean, unit), expected, float(np.abs(expected).max()))
+    assert np.array_equal(ours.noised(clean, unit), clean)
 
 
 @pytest.mark.parametrize("kind", RECORDS, ids=lambda kind: kind.model_fields["kind"].default)
@@ -162,6 +200,42 @@ def test_every_step_is_diffusers_own(kind: type[DiffusionRecord]) -> None:
         follows_diffusers(*walk, seed)
 
     every_step()
+
+
+@pytest.mark.parametrize("kind", RECORDS, ids=lambda kind: kind.model_fields["kind"].default)
+def test_every_step_from_a_picture_is_diffusers_own(kind: type[DiffusionRecord]) -> None:
+    @given(walks(kind), st.floats(0.05, 1.0), st.integers(0, 2**31))
+    @settings(deadline=None, max_examples=15)
+    def every_step(walk: tuple[DiffusionRecord, int], strength: float, seed: int) -> None:
+        record, steps = walk
+        if isinstance(record, PNDMRecord) and not record.skip_prk_steps:
+            record = record.model_copy(update={"skip_prk_steps": True})
+        follows_diffusers_from_a_picture(record, steps, strength, seed)
+
+    every_step()
+
+
+def test_a_consistency_model_walks_all_steps_of_a_shorter_list() -> None:
+    record = LCMRecord(**{**STABLE_DIFFUSION, "timestep_spacing": "leading"})
+    theirs = scheduler_of(record, 4)
+    theirs.set_timesteps(4, strength=0.5)
+    ours = start_within(record, 4, 0.5, all_steps=True)
+    assert ours.timesteps.tolist() == theirs.timesteps.tolist() and ours.begun == 0
+    assert start_within(record, 4, 0.5).begun == 2
+    with pytest.raises(UsageError, match=r"leaves 2 of the 50 timesteps .* too few for 4 steps"):
+        start_within(record, 4, 0.05, all_steps=True)
+
+
+def test_strengths_and_samplers_that_begin_nowhere_are_refused() -> None:
+    record = PNDMRecord(**STABLE_DIFFUSION, set_alpha_to_one=False, skip_prk_steps=False)
+    for strength in (0.0, -0.1, 1.01, float("nan")):
+        with pytest.raises(UsageError, match="makes no sense; expected above 0"):
+            start_within(record, 8, strength)
+    with pytest.raises(UsageError, match=r"leaves none of 8 steps; take at least 0\.12"):
+        start_within(record, 8, 0.1)
+    with pytest.raises(UsageError, match="Runge-Kutta can't start from a picture"):
+        start_within(record, 8, 0.5)
+    assert start_within(record, 8, 1.0).begun == 0
 
 
 LINSPACE = {**STABLE_DIFFUSION, "timestep_spacing": "linspace"}
