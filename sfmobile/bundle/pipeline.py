@@ -18,7 +18,8 @@ ComponentKey = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)
 class TextCondition(StrictModel):
     """The prompt's hidden states: tokens of `tokenizer` through the text encoder `component`, the UNet's `input`.
 
-    skipped_layers: of the encoder's last ones, left out at export ("clip skip").
+    skipped_layers: of the encoder's last ones, left out at export ("clip skip"). chunks: how many runs of the encoder's
+    tokens stand side by side in the input.
     """
 
     kind: Literal["text"] = "text"
@@ -26,6 +27,7 @@ class TextCondition(StrictModel):
     component: ComponentKey = "text_encoder"
     tokenizer: ComponentKey = "tokenizer"
     skipped_layers: int = Field(default=0, ge=0)
+    chunks: int = Field(default=1, ge=1)
 
 
 class GuidanceEmbeddingCondition(StrictModel):

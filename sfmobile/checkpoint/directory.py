@@ -317,6 +317,14 @@ class Checkpoint:
             _digests={},
         )
 
+    def with_prompt_chunks(self, chunks: int) -> Checkpoint:
+        """The checkpoint whose UNet reads so many runs of the text encoder's tokens side by side."""
+        conditions = tuple(
+            one.model_copy(update={"chunks": chunks}) if isinstance(one, TextCondition) else one
+            for one in self.description.conditions
+        )
+        return replace(self, description=replace(self.description, conditions=conditions))
+
     def _check_part(self, part: PartName) -> None:
         if part not in self.parts:
             raise ArtifactError(

@@ -54,12 +54,12 @@ def _float16(name: str, shape: tuple[int, ...], description: str) -> TensorRecor
     return TensorRecord(name=name, shape=shape, dtype="float16", description=description)
 
 
-def _context(setting: Setting, batch: int) -> TensorRecord:
+def _context(setting: Setting, batch: int, chunks: int = 1) -> TensorRecord:
     layout = setting.checkpoint.text_encoder_layout
     order = ", unconditional first, then conditional" if batch == 2 else ""
     return _float16(
         "encoder_hidden_states",
-        (batch, layout.hidden, 1, layout.max_length),
+        (batch, layout.hidden, 1, chunks * layout.max_length),
         f"Text embedding: (batch, channels, 1, tokens){order}.",
     )
 
@@ -96,7 +96,7 @@ def _unet_inputs(setting: Setting) -> tuple[TensorRecord, ...]:
             (batch, dimension, 1, 1),
             "Sinusoid of the timestep, computed by the host in full precision: (batch, channels, 1, 1).",
         ),
-        _context(setting, batch),
+        _context(setting, batch, setting.checkpoint.pipeline.text.chunks),
     ]
     inputs += [
         _float16(

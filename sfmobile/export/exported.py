@@ -151,6 +151,7 @@ def export(
     format: Format = "mlprogram",
     onnx_precision: FloatType = "float16",
     clip_skip: int = 0,
+    prompt_chunks: int = 1,
     default_steps: int | None = None,
     default_guidance: float | None = None,
     author: str = "",
@@ -178,7 +179,8 @@ def export(
     chunks: packages the UNet is cut into. multifunction: packages of several functions over the same weights (ios18);
     multifunction_decoder: the decoder's too, which iOS 18 was seen to crash with.
     format: "onnx" for ONNX files, of onnx_precision; "coreai", experimental, for .aimodels. clip_skip: last layers of
-    the text encoder to leave out, counted as diffusers does. default_steps, default_guidance: of a picture that nobody
+    the text encoder to leave out, counted as diffusers does. prompt_chunks: of 75 tokens that the UNet reads, for long
+    prompts. default_steps, default_guidance: of a picture that nobody
     asks otherwise for; the checkpoint's own without them. author, licence, model_version, metadata: written into every
     package. golden: record a reference run for tests, of golden_steps steps, by default the model's own or as many as
     a minute has room for. force: rebuild what is whole and current too.
@@ -202,6 +204,7 @@ def export(
         format=format,
         onnx_precision=onnx_precision,
         clip_skip=clip_skip,
+        prompt_chunks=prompt_chunks,
         default_steps=default_steps,
         default_guidance=default_guidance,
         author=author,
@@ -244,6 +247,7 @@ def export_options(
     format: Format = "mlprogram",
     onnx_precision: FloatType = "float16",
     clip_skip: int = 0,
+    prompt_chunks: int = 1,
     default_steps: int | None = None,
     default_guidance: float | None = None,
     author: str = "",
@@ -267,6 +271,7 @@ def export_options(
         components=(component,) if isinstance(component, str) else None if component is None else tuple(component),
         extras=(extra,) if isinstance(extra, str) else tuple(extra),
         clip_skip=clip_skip,
+        prompt_chunks=prompt_chunks,
         default_steps=default_steps,
         default_guidance=default_guidance,
         latent_size=sizes[0] if sizes else None,

@@ -21,10 +21,12 @@ from sfmobile.observer import Observer
 from sfmobile.runtime.opening import RuntimeRequest, open_bundle
 from sfmobile.runtime.protocol import LoadedComponent, Runtime
 from sfmobile.sampling.choices import DEFAULT_FIT, Fit
+from sfmobile.sampling.emphasis import PromptSyntax, check_syntax
 from sfmobile.sampling.given import Given, PictureSource, read_given
 from sfmobile.sampling.guidance import Guidance, UNetCall, check_finite, check_scale, is_guided
 from sfmobile.sampling.noise import Noise
 from sfmobile.sampling.picture import Picture, to_pixels
+from sfmobile.sampling.prompt import Prompt, beside, cut, weighed
 from sfmobile.sampling.samplers.named import name_of, named, with_eta
 from sfmobile.sampling.samplers.sampler import Sampler
 from sfmobile.sampling.samplers.starting import start, start_within
@@ -44,6 +46,7 @@ class Request:
 
     eta: of a sampler that has one, see `with_eta` there.
     given: the picture to start from, to repaint or to edit.
+    syntax: of both prompts, see `sfmobile.sampling.prompt`.
     """
 
     prompt: str
@@ -54,6 +57,7 @@ class Request:
     sampler: str | None = None
     eta: float | None = None
     given: Given | None = None
+    syntax: PromptSyntax = "plain"
 
 
 @dataclass(frozen=True)
@@ -124,19 +128,26 @@ class TextToImage:
             self._loaded[name] = self.runtime.load(name)
         return self._loaded[name]
 
-    def encode(self, prompt: str) -> np.ndarray:
-        """Hidden states of `prompt`, float32 (1, C, 1, S). What doesn't fit is cut: see `Tokenizer.tokenize`."""
-        inputs = {"input_ids": self.tokenizer.encode(prompt)}
-        states = self.component(self.manifest.pipeline.text.component).predict(inputs)["encoder_hidden_states"]
-        check_finite(states, "text encoder")
-        return states
+    def cut(self, prompt: str, syntax: PromptSyntax = "plain") -> Prompt:
+        """`prompt` in the chunks that this bundle's UNet reads. Raises `UsageError` for one that can't be read."""
+        return cut(self.tokenizer, prompt, syntax, self.manifest.pipeline.text.chunks)
 
-    def conditions(self, prompt: str, scale: float) -> dict[str, np.ndarray]:
+    def encode(self, prompt: str, syntax: PromptSyntax = "plain") -> np.ndarray:
+        """Hidden states of `prompt`, float32 (1, C, 1, S) as the UNet takes them. What doesn't fit is cut."""
+        encoder = self.component(self.manifest.pipeline.text.component)
+        states = []
+        for chunk in self.cut(prompt, syntax).chunks:
+            encoded = encoder.predict({"input_ids": chunk.ids})["encoder_hidden_states"]
+            check_finite(encoded, "text encoder")
+            states.append(weighed(encoded, chunk.weights))
+        return beside(states, self.manifest.pipeline.text.chunks)
+
+    def conditions(self, prompt: str, scale: float, syntax: PromptSyntax = "plain") -> dict[str, np.ndarray]:
         """What steers the UNet beside latents and time, by the name of its input, one row each."""
         found: dict[str, np.ndarray] = {}
         for condition in self.manifest.pipeline.conditions:
             if isinstance(condition, TextCondition):
-                found[condition.input] = self.encode(prompt)
+                found[condition.input] = self.encode(prompt, syntax)
             elif isinstance(condition, GuidanceEmbeddingCondition):
                 found[condition.input] = guidance_sinusoid(scale, condition.dimension)
         return found
@@ -158,8 +169,9 @@ class TextToImage:
         sampler = self._sampler(request, task, noise)
         check_scale(scale)
         check_scale(1.0 if task.picture_guidance is None else task.picture_guidance)
+        check_syntax(request.syntax)
         for prompt in (request.prompt, request.negative_prompt):
-            self.tokenizer.tokenize(prompt)
+            self.cut(prompt, request.syntax)
         # Drawn in any case: a sampler that draws goes on behind it.
         drawn = task.draw(noise, self.latent_shape())
         return self._denoise(request, task, drawn if latents is None else latents, sampler, scale)
@@ -215,13 +227,13 @@ class TextToImage:
 
     def _guidance(self, request: Request, task: FromText, scale: float) -> Guidance:
         """What steers the UNet: the prompt's and the picture's encodings, by rows."""
-        conditional = self.conditions(request.prompt, scale)
+        conditional = self.conditions(request.prompt, scale, request.syntax)
         # A model that edits is guided by both of its scales or by none, as in diffusers.
         by_picture = task.picture_guidance
         guided = (
             is_guided(scale) and not self.manifest.pipeline.takes_guidance and (by_picture is None or by_picture >= 1)
         )
-        unconditional = self.conditions(request.negative_prompt, scale) if guided else None
+        unconditional = self.conditions(request.negative_prompt, scale, request.syntax) if guided else None
         task.prepare(self.moments)
         behind = task.behind()
         if behind is None:
@@ -291,8 +303,10 @@ class TextToImage:
         }
         if request.eta is not None:
             settings["eta"] = request.eta
+        if request.syntax != "plain":
+            settings["prompt_syntax"] = request.syntax
         for key in ("prompt", "negative_prompt"):
-            dropped = self.tokenizer.tokenize(getattr(request, key)).dropped
+            dropped = self.cut(getattr(request, key), request.syntax).dropped
             if dropped:
                 settings[f"{key}_tokens_dropped"] = dropped
         return settings
@@ -353,6 +367,7 @@ class Pipeline(TextToImage):
         fit: Fit = DEFAULT_FIT,
         image_guidance: float | None = None,
         paste: bool = True,
+        syntax: PromptSyntax = "plain",
         observer: Observer | None = None,
     ) -> Picture:
         """Draw `prompt`; the same seed gives the same picture.
@@ -362,11 +377,11 @@ class Pipeline(TextToImage):
         image: a file, or pixels uint8 (H, W, 3), to start from, to repaint where `mask` is white, or to edit, as the
         bundle's model does. strength: how much of it is drawn anew, above 0 to 1. fit: how a picture of another size
         is brought to the bundle's. image_guidance: of a model that edits, how close to keep to the picture. paste:
-        whether what the mask doesn't cover is put back as it was.
+        whether what the mask doesn't cover is put back as it was. syntax: a1111 reads weights, (word:1.3).
         Raises `UsageError` for a request out of range, `GateError` for NaN or infinity on the way.
         """
         given = self.given(image, mask, strength, fit, image_guidance, paste, observer)
-        request = Request(prompt, negative, seed, steps, guidance, sampler, eta, given)
+        request = Request(prompt, negative, seed, steps, guidance, sampler, eta, given, syntax)
         return self.draw(request, observer=observer).picture
 
     def given(
@@ -404,8 +419,7 @@ class Pipeline(TextToImage):
         """Draw `request` and tell how long it took. preview: also decode what each step predicts."""
         observer = observer or Observer()
         for what, text in (("prompt", request.prompt), ("negative prompt", request.negative_prompt)):
-            warning = self.tokenizer.tokenize(text).warning_of(what)
-            if warning:
+            for warning in self.cut(text, request.syntax).warnings_of(what):
                 observer.note(warning)
         steps = self.steps(request)
         observer.start(shortened(request.prompt), self.calls(request))
