@@ -36,6 +36,7 @@ def export(
     vae: options.VaeOption = None,
     tokenizer: options.TokenizerOption = None,
     prediction: options.PredictionOption = None,
+    control: options.ControlNetOption = None,
     attention: Annotated[
         AttentionForm, typer.Option(help="split-einsum suits the Neural Engine, original the GPU.")
     ] = "split-einsum",
@@ -194,6 +195,7 @@ def export(
             vae=vae,
             tokenizer=tokenizer,
             prediction=prediction,
+            control=control or (),
             parts=wanted.components,
         )
         if checkpoint.root != Path(source):

@@ -12,7 +12,7 @@ from sfmobile.bundle.choices import AttentionForm, ComponentName, FloatType, For
 from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.hub import open_checkpoint
 from sfmobile.checkpoint.scheduler import replacement_note
-from sfmobile.checkpoint.source import EmbeddingChoice, LoraChoice, Prediction
+from sfmobile.checkpoint.source import ControlNetChoice, EmbeddingChoice, LoraChoice, Prediction
 from sfmobile.compress.recipe import LayerRecipe, Recipe
 from sfmobile.errors import UsageError
 from sfmobile.export.coreai_asset import EXPERIMENTAL, stored_as
@@ -136,6 +136,7 @@ def export(
     vae: Path | str | None = None,
     tokenizer: Path | str | None = None,
     prediction: Prediction | None = None,
+    control: Sequence[ControlNetChoice | str] = (),
     attention: AttentionForm = "split-einsum",
     bits: int | Literal["none"] | None = None,
     group_size: int | None = None,
@@ -169,7 +170,7 @@ def export(
     happens, `output` is the old bundle or the new one, whole.
 
     source: a diffusers-format directory, a single file, a Hugging Face Hub id, or an opened checkpoint. revision, lora,
-    embedding, vae, tokenizer, prediction: as `open_checkpoint` takes them. attention: split-einsum suits
+    embedding, vae, tokenizer, prediction, control: as `open_checkpoint` takes them. attention: split-einsum suits
     the Neural Engine, original the GPU. bits: per weight, 1, 2, 3, 4, 6 or 8; "none" for fp16; without it 6 (ONNX:
     none). group_size: a lookup table per so many output channels (ios18). recipe: bits layer by layer, in place of
     both. target: the earliest system the packages run on, ios17 without it. component: only these, in place of all of
@@ -223,6 +224,7 @@ def export(
         vae=vae,
         tokenizer=tokenizer,
         prediction=prediction,
+        control=control,
         parts=options.components,
     )
     return export_checkpoint(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -21,9 +22,10 @@ from sfmobile.observer import Observer
 from sfmobile.runtime.opening import RuntimeRequest, open_bundle
 from sfmobile.runtime.protocol import LoadedComponent, Runtime
 from sfmobile.sampling.choices import DEFAULT_FIT, Fit
+from sfmobile.sampling.control import Control, Residuals, check_controls
 from sfmobile.sampling.emphasis import PromptSyntax, check_syntax
 from sfmobile.sampling.given import Given, PictureSource, read_given
-from sfmobile.sampling.guidance import Guidance, UNetCall, check_finite, check_scale, is_guided
+from sfmobile.sampling.guidance import Further, Guidance, UNetCall, check_finite, check_scale, is_guided
 from sfmobile.sampling.noise import Noise
 from sfmobile.sampling.picture import Picture, to_pixels
 from sfmobile.sampling.prompt import Prompt, beside, cut, weighed
@@ -47,6 +49,7 @@ class Request:
     eta: of a sampler that has one, see `with_eta` there.
     given: the picture to start from, to repaint or to edit.
     syntax: of both prompts, see `sfmobile.sampling.prompt`.
+    controls: pictures for the bundle's ControlNets.
     """
 
     prompt: str
@@ -58,6 +61,7 @@ class Request:
     eta: float | None = None
     given: Given | None = None
     syntax: PromptSyntax = "plain"
+    controls: tuple[Control, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -170,6 +174,7 @@ class TextToImage:
         check_scale(scale)
         check_scale(1.0 if task.picture_guidance is None else task.picture_guidance)
         check_syntax(request.syntax)
+        check_controls(request.controls, self.manifest)
         for prompt in (request.prompt, request.negative_prompt):
             self.cut(prompt, request.syntax)
         # Drawn in any case: a sampler that draws goes on behind it.
@@ -205,11 +210,14 @@ class TextToImage:
         for name in self.manifest.pipeline.text_encoders:
             self._done_with(name)
         unet = self.component(self.manifest.pipeline.unet)
+        residuals = Residuals.of(self.manifest, request.controls, self.component)
         latents = task.begin(sampler, unit)
+        count = len(sampler.timesteps) - sampler.begun
         for index, timestep in enumerate(sampler.timesteps[sampler.begun :].tolist()):
             begun = time.perf_counter()
             embedding = sinusoid([timestep], self.manifest.time_embedding)
-            guided = guidance.predict(unet, sampler.model_input(latents), embedding)
+            further: Further = (lambda _: {}) if residuals is None else partial(residuals, index=index, count=count)
+            guided = guidance.predict(unet, sampler.model_input(latents), embedding, further)
             prediction = sampler.step(guided.model_output, latents)
             latents = task.settle(sampler, prediction.latents)
             seconds = time.perf_counter() - begun
@@ -223,7 +231,8 @@ class TextToImage:
                 calls=guided.calls,
                 seconds=seconds,
             )
-        self._done_with(self.manifest.pipeline.unet)
+        for name in (self.manifest.pipeline.unet, *(control.component for control in request.controls)):
+            self._done_with(name)
 
     def _guidance(self, request: Request, task: FromText, scale: float) -> Guidance:
         """What steers the UNet: the prompt's and the picture's encodings, by rows."""
@@ -303,6 +312,9 @@ class TextToImage:
         }
         if request.eta is not None:
             settings["eta"] = request.eta
+        for control in request.controls:
+            what = {"scale": control.scale, "start": control.start, "end": control.end}
+            settings |= {f"{control.component}_{key}": value for key, value in what.items()}
         if request.syntax != "plain":
             settings["prompt_syntax"] = request.syntax
         for key in ("prompt", "negative_prompt"):
