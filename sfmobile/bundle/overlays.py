@@ -1,4 +1,4 @@
-"""What was laid over a checkpoint when it was exported, with hashes: found again when it is read again."""
+"""What was laid over a checkpoint or put beside it at export, with hashes: found again when it is read again."""
 
 from __future__ import annotations
 
@@ -37,4 +37,18 @@ class AutoencoderRecord(StrictModel):
     sha256: Sha256
 
 
-OverlayRecord: TypeAlias = Annotated[LoraRecord | EmbeddingRecord | AutoencoderRecord, Field(discriminator="kind")]
+class ControlNetRecord(StrictModel):
+    """A ControlNet that stands beside the checkpoint, a directory's.
+
+    component: what the bundle calls it. sha256: of its weights and config.
+    """
+
+    kind: Literal["controlnet"] = "controlnet"
+    component: str
+    path: str
+    sha256: Sha256
+
+
+OverlayRecord: TypeAlias = Annotated[
+    LoraRecord | EmbeddingRecord | AutoencoderRecord | ControlNetRecord, Field(discriminator="kind")
+]

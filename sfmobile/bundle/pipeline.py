@@ -18,7 +18,8 @@ ComponentKey = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)
 class TextCondition(StrictModel):
     """The prompt's hidden states: tokens of `tokenizer` through the text encoder `component`, the UNet's `input`.
 
-    skipped_layers: of the encoder's last ones, left out at export ("clip skip").
+    skipped_layers: of the encoder's last ones, left out at export ("clip skip"). chunks: how many runs of the encoder's
+    tokens stand side by side in the input.
     """
 
     kind: Literal["text"] = "text"
@@ -26,6 +27,7 @@ class TextCondition(StrictModel):
     component: ComponentKey = "text_encoder"
     tokenizer: ComponentKey = "tokenizer"
     skipped_layers: int = Field(default=0, ge=0)
+    chunks: int = Field(default=1, ge=1)
 
 
 class GuidanceEmbeddingCondition(StrictModel):
@@ -54,8 +56,28 @@ class ConcatenatedCondition(StrictModel):
     channels: int = Field(gt=0)
 
 
+class ResidualsCondition(StrictModel):
+    """What ControlNets add to the UNet's skip connections and, last, to its middle (arXiv 2302.05543).
+
+    The UNet's inputs, and the ControlNets' outputs, are `input`_0 to `input`_(`count` - 1). components: the ControlNets
+    of the bundle, which take what the UNet takes and a `picture` in 0 to 1; the host adds up what they give, each times
+    its scale, and gives zeros without a picture.
+    """
+
+    kind: Literal["residuals"] = "residuals"
+    input: str = "residual"
+    count: int = Field(gt=0)
+    components: tuple[ComponentKey, ...] = Field(min_length=1)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The inputs' names, in order."""
+        return tuple(f"{self.input}_{index}" for index in range(self.count))
+
+
 ConditionRecord: TypeAlias = Annotated[
-    TextCondition | GuidanceEmbeddingCondition | ConcatenatedCondition, Field(discriminator="kind")
+    TextCondition | GuidanceEmbeddingCondition | ConcatenatedCondition | ResidualsCondition,
+    Field(discriminator="kind"),
 ]
 
 
@@ -85,12 +107,20 @@ class PipelineRecord(StrictModel):
         for text in self.texts:
             if text.component not in self.components:
                 raise ValueError(f"a condition is of '{text.component}', which is no component of the pipeline")
+        for name in () if self.residuals is None else self.residuals.components:
+            if name not in self.components:
+                raise ValueError(f"a condition is of '{name}', which is no component of the pipeline")
         return self
 
     @property
     def takes_guidance(self) -> bool:
         """Whether the UNet takes the guidance scale as an input: it is called once a step, with the prompt alone."""
         return any(isinstance(condition, GuidanceEmbeddingCondition) for condition in self.conditions)
+
+    @property
+    def residuals(self) -> ResidualsCondition | None:
+        """The condition of ControlNets, if the UNet takes what they give."""
+        return next((one for one in self.conditions if isinstance(one, ResidualsCondition)), None)
 
     @property
     def text(self) -> TextCondition:
@@ -130,11 +160,13 @@ DECODER: ComponentKey = "decoder"
 # And the one that a picture is read by, where a bundle holds it.
 ENCODER: ComponentKey = "encoder"
 TEXT_TO_IMAGE: tuple[ComponentKey, ...] = ("text_encoder", UNET, DECODER)
-# Every component that a pipeline may have, in the order they run.
+# Every component that a pipeline may have, in the order they run; ControlNets, whatever their names, before the UNet.
 RUNNING_ORDER: tuple[ComponentKey, ...] = ("text_encoder", ENCODER, UNET, DECODER)
 
 
 def in_running_order(components: Iterable[ComponentKey]) -> tuple[ComponentKey, ...]:
     """`components` in the order they run, each once."""
     wanted = set(components)
-    return tuple(name for name in RUNNING_ORDER if name in wanted)
+    others = sorted(wanted - set(RUNNING_ORDER))
+    before = [name for name in RUNNING_ORDER[: RUNNING_ORDER.index(UNET)] if name in wanted]
+    return (*before, *others, *(name for name in RUNNING_ORDER[RUNNING_ORDER.index(UNET) :] if name in wanted))

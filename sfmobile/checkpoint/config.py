@@ -23,6 +23,7 @@ from sfmobile.nets.layout import (
     AUTOENCODER_LAYOUTS,
     UNET_LAYOUTS,
     AutoencoderLayout,
+    ControlNetLayout,
     Stage,
     TextEncoderLayout,
     TinyAutoencoderLayout,
@@ -211,6 +212,43 @@ def unet_layout(config: Json, file: Path) -> UNetLayout:
         guidance_embedding_dim=values.time_cond_proj_dim,
     )
     return _with_known_name(layout, UNET_LAYOUTS)
+
+
+CONTROLNET_CONSTANTS: Json = {
+    "conditioning_channels": 3,
+    "controlnet_conditioning_channel_order": "rgb",
+    "global_pool_conditions": False,
+}
+
+
+class _ControlNetConfig(ForeignConfig):
+    down_block_types: tuple[str, ...] = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
+    in_channels: int = 4
+    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    conditioning_embedding_out_channels: tuple[int, ...] = (16, 32, 96, 256)
+
+
+def parse_controlnet(config: Json, file: Path) -> ControlNetLayout:
+    """Layout of diffusers' `ControlNetModel`; raises `ArtifactError` for another network, or one we don't have."""
+    found = config.get("_class_name")
+    if found != "ControlNetModel":
+        raise ArtifactError(f"{file}: expected a ControlNet of class ControlNetModel, found {found}.")
+    _check_constants(config, CONTROLNET_CONSTANTS, file)
+    values = parse(_ControlNetConfig, config, file)
+    # Of a UNet it is the way down; the way up that mirrors it makes a whole one to read it as.
+    up = ["CrossAttnUpBlock2D" if kind == "CrossAttnDownBlock2D" else "UpBlock2D" for kind in values.down_block_types]
+    unet = unet_layout(
+        {
+            **config,
+            "_class_name": "UNet2DConditionModel",
+            "up_block_types": up[::-1],
+            "out_channels": values.in_channels,
+            "block_out_channels": list(values.block_out_channels),
+            "down_block_types": list(values.down_block_types),
+        },
+        file,
+    )
+    return ControlNetLayout(config.get(NAME_KEY, "controlnet"), unet, values.conditioning_embedding_out_channels)
 
 
 # ResNets and attentions of diffusers' mid blocks.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from pydantic import Field
 
 from sfmobile.bundle.manifest import TimeEmbeddingRecord
-from sfmobile.bundle.pipeline import ComponentKey, PipelineRecord, TextCondition, in_running_order
+from sfmobile.bundle.pipeline import ComponentKey, PipelineRecord, ResidualsCondition, TextCondition, in_running_order
 from sfmobile.bundle.samplers import SamplerRecord
 from sfmobile.checkpoint.config import (
     ForeignConfig,
@@ -27,6 +27,7 @@ from sfmobile.checkpoint.config import (
     time_embedding,
     unet_layout,
 )
+from sfmobile.checkpoint.controlnet import ControlNetFiles
 from sfmobile.checkpoint.description import Description, describe
 from sfmobile.checkpoint.foreign import no_pipeline, refuse_pipeline
 from sfmobile.checkpoint.overlays.laid import Laid
@@ -36,7 +37,13 @@ from sfmobile.checkpoint.tokenizer import TokenizerConstants, read_tokenizer
 from sfmobile.checkpoint.weights import FOLDERS, PARTS, STEMS, ComponentFiles, PartName, StoredWeights, read_weights
 from sfmobile.errors import ArtifactError, UsageError
 from sfmobile.models import find_checkpoint
-from sfmobile.nets.layout import AutoencoderLayout, TextEncoderLayout, TinyAutoencoderLayout, UNetLayout
+from sfmobile.nets.layout import (
+    AutoencoderLayout,
+    ControlNetLayout,
+    TextEncoderLayout,
+    TinyAutoencoderLayout,
+    UNetLayout,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -79,6 +86,7 @@ class Checkpoint:
     # What a user must know of how it was read.
     notes: tuple[str, ...] = field(default=(), compare=False)
     laid: Laid = field(default_factory=Laid, repr=False, compare=False)
+    controls: Mapping[PartName, ControlNetFiles] = field(default_factory=dict, repr=False, compare=False)
     _files: Mapping[str, StoredWeights] = field(repr=False, compare=False, default_factory=dict)
     _shapes: dict[str, dict[str, tuple[int, ...]]] = field(repr=False, compare=False, default_factory=dict)
     _digests: dict[str, str] = field(repr=False, compare=False, default_factory=dict)
@@ -218,8 +226,31 @@ class Checkpoint:
         components = in_running_order((*own.components, *others))
         return self if not others else replace(self, description=replace(own, components=components))
 
-    def layout(self, part: PartName) -> TextEncoderLayout | UNetLayout | AutoencoderLayout | TinyAutoencoderLayout:
+    def with_controls(self, controls: Iterable[ControlNetFiles]) -> Checkpoint:
+        """The checkpoint with these ControlNets beside it, and its UNet taking what they give."""
+        found = {one.component: one for one in controls}
+        own = self.description
+        unet = replace(self.unet_layout, takes_residuals=True)
+        condition = ResidualsCondition(count=len(unet.residuals()), components=tuple(found))
+        return replace(
+            self,
+            unet_layout=unet,
+            controls=found,
+            parts=(*self.parts, *found),
+            description=replace(
+                own,
+                components=in_running_order((*own.components, *found)),
+                conditions=(*own.conditions, condition),
+            ),
+            _digests={},
+        )
+
+    def layout(
+        self, part: PartName
+    ) -> TextEncoderLayout | UNetLayout | AutoencoderLayout | TinyAutoencoderLayout | ControlNetLayout:
         """The layout that `part` is built from."""
+        if part in self.controls:
+            return self.controls[part].layout
         if part == "text_encoder":
             return self.text_encoder_layout
         return self.unet_layout if part == "unet" else self.autoencoder_layout
@@ -242,6 +273,9 @@ class Checkpoint:
     def _stored(self, part: PartName) -> dict[str, Tensor]:
         """The weights as the files hold them, with nothing laid over them."""
         stored = self.laid.stored_shapes(part, self.shapes(part))
+        if part in self.controls:
+            # diffusers' names are ours, as a UNet's.
+            return read_weights("unet", self.controls[part].weights, stored)
         if part != "text_encoder":
             return read_weights(part, self._files[FOLDERS[part]], stored)
         # Positions behind the last token that the tokenizer gives, and layers that are skipped, are of no use.
@@ -280,6 +314,9 @@ class Checkpoint:
 
         if part not in self._digests:
             layout = {key: value for key, value in asdict(self.layout(part)).items() if key != "name"}
+            if not layout.get("takes_residuals", True):
+                # As bundles from before ControlNets have it.
+                del layout["takes_residuals"]
             digest = hashlib.sha256(json.dumps(layout, sort_keys=True).encode())
             for key, tensor in sorted(self._stored(part).items()):
                 digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -317,6 +354,14 @@ class Checkpoint:
             _digests={},
         )
 
+    def with_prompt_chunks(self, chunks: int) -> Checkpoint:
+        """The checkpoint whose UNet reads so many runs of the text encoder's tokens side by side."""
+        conditions = tuple(
+            one.model_copy(update={"chunks": chunks}) if isinstance(one, TextCondition) else one
+            for one in self.description.conditions
+        )
+        return replace(self, description=replace(self.description, conditions=conditions))
+
     def _check_part(self, part: PartName) -> None:
         if part not in self.parts:
             raise ArtifactError(
@@ -328,15 +373,18 @@ class Checkpoint:
         import torch
 
         from sfmobile.nets.autoencoder import Decoder, Encoder
+        from sfmobile.nets.controlnet import ControlNet
         from sfmobile.nets.text_encoder import TextEncoder
         from sfmobile.nets.tiny_autoencoder import TinyDecoder
-        from sfmobile.nets.unet import UNet
+        from sfmobile.nets.unet import ControlledUNet, UNet
 
         with torch.device("meta"):
             if part == "text_encoder":
                 return TextEncoder(self.text_encoder_layout)
+            if part in self.controls:
+                return ControlNet(self.controls[part].layout)
             if part == "unet":
-                return UNet(self.unet_layout)
+                return (ControlledUNet if self.unet_layout.takes_residuals else UNet)(self.unet_layout)
             if isinstance(self.autoencoder_layout, TinyAutoencoderLayout):
                 return TinyDecoder(self.autoencoder_layout)
             return (Decoder if part == "decoder" else Encoder)(self.autoencoder_layout)

@@ -12,7 +12,15 @@ from sfmobile.checkpoint.directory import MODEL_INDEX, Checkpoint
 from sfmobile.checkpoint.foreign import no_pipeline
 from sfmobile.checkpoint.laying import lay_over
 from sfmobile.checkpoint.overlays.vae import read_autoencoder
-from sfmobile.checkpoint.source import EmbeddingChoice, LoraChoice, Prediction, Source, absolute, expanded
+from sfmobile.checkpoint.source import (
+    ControlNetChoice,
+    EmbeddingChoice,
+    LoraChoice,
+    Prediction,
+    Source,
+    absolute,
+    expanded,
+)
 from sfmobile.checkpoint.weights import FOLDERS, PARTS, STEMS
 from sfmobile.errors import ArtifactError, UnavailableError, UsageError
 from sfmobile.models import find_checkpoint
@@ -34,6 +42,7 @@ def open_checkpoint(
     vae: Path | str | None = None,
     tokenizer: Path | str | None = None,
     prediction: Prediction | None = None,
+    control: Sequence[ControlNetChoice | str] = (),
     parts: Sequence[str] | None = None,
 ) -> Checkpoint:
     """Open `source`: a directory or file if one is there, else a Hub id such as `stabilityai/sd-turbo`.
@@ -41,8 +50,9 @@ def open_checkpoint(
     An opened checkpoint is returned as it is. revision: of a model on the Hub, its newest without it. lora: files
     merged into the weights ("detail.safetensors:0.8"). embedding: files of textual inversion ("cat.safetensors:<cat>").
     vae: a directory or file of another autoencoder. tokenizer: a directory, for a single file whose vocabulary isn't
-    CLIP's. prediction: what a single file's UNet predicts, where its keys don't say. parts: whose weights are read, so
-    that a pickle in another's folder is no obstacle.
+    CLIP's. prediction: what a single file's UNet predicts, where its keys don't say. control: directories of
+    ControlNets with their names ("canny=path/to/controlnet"). parts: whose weights are read, so that a pickle in
+    another's folder is no obstacle.
 
     Raises `ArtifactError` if it is neither or something is damaged or for another model, `UnavailableError` if the Hub
     can't be reached.
@@ -60,6 +70,9 @@ def open_checkpoint(
             vae=None if vae is None else absolute(vae),
             tokenizer=None if tokenizer is None else absolute(tokenizer),
             prediction=prediction,
+            controls=tuple(
+                one if isinstance(one, ControlNetChoice) else ControlNetChoice.parse(str(one)) for one in control
+            ),
             parts=None if parts is None else tuple(parts),
         )
     path = expanded(source.id)

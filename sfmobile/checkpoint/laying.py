@@ -1,12 +1,13 @@
-"""Laying LoRAs, embeddings and another autoencoder over an opened checkpoint."""
+"""Laying LoRAs, embeddings and another autoencoder over an opened checkpoint, and putting ControlNets beside it."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
-from sfmobile.bundle.overlays import AutoencoderRecord, OverlayRecord
+from sfmobile.bundle.overlays import AutoencoderRecord, ControlNetRecord, OverlayRecord
 from sfmobile.checkpoint.config import autoencoder_layout, autoencoder_parts
+from sfmobile.checkpoint.controlnet import open_controlnet
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.checkpoint.overlays.embedding import read_embedding
 from sfmobile.checkpoint.overlays.laid import Laid
@@ -15,7 +16,7 @@ from sfmobile.checkpoint.overlays.vae import read_autoencoder
 from sfmobile.checkpoint.source import Source
 from sfmobile.checkpoint.tokenizer import with_tokens
 from sfmobile.checkpoint.weights import FOLDERS, PARTS, PartName
-from sfmobile.errors import ArtifactError
+from sfmobile.errors import ArtifactError, UsageError
 
 
 def lay_over(checkpoint: Checkpoint, source: Source) -> Checkpoint:
@@ -27,6 +28,9 @@ def lay_over(checkpoint: Checkpoint, source: Source) -> Checkpoint:
     if source.vae is not None:
         checkpoint, record = _with_autoencoder(checkpoint, source)
         others = (record,)
+    if source.controls:
+        checkpoint, records = _with_controls(checkpoint, source)
+        others += records
     if not (source.loras or source.embeddings or others):
         return replace(checkpoint, source=source)
     constants = checkpoint.tokenizer
@@ -90,6 +94,22 @@ def _with_autoencoder(checkpoint: Checkpoint, source: Source) -> tuple[Checkpoin
         ),
         record,
     )
+
+
+def _with_controls(checkpoint: Checkpoint, source: Source) -> tuple[Checkpoint, tuple[OverlayRecord, ...]]:
+    opened = []
+    for wanted in source.controls:
+        one = open_controlnet(
+            wanted.name, wanted.path, checkpoint.unet_layout, checkpoint.autoencoder_layout.downsampling
+        )
+        _check_hash(wanted.path, one.digest, wanted.sha256)
+        opened.append(one)
+    names = [one.component for one in opened]
+    if len(set(names)) != len(names):
+        given = ", ".join(one.name for one in source.controls)
+        raise UsageError(f"Two ControlNets have one name ({given}); rename one.")
+    records = tuple(ControlNetRecord(component=one.component, path=str(one.path), sha256=one.digest) for one in opened)
+    return checkpoint.with_controls(opened), records
 
 
 def _check_hash(path: Path, found: str, recorded: str | None) -> None:

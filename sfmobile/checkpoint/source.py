@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from sfmobile.bundle.manifest import Manifest
 
 Prediction = Literal["epsilon", "v_prediction"]
+# What the component of a ControlNet is called: this and the name that it is given.
+CONTROL_PREFIX = "control_"
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,29 @@ class EmbeddingChoice:
 
 
 @dataclass(frozen=True)
+class ControlNetChoice:
+    """A ControlNet's directory and the name that a bundle gives it."""
+
+    name: str
+    path: Path
+    sha256: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> ControlNetChoice:
+        """`NAME=DIR`. Raises `UsageError` for another form."""
+        name, equals, path = text.partition("=")
+        if not equals or not path:
+            raise UsageError(f"--control {text} names no ControlNet; expected NAME=DIR, such as canny=path/to/it.")
+        return cls(name, absolute(path))
+
+
+@dataclass(frozen=True)
 class Source:
     """A checkpoint to open.
 
     id: a directory or a file, a Hub id, or the name of the built-in model. revision: of a model on the Hub. loras,
     embeddings, vae (a directory or a file): what is laid over it. tokenizer, prediction: of a single file, which holds
-    neither. parts: whose weights are read, all without it.
+    neither. controls: ControlNets beside it. parts: whose weights are read, all without it.
     """
 
     id: str
@@ -74,6 +93,7 @@ class Source:
     vae_sha256: str | None = None
     tokenizer: Path | None = None
     prediction: Prediction | None = None
+    controls: tuple[ControlNetChoice, ...] = ()
     parts: tuple[str, ...] | None = None
 
     @classmethod
@@ -95,6 +115,11 @@ class Source:
             vae_sha256=next((one.sha256 for one in record.overlays if one.kind == "vae"), None),
             tokenizer=None if record.tokenizer is None else Path(record.tokenizer),
             prediction=record.prediction,
+            controls=tuple(
+                ControlNetChoice(one.component.removeprefix(CONTROL_PREFIX), Path(one.path), one.sha256)
+                for one in record.overlays
+                if one.kind == "controlnet"
+            ),
             parts=tuple(manifest.components),
         )
 
@@ -102,7 +127,8 @@ class Source:
     def files(self) -> tuple[Path, ...]:
         """What must be there beside the checkpoint itself."""
         others = [path for path in (self.vae, self.tokenizer) if path is not None]
-        return (*(one.path for one in self.loras), *(one.path for one in self.embeddings), *others)
+        laid = (*self.loras, *self.embeddings, *self.controls)
+        return (*(one.path for one in laid), *others)
 
 
 def expanded(path: Path | str) -> Path:

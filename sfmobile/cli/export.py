@@ -36,6 +36,7 @@ def export(
     vae: options.VaeOption = None,
     tokenizer: options.TokenizerOption = None,
     prediction: options.PredictionOption = None,
+    control: options.ControlNetOption = None,
     attention: Annotated[
         AttentionForm, typer.Option(help="split-einsum suits the Neural Engine, original the GPU.")
     ] = "split-einsum",
@@ -110,6 +111,12 @@ def export(
             help="Leave out the text encoder's last N layers, counted as diffusers does (elsewhere one more).",
         ),
     ] = 0,
+    prompt_chunks: Annotated[
+        int,
+        typer.Option(
+            "--prompt-chunks", metavar="N", help="Chunks of 75 tokens that the UNet reads, for prompts longer than one."
+        ),
+    ] = 1,
     default_steps: Annotated[
         int | None,
         typer.Option("--default-steps", metavar="N", help="Steps of a picture if nobody says; the checkpoint's own."),
@@ -169,6 +176,7 @@ def export(
         format=file_format,
         onnx_precision=onnx_precision,
         clip_skip=clip_skip,
+        prompt_chunks=prompt_chunks,
         default_steps=default_steps,
         default_guidance=default_guidance,
         author=author,
@@ -187,6 +195,7 @@ def export(
             vae=vae,
             tokenizer=tokenizer,
             prediction=prediction,
+            control=control or (),
             parts=wanted.components,
         )
         if checkpoint.root != Path(source):

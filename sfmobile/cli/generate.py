@@ -12,6 +12,7 @@ import typer
 from sfmobile.cli import console, options
 from sfmobile.errors import UsageError
 from sfmobile.sampling.choices import DEFAULT_FIT, Fit
+from sfmobile.sampling.emphasis import PromptSyntax
 from sfmobile.tables import Table, in_milliseconds, shortened
 
 if TYPE_CHECKING:
@@ -43,6 +44,12 @@ def generate(
     ] = None,
     sampler: options.SamplerOption = None,
     eta: options.EtaOption = None,
+    syntax: Annotated[
+        PromptSyntax,
+        typer.Option(
+            "--prompt-syntax", help="a1111 reads weights, (word:1.3), and BREAK; plain takes prompts as they stand."
+        ),
+    ] = "plain",
     negative: Annotated[str, typer.Option("--negative", help="What to keep away from.")] = "",
     image: Annotated[
         Path | None,
@@ -133,11 +140,11 @@ def generate(
     ):
         given = pipeline.given(image, mask, strength, fit, image_guidance, paste, observer)
         if compared is not None:
-            request = Request(prompts[0], negative, seed, guidance_scale=guidance, given=given)
+            request = Request(prompts[0], negative, seed, guidance_scale=guidance, given=given, syntax=syntax)
             compare(pipeline, request, *compared, output, json_output, observer)
             return
         for number, prompt in enumerate(prompts, start=1):
-            request = Request(prompt, negative, seed, steps, guidance, sampler, eta, given)
+            request = Request(prompt, negative, seed, steps, guidance, sampler, eta, given, syntax)
             drawing = pipeline.draw(request, preview=preview, observer=observer)
             drawn.append(save(drawing, numbered(output, number, len(prompts))))
     if sheet is not None:

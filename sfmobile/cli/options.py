@@ -60,6 +60,14 @@ PredictionOption = Annotated[
     Prediction | None,
     typer.Option("--prediction", help="What a single file's UNet predicts, where nothing in it says so."),
 ]
+ControlNetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--control",
+        metavar="NAME=DIR",
+        help="A ControlNet's directory, exported beside the UNet under a name; may be repeated.",
+    ),
+]
 LatentSizeOption = Annotated[
     str | None,
     typer.Option("--latent-size", metavar="HxW", help="Another latent size that the bundle was exported for."),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sfmobile.bundle.choices import Runs
 from sfmobile.bundle.manifest import ComponentName, TensorRecord
 from sfmobile.bundle.pipeline import ConcatenatedCondition, GuidanceEmbeddingCondition
+from sfmobile.checkpoint.source import CONTROL_PREFIX
 from sfmobile.errors import UsageError
 from sfmobile.export.options import FIXED, SIZED, ExportOptions, Variation
 from sfmobile.nets.layout import AutoencoderLayout, TinyAutoencoderLayout
@@ -54,12 +55,12 @@ def _float16(name: str, shape: tuple[int, ...], description: str) -> TensorRecor
     return TensorRecord(name=name, shape=shape, dtype="float16", description=description)
 
 
-def _context(setting: Setting, batch: int) -> TensorRecord:
+def _context(setting: Setting, batch: int, chunks: int = 1) -> TensorRecord:
     layout = setting.checkpoint.text_encoder_layout
     order = ", unconditional first, then conditional" if batch == 2 else ""
     return _float16(
         "encoder_hidden_states",
-        (batch, layout.hidden, 1, layout.max_length),
+        (batch, layout.hidden, 1, chunks * layout.max_length),
         f"Text embedding: (batch, channels, 1, tokens){order}.",
     )
 
@@ -96,7 +97,7 @@ def _unet_inputs(setting: Setting) -> tuple[TensorRecord, ...]:
             (batch, dimension, 1, 1),
             "Sinusoid of the timestep, computed by the host in full precision: (batch, channels, 1, 1).",
         ),
-        _context(setting, batch),
+        _context(setting, batch, setting.checkpoint.pipeline.text.chunks),
     ]
     inputs += [
         _float16(
@@ -107,7 +108,50 @@ def _unet_inputs(setting: Setting) -> tuple[TensorRecord, ...]:
         for condition in setting.checkpoint.description.conditions
         if isinstance(condition, GuidanceEmbeddingCondition)
     ]
-    return tuple(inputs)
+    return (*inputs, *_residuals(setting))
+
+
+def _residuals(setting: Setting) -> tuple[TensorRecord, ...]:
+    """What ControlNets give and a UNet takes of them: nothing, if there are none."""
+    condition = setting.checkpoint.pipeline.residuals
+    if condition is None:
+        return ()
+    height, width = setting.latent_size
+    places = setting.checkpoint.unet_layout.residuals()
+    return tuple(
+        _float16(
+            name,
+            (setting.guidance_batch, channels, height >> level, width >> level),
+            "What ControlNets add to the UNet's middle."
+            if index == len(places) - 1
+            else f"What ControlNets add to skip connection {index}.",
+        )
+        for index, (name, (channels, level)) in enumerate(zip(condition.inputs, places, strict=True))
+    )
+
+
+def _control_inputs(setting: Setting) -> tuple[TensorRecord, ...]:
+    """As the UNet's, but for what it takes of ControlNets, and the picture."""
+    factor = setting.checkpoint.autoencoder_layout.downsampling
+    height, width = setting.latent_size
+    taken = {record.name: record for record in _unet_inputs(setting)}
+    picture = _float16(
+        "picture", (1, 3, factor * height, factor * width), "Control picture (1, 3, height, width), 0 black to 1 white."
+    )
+    return (taken["latents"], taken["time_embedding"], taken["encoder_hidden_states"], picture)
+
+
+def _control_spec(name: ComponentName) -> ComponentSpec:
+    title = name.removeprefix(CONTROL_PREFIX)
+    return ComponentSpec(
+        name=name,
+        runs="per_step",
+        package=f"Control_{title}",
+        description=f"ControlNet '{title}': a picture to what the UNet adds to its skip connections.",
+        inputs=_control_inputs,
+        outputs=_residuals,
+        variation=Variation(sized=True, batched=True),
+    )
 
 
 def _behind_the_latents(setting: Setting) -> str:
@@ -203,7 +247,10 @@ _SPECS: dict[ComponentName, ComponentSpec] = {
 
 def component_specs(checkpoint: Checkpoint) -> dict[ComponentName, ComponentSpec]:
     """A spec for every component of the checkpoint's pipeline, in the order they run."""
-    return {name: _SPECS[name] for name in checkpoint.description.components}
+    return {
+        name: _control_spec(name) if name in checkpoint.controls else _SPECS[name]
+        for name in checkpoint.description.components
+    }
 
 
 def chosen_components(checkpoint: Checkpoint, options: ExportOptions) -> tuple[ComponentName, ...]:
@@ -243,6 +290,10 @@ def setting_for(checkpoint: Checkpoint, options: ExportOptions) -> Setting:
 def fitted(options: ExportOptions, checkpoint: Checkpoint) -> ExportOptions:
     """The options as this checkpoint can have them: a UNet that takes the guidance scale as an input is called once a
     step, with the prompt alone, so its batch is 1."""
+    if checkpoint.controls and options.multifunction:
+        raise UsageError(
+            "A UNet under ControlNets has one function; leave out multifunction, or export a bundle for each size."
+        )
     if checkpoint.unet_layout.guidance_embedding_dim is None:
         return options
     return replace(options, guidance_batch=1, both_batches=False)

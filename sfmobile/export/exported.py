@@ -12,7 +12,7 @@ from sfmobile.bundle.choices import AttentionForm, ComponentName, FloatType, For
 from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.hub import open_checkpoint
 from sfmobile.checkpoint.scheduler import replacement_note
-from sfmobile.checkpoint.source import EmbeddingChoice, LoraChoice, Prediction
+from sfmobile.checkpoint.source import ControlNetChoice, EmbeddingChoice, LoraChoice, Prediction
 from sfmobile.compress.recipe import LayerRecipe, Recipe
 from sfmobile.errors import UsageError
 from sfmobile.export.coreai_asset import EXPERIMENTAL, stored_as
@@ -136,6 +136,7 @@ def export(
     vae: Path | str | None = None,
     tokenizer: Path | str | None = None,
     prediction: Prediction | None = None,
+    control: Sequence[ControlNetChoice | str] = (),
     attention: AttentionForm = "split-einsum",
     bits: int | Literal["none"] | None = None,
     group_size: int | None = None,
@@ -151,6 +152,7 @@ def export(
     format: Format = "mlprogram",
     onnx_precision: FloatType = "float16",
     clip_skip: int = 0,
+    prompt_chunks: int = 1,
     default_steps: int | None = None,
     default_guidance: float | None = None,
     author: str = "",
@@ -168,7 +170,7 @@ def export(
     happens, `output` is the old bundle or the new one, whole.
 
     source: a diffusers-format directory, a single file, a Hugging Face Hub id, or an opened checkpoint. revision, lora,
-    embedding, vae, tokenizer, prediction: as `open_checkpoint` takes them. attention: split-einsum suits
+    embedding, vae, tokenizer, prediction, control: as `open_checkpoint` takes them. attention: split-einsum suits
     the Neural Engine, original the GPU. bits: per weight, 1, 2, 3, 4, 6 or 8; "none" for fp16; without it 6 (ONNX:
     none). group_size: a lookup table per so many output channels (ios18). recipe: bits layer by layer, in place of
     both. target: the earliest system the packages run on, ios17 without it. component: only these, in place of all of
@@ -178,7 +180,8 @@ def export(
     chunks: packages the UNet is cut into. multifunction: packages of several functions over the same weights (ios18);
     multifunction_decoder: the decoder's too, which iOS 18 was seen to crash with.
     format: "onnx" for ONNX files, of onnx_precision; "coreai", experimental, for .aimodels. clip_skip: last layers of
-    the text encoder to leave out, counted as diffusers does. default_steps, default_guidance: of a picture that nobody
+    the text encoder to leave out, counted as diffusers does. prompt_chunks: of 75 tokens that the UNet reads, for long
+    prompts. default_steps, default_guidance: of a picture that nobody
     asks otherwise for; the checkpoint's own without them. author, licence, model_version, metadata: written into every
     package. golden: record a reference run for tests, of golden_steps steps, by default the model's own or as many as
     a minute has room for. force: rebuild what is whole and current too.
@@ -202,6 +205,7 @@ def export(
         format=format,
         onnx_precision=onnx_precision,
         clip_skip=clip_skip,
+        prompt_chunks=prompt_chunks,
         default_steps=default_steps,
         default_guidance=default_guidance,
         author=author,
@@ -220,6 +224,7 @@ def export(
         vae=vae,
         tokenizer=tokenizer,
         prediction=prediction,
+        control=control,
         parts=options.components,
     )
     return export_checkpoint(
@@ -244,6 +249,7 @@ def export_options(
     format: Format = "mlprogram",
     onnx_precision: FloatType = "float16",
     clip_skip: int = 0,
+    prompt_chunks: int = 1,
     default_steps: int | None = None,
     default_guidance: float | None = None,
     author: str = "",
@@ -267,6 +273,7 @@ def export_options(
         components=(component,) if isinstance(component, str) else None if component is None else tuple(component),
         extras=(extra,) if isinstance(extra, str) else tuple(extra),
         clip_skip=clip_skip,
+        prompt_chunks=prompt_chunks,
         default_steps=default_steps,
         default_guidance=default_guidance,
         latent_size=sizes[0] if sizes else None,

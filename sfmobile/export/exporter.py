@@ -56,7 +56,7 @@ def export_bundle(
         library.require()
     options = fitted(options, checkpoint)
     checkpoint = checkpoint.with_defaults(options.default_steps, options.default_guidance)
-    checkpoint = checkpoint.with_clip_skip(options.clip_skip)
+    checkpoint = checkpoint.with_clip_skip(options.clip_skip).with_prompt_chunks(options.prompt_chunks)
     require_disk(root, plan_export(checkpoint, options).disk_bytes)
     with BundleWriter(root) as writer:
         checkpoint = with_wanted(checkpoint, options, writer.replaced())
@@ -99,6 +99,7 @@ def _kept_components(
     names = ", ".join(others)
     for what, found, wanted in (
         ("latents", f"{manifest.latents.height}x{manifest.latents.width}", f"{expected.height}x{expected.width}"),
+        ("prompt chunks", str(manifest.pipeline.text.chunks), str(options.prompt_chunks)),
         ("target", manifest.target, options.target),
         ("format", next(iter(others.values())).format, options.format),
     ):

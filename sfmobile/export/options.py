@@ -22,6 +22,8 @@ from sfmobile.errors import UsageError
 from sfmobile.files import sha256_of_value
 
 MOST_CHUNKS = 16
+# Of 75 tokens; a UNet looks at every token from every place of a picture.
+MOST_PROMPT_CHUNKS = 8
 # The form of ML Programs that .aimodels are made from: it has every palette, and attention as one operation.
 COREAI_TARGET: Target = "ios18"
 
@@ -65,6 +67,7 @@ class ExportOptions:
     both_batches: whether a UNet of several functions gets the other guidance batch too.
     clip_skip: last layers of the text encoder to leave out, counted as diffusers does: 1 leaves out one. They are gone
     for the negative prompt too, as elsewhere than in diffusers.
+    prompt_chunks: runs of the text encoder's tokens that the UNet reads side by side, for long prompts.
     default_steps, default_guidance: of a picture that nobody asks otherwise for; the checkpoint's own without them.
     precision: float32 is for ONNX only; Core ML packages are float16.
     force: rebuild components that are whole and current. metadata: user-defined keys of every package.
@@ -86,6 +89,7 @@ class ExportOptions:
     more_latent_sizes: tuple[tuple[int, int], ...] = ()
     both_batches: bool = True
     clip_skip: int = 0
+    prompt_chunks: int = 1
     default_steps: int | None = None
     default_guidance: float | None = None
     precision: FloatType = "float16"
@@ -103,6 +107,8 @@ class ExportOptions:
         _check_choice("guidance batch", self.guidance_batch, (1, 2))
         if self.components is not None and not self.components:
             raise UsageError("No component chosen; name at least one, or leave it to the checkpoint's pipeline.")
+        if not 1 <= self.prompt_chunks <= MOST_PROMPT_CHUNKS:
+            raise UsageError(f"{self.prompt_chunks} prompt chunks are impossible; expected 1 to {MOST_PROMPT_CHUNKS}.")
         if self.default_steps is not None and self.default_steps < 1:
             raise UsageError(f"{self.default_steps} steps make no picture; expected 1 or more.")
         if self.default_guidance is not None and not 0 <= self.default_guidance < math.inf:
@@ -171,6 +177,8 @@ class ExportOptions:
             value["guidance_batch"] = self.guidance_batch
         if variation.cut and self.chunks > 1:
             value["chunks"] = self.chunks
+        if variation.batched and self.prompt_chunks > 1:
+            value["prompt_chunks"] = self.prompt_chunks
         functions = self.functions(variation, latent_size)
         if len(functions) > 1:
             value["functions"] = [list(shapes) for shapes in functions]

@@ -48,6 +48,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     """Plan without touching the disk. Raises `UsageError` for sizes and recipes that don't fit the checkpoint."""
     options = fitted(options, checkpoint)
     checkpoint = with_wanted(checkpoint, options).with_clip_skip(options.clip_skip)
+    checkpoint = checkpoint.with_prompt_chunks(options.prompt_chunks)
     setting = setting_for(checkpoint, options)
     specs = component_specs(checkpoint)
     if options.compression is not None:

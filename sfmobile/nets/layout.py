@@ -53,6 +53,7 @@ class UNetLayout:
     mid: blocks at the lowest resolution (channels equal the last down stage's).
     up: stages from the lowest resolution to the highest; all but the last end in a 2x upsampling.
     Each up ResNet consumes one skip connection, so up stage i needs one ResNet more than its down partner.
+    takes_residuals: whether what ControlNets add to the skip connections and the middle are inputs of it.
     """
 
     name: str
@@ -65,6 +66,7 @@ class UNetLayout:
     out_channels: int = 4
     norm_groups: int = 32
     guidance_embedding_dim: int | None = None
+    takes_residuals: bool = False
 
     def __post_init__(self) -> None:
         if len(self.down) != len(self.up):
@@ -122,6 +124,16 @@ class UNetLayout:
                 f"{max(factor, round(height / factor) * factor)}x{max(factor, round(width / factor) * factor)}."
             )
 
+    def residuals(self) -> tuple[tuple[int, int], ...]:
+        """Channels and level (0 = highest resolution) of each skip connection in the order they are made, and of the
+        middle behind them: where a ControlNet adds (arXiv 2302.05543). 12 and 1 for Stable Diffusion."""
+        found = [(self.down[0].channels, 0)]
+        for level, stage in enumerate(self.down):
+            found += [(stage.channels, level)] * stage.resnets
+            if level < len(self.down) - 1:
+                found.append((stage.channels, level + 1))
+        return (*found, (self.mid.channels, len(self.down) - 1))
+
     def block_names(self) -> tuple[str, ...]:
         """Every removable block in running order, named as in the state dict (`down_blocks.0.resnets.1`, ...)."""
         names: list[str] = []
@@ -130,6 +142,24 @@ class UNetLayout:
                 base = prefix if prefix == "mid_block" else f"{prefix}.{level}"
                 names.extend(f"{base}.{kind}s.{index}" for kind, index in stage.order())
         return tuple(names)
+
+
+@dataclass(frozen=True)
+class ControlNetLayout:
+    """A ControlNet (arXiv 2302.05543): the way down and the middle of a UNet, and a picture's way to its latents' size.
+
+    unet: the UNet that it copies; its way up is of no use. embedding_channels: of the convolutions that shrink the
+    picture, halving it behind each but the last.
+    """
+
+    name: str
+    unet: UNetLayout
+    embedding_channels: tuple[int, ...] = (16, 32, 96, 256)
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels of the picture per latent pixel, each side."""
+        return int(2 ** (len(self.embedding_channels) - 1))
 
 
 @dataclass(frozen=True)

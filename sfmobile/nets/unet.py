@@ -90,39 +90,24 @@ class UpStage(UNetStage):
             self.upsamplers = nn.ModuleList([Upsample(stage.channels)])
 
 
-class UNet(nn.Module):
-    """Noise (or v) prediction over latents. Weight names are diffusers' `UNet2DConditionModel`."""
+class ContractingPath(nn.Module):
+    """A UNet's way down and its middle, which a ControlNet shares. Weight names are diffusers'."""
 
     def __init__(self, layout: UNetLayout) -> None:
         super().__init__()
         self.layout = layout
         width = layout.down[0].channels
-        embedding = width * 4
         self.conv_in = nn.Conv2d(layout.in_channels, width, kernel_size=3, padding=1)
-        self.time_embedding = TimeEmbedding(width, embedding, layout.guidance_embedding_dim)
-        skips = [width]
+        self.time_embedding = TimeEmbedding(width, width * 4, layout.guidance_embedding_dim)
         down_blocks: list[DownStage] = []
         current = width
         for level, stage in enumerate(layout.down):
             last = level == len(layout.down) - 1
-            block = DownStage(stage, current, last, **self._widths(level))
-            down_blocks.append(block)
+            down_blocks.append(DownStage(stage, current, last, **self._widths(level)))
             current = stage.channels
-            skips.extend([stage.channels] * stage.resnets)
-            if not last:
-                skips.append(stage.channels)
         self.down_blocks = nn.ModuleList(down_blocks)
         bottom = len(layout.down) - 1
         self.mid_block = UNetStage(layout.mid, [layout.mid.channels] * layout.mid.resnets, **self._widths(bottom))
-        up_blocks: list[UpStage] = []
-        for index, stage in enumerate(layout.up):
-            taken = [skips.pop() for _ in range(stage.resnets)]
-            last = index == len(layout.up) - 1
-            up_blocks.append(UpStage(stage, current, taken, last, **self._widths(bottom - index)))
-            current = stage.channels
-        self.up_blocks = nn.ModuleList(up_blocks)
-        self.conv_norm_out = nn.GroupNorm(layout.norm_groups, width, eps=1e-5)
-        self.conv_out = nn.Conv2d(width, layout.out_channels, kernel_size=3, padding=1)
 
     def _widths(self, level: int) -> dict[str, int]:
         layout = self.layout
@@ -132,6 +117,39 @@ class UNet(nn.Module):
             "context_channels": layout.cross_attention_dim,
             "groups": layout.norm_groups,
         }
+
+    def contract(
+        self, x: Tensor, time: Tensor, context: Tensor, gates: list[Tensor] | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The middle's state of `x`, which is behind `conv_in`, and the skip connections in the order they are made."""
+        skips = [x]
+        for block in self.down_blocks:
+            x = block(x, time, context, skips, gates, push=True)
+            if isinstance(block, DownStage) and hasattr(block, "downsamplers"):
+                x = block.downsamplers[0](x)
+                skips.append(x)
+        # The mid stage neither takes nor leaves skips.
+        return self.mid_block(x, time, context, [], gates, push=False), skips
+
+
+class UNet(ContractingPath):
+    """Noise (or v) prediction over latents. Weight names are diffusers' `UNet2DConditionModel`."""
+
+    def __init__(self, layout: UNetLayout) -> None:
+        super().__init__(layout)
+        bottom = len(layout.down) - 1
+        current = layout.down[-1].channels
+        skips = [channels for channels, _ in layout.residuals()[:-1]]
+        up_blocks: list[UpStage] = []
+        for index, stage in enumerate(layout.up):
+            taken = [skips.pop() for _ in range(stage.resnets)]
+            last = index == len(layout.up) - 1
+            up_blocks.append(UpStage(stage, current, taken, last, **self._widths(bottom - index)))
+            current = stage.channels
+        self.up_blocks = nn.ModuleList(up_blocks)
+        width = layout.down[0].channels
+        self.conv_norm_out = nn.GroupNorm(layout.norm_groups, width, eps=1e-5)
+        self.conv_out = nn.Conv2d(width, layout.out_channels, kernel_size=3, padding=1)
 
     def forward(
         self,
@@ -150,17 +168,31 @@ class UNet(nn.Module):
         """
         time = F.silu(self.time_embedding(time_embedding, guidance_embedding))
         queue = None if gates is None else [gate.reshape(-1, 1, 1, 1) for gate in gates.unbind(0)]
-        x = self.conv_in(latents)
-        skips = [x]
-        for block in self.down_blocks:
-            x = block(x, time, encoder_hidden_states, skips, queue, push=True)
-            if isinstance(block, DownStage) and hasattr(block, "downsamplers"):
-                x = block.downsamplers[0](x)
-                skips.append(x)
-        # The mid stage neither takes nor leaves skips.
-        x = self.mid_block(x, time, encoder_hidden_states, [], queue, push=False)
+        x, skips = self.contract(self.conv_in(latents), time, encoder_hidden_states, queue)
+        return self.expand(x, time, encoder_hidden_states, skips, queue)
+
+    def expand(
+        self, x: Tensor, time: Tensor, context: Tensor, skips: list[Tensor], gates: list[Tensor] | None
+    ) -> Tensor:
+        """The way up from the middle's state, consuming `skips`."""
         for block in self.up_blocks:
-            x = block(x, time, encoder_hidden_states, skips, queue, push=False)
+            x = block(x, time, context, skips, gates, push=False)
             if isinstance(block, UpStage) and hasattr(block, "upsamplers"):
                 x = block.upsamplers[0](x)
         return self.conv_out(F.silu(self.conv_norm_out(x)))
+
+
+class ControlledUNet(UNet):
+    """A UNet whose skip connections and middle take what ControlNets give, as inputs."""
+
+    def forward(  # type: ignore[override]
+        self, latents: Tensor, time_embedding: Tensor, encoder_hidden_states: Tensor, *others: Tensor, **named: Tensor
+    ) -> Tensor:
+        """As a UNet's; behind its inputs the residuals in the order of `UNetLayout.residuals`, by place or by name."""
+        rest = [*others, *named.values()]
+        guidance = rest.pop(0) if self.layout.guidance_embedding_dim is not None else None
+        *residuals, middle = rest
+        time = F.silu(self.time_embedding(time_embedding, guidance))
+        x, skips = self.contract(self.conv_in(latents), time, encoder_hidden_states, None)
+        controlled = [skip + residual for skip, residual in zip(skips, residuals, strict=True)]
+        return self.expand(x + middle, time, encoder_hidden_states, controlled, None)

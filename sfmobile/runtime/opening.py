@@ -80,7 +80,8 @@ def open_source(
             "name its directory with --source."
         )
     checkpoint = given if isinstance(given, Checkpoint) else open_checkpoint(source)
-    checkpoint = checkpoint.with_clip_skip(bundle.manifest.pipeline.text.skipped_layers)
+    text = bundle.manifest.pipeline.text
+    checkpoint = checkpoint.with_clip_skip(text.skipped_layers).with_prompt_chunks(text.chunks)
     observer = observer or Observer()
     for name, record in bundle.manifest.components.items():
         total = sum(weight.nbytes for weight in checkpoint.state_dict(name).values())

@@ -39,8 +39,8 @@ class TorchComponent(Component):
         assert self._net is not None
         with torch.inference_mode():
             output = self._net(**{name: torch.from_numpy(value) for name, value in inputs.items()})
-        (record,) = self.outputs
-        return {record.name: output.numpy()}
+        outputs = output if isinstance(output, tuple) else (output,)
+        return {record.name: one.numpy() for record, one in zip(self.outputs, outputs, strict=True)}
 
     def free(self) -> None:
         """Drop the network."""
@@ -66,7 +66,8 @@ class TorchRuntime:
                     "directory with --source."
                 )
             source = open_checkpoint(recorded)
-        self.source = source.with_clip_skip(bundle.manifest.pipeline.text.skipped_layers)
+        text = bundle.manifest.pipeline.text
+        self.source = source.with_clip_skip(text.skipped_layers).with_prompt_chunks(text.chunks)
 
     def describe(self) -> str:
         """E.g. "torch fp32 (torch 2.13.0 CPU)"."""

@@ -19,7 +19,7 @@ batch 2 two, the last row twice.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -30,6 +30,9 @@ from sfmobile.runtime.protocol import LoadedComponent
 
 # Inputs of the UNet beside latents and time, by name, each of one row; "latents" is what stands behind the noisy ones.
 Conditions: TypeAlias = Mapping[str, np.ndarray]
+
+# More of a call's inputs, of those that it has.
+Further: TypeAlias = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -75,18 +78,21 @@ class Guidance:
     pictured: Conditions | None = None
     picture_scale: float = 1.0
 
-    def predict(self, unet: LoadedComponent, latents: np.ndarray, time_embedding: np.ndarray) -> GuidedPrediction:
+    def predict(
+        self, unet: LoadedComponent, latents: np.ndarray, time_embedding: np.ndarray, further: Further = lambda _: {}
+    ) -> GuidedPrediction:
         """Guided prediction for latents (1, C, H, W) and their time embedding (1, D, 1, 1).
 
+        further: what a call takes beside all that, of its other inputs.
         Raises `GateError` if the UNet gives infinities or NaN.
         """
         if self.unconditional is None:
-            call = self._call(unet, latents, time_embedding, [self.conditional] * self.batch)
+            call = self._call(unet, latents, time_embedding, [self.conditional] * self.batch, further)
             return GuidedPrediction(call.model_output[:1], (call,))
         rows = [self.unconditional, *([] if self.pictured is None else [self.pictured]), self.conditional]
         # A batch that isn't full takes its last row again.
         batches = [[*rows[start:], rows[-1]][: self.batch] for start in range(0, len(rows), self.batch)]
-        calls = tuple(self._call(unet, latents, time_embedding, batch) for batch in batches)
+        calls = tuple(self._call(unet, latents, time_embedding, batch, further) for batch in batches)
         outputs = np.concatenate([call.model_output for call in calls])
         unconditional, conditional = outputs[:1], outputs[len(rows) - 1 : len(rows)]
         if self.pictured is None:
@@ -96,7 +102,12 @@ class Guidance:
         return GuidedPrediction(guided + np.float32(self.picture_scale) * (pictured - unconditional), calls)
 
     def _call(
-        self, unet: LoadedComponent, latents: np.ndarray, time_embedding: np.ndarray, rows: list[Conditions]
+        self,
+        unet: LoadedComponent,
+        latents: np.ndarray,
+        time_embedding: np.ndarray,
+        rows: list[Conditions],
+        further: Further,
     ) -> UNetCall:
         named = {name: np.concatenate([row[name] for row in rows], axis=0) for name in rows[0]}
         repeated = np.repeat(latents, len(rows), axis=0)
@@ -106,6 +117,7 @@ class Guidance:
             "time_embedding": np.repeat(time_embedding, len(rows), axis=0),
             **named,
         }
+        inputs.update(further(inputs))
         output = unet.predict(inputs)["model_output"]
         check_finite(output, "UNet")
         return UNetCall(inputs, output)

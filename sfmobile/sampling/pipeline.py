@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -21,10 +22,13 @@ from sfmobile.observer import Observer
 from sfmobile.runtime.opening import RuntimeRequest, open_bundle
 from sfmobile.runtime.protocol import LoadedComponent, Runtime
 from sfmobile.sampling.choices import DEFAULT_FIT, Fit
+from sfmobile.sampling.control import Control, Residuals, check_controls
+from sfmobile.sampling.emphasis import PromptSyntax, check_syntax
 from sfmobile.sampling.given import Given, PictureSource, read_given
-from sfmobile.sampling.guidance import Guidance, UNetCall, check_finite, check_scale, is_guided
+from sfmobile.sampling.guidance import Further, Guidance, UNetCall, check_finite, check_scale, is_guided
 from sfmobile.sampling.noise import Noise
 from sfmobile.sampling.picture import Picture, to_pixels
+from sfmobile.sampling.prompt import Prompt, beside, cut, weighed
 from sfmobile.sampling.samplers.named import name_of, named, with_eta
 from sfmobile.sampling.samplers.sampler import Sampler
 from sfmobile.sampling.samplers.starting import start, start_within
@@ -44,6 +48,8 @@ class Request:
 
     eta: of a sampler that has one, see `with_eta` there.
     given: the picture to start from, to repaint or to edit.
+    syntax: of both prompts, see `sfmobile.sampling.prompt`.
+    controls: pictures for the bundle's ControlNets.
     """
 
     prompt: str
@@ -54,6 +60,8 @@ class Request:
     sampler: str | None = None
     eta: float | None = None
     given: Given | None = None
+    syntax: PromptSyntax = "plain"
+    controls: tuple[Control, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,19 +132,26 @@ class TextToImage:
             self._loaded[name] = self.runtime.load(name)
         return self._loaded[name]
 
-    def encode(self, prompt: str) -> np.ndarray:
-        """Hidden states of `prompt`, float32 (1, C, 1, S). What doesn't fit is cut: see `Tokenizer.tokenize`."""
-        inputs = {"input_ids": self.tokenizer.encode(prompt)}
-        states = self.component(self.manifest.pipeline.text.component).predict(inputs)["encoder_hidden_states"]
-        check_finite(states, "text encoder")
-        return states
+    def cut(self, prompt: str, syntax: PromptSyntax = "plain") -> Prompt:
+        """`prompt` in the chunks that this bundle's UNet reads. Raises `UsageError` for one that can't be read."""
+        return cut(self.tokenizer, prompt, syntax, self.manifest.pipeline.text.chunks)
 
-    def conditions(self, prompt: str, scale: float) -> dict[str, np.ndarray]:
+    def encode(self, prompt: str, syntax: PromptSyntax = "plain") -> np.ndarray:
+        """Hidden states of `prompt`, float32 (1, C, 1, S) as the UNet takes them. What doesn't fit is cut."""
+        encoder = self.component(self.manifest.pipeline.text.component)
+        states = []
+        for chunk in self.cut(prompt, syntax).chunks:
+            encoded = encoder.predict({"input_ids": chunk.ids})["encoder_hidden_states"]
+            check_finite(encoded, "text encoder")
+            states.append(weighed(encoded, chunk.weights))
+        return beside(states, self.manifest.pipeline.text.chunks)
+
+    def conditions(self, prompt: str, scale: float, syntax: PromptSyntax = "plain") -> dict[str, np.ndarray]:
         """What steers the UNet beside latents and time, by the name of its input, one row each."""
         found: dict[str, np.ndarray] = {}
         for condition in self.manifest.pipeline.conditions:
             if isinstance(condition, TextCondition):
-                found[condition.input] = self.encode(prompt)
+                found[condition.input] = self.encode(prompt, syntax)
             elif isinstance(condition, GuidanceEmbeddingCondition):
                 found[condition.input] = guidance_sinusoid(scale, condition.dimension)
         return found
@@ -158,8 +173,10 @@ class TextToImage:
         sampler = self._sampler(request, task, noise)
         check_scale(scale)
         check_scale(1.0 if task.picture_guidance is None else task.picture_guidance)
+        check_syntax(request.syntax)
+        check_controls(request.controls, self.manifest)
         for prompt in (request.prompt, request.negative_prompt):
-            self.tokenizer.tokenize(prompt)
+            self.cut(prompt, request.syntax)
         # Drawn in any case: a sampler that draws goes on behind it.
         drawn = task.draw(noise, self.latent_shape())
         return self._denoise(request, task, drawn if latents is None else latents, sampler, scale)
@@ -193,11 +210,14 @@ class TextToImage:
         for name in self.manifest.pipeline.text_encoders:
             self._done_with(name)
         unet = self.component(self.manifest.pipeline.unet)
+        residuals = Residuals.of(self.manifest, request.controls, self.component)
         latents = task.begin(sampler, unit)
+        count = len(sampler.timesteps) - sampler.begun
         for index, timestep in enumerate(sampler.timesteps[sampler.begun :].tolist()):
             begun = time.perf_counter()
             embedding = sinusoid([timestep], self.manifest.time_embedding)
-            guided = guidance.predict(unet, sampler.model_input(latents), embedding)
+            further: Further = (lambda _: {}) if residuals is None else partial(residuals, index=index, count=count)
+            guided = guidance.predict(unet, sampler.model_input(latents), embedding, further)
             prediction = sampler.step(guided.model_output, latents)
             latents = task.settle(sampler, prediction.latents)
             seconds = time.perf_counter() - begun
@@ -211,17 +231,18 @@ class TextToImage:
                 calls=guided.calls,
                 seconds=seconds,
             )
-        self._done_with(self.manifest.pipeline.unet)
+        for name in (self.manifest.pipeline.unet, *(control.component for control in request.controls)):
+            self._done_with(name)
 
     def _guidance(self, request: Request, task: FromText, scale: float) -> Guidance:
         """What steers the UNet: the prompt's and the picture's encodings, by rows."""
-        conditional = self.conditions(request.prompt, scale)
+        conditional = self.conditions(request.prompt, scale, request.syntax)
         # A model that edits is guided by both of its scales or by none, as in diffusers.
         by_picture = task.picture_guidance
         guided = (
             is_guided(scale) and not self.manifest.pipeline.takes_guidance and (by_picture is None or by_picture >= 1)
         )
-        unconditional = self.conditions(request.negative_prompt, scale) if guided else None
+        unconditional = self.conditions(request.negative_prompt, scale, request.syntax) if guided else None
         task.prepare(self.moments)
         behind = task.behind()
         if behind is None:
@@ -291,8 +312,13 @@ class TextToImage:
         }
         if request.eta is not None:
             settings["eta"] = request.eta
+        for control in request.controls:
+            what = {"scale": control.scale, "start": control.start, "end": control.end}
+            settings |= {f"{control.component}_{key}": value for key, value in what.items()}
+        if request.syntax != "plain":
+            settings["prompt_syntax"] = request.syntax
         for key in ("prompt", "negative_prompt"):
-            dropped = self.tokenizer.tokenize(getattr(request, key)).dropped
+            dropped = self.cut(getattr(request, key), request.syntax).dropped
             if dropped:
                 settings[f"{key}_tokens_dropped"] = dropped
         return settings
@@ -353,6 +379,7 @@ class Pipeline(TextToImage):
         fit: Fit = DEFAULT_FIT,
         image_guidance: float | None = None,
         paste: bool = True,
+        syntax: PromptSyntax = "plain",
         observer: Observer | None = None,
     ) -> Picture:
         """Draw `prompt`; the same seed gives the same picture.
@@ -362,11 +389,11 @@ class Pipeline(TextToImage):
         image: a file, or pixels uint8 (H, W, 3), to start from, to repaint where `mask` is white, or to edit, as the
         bundle's model does. strength: how much of it is drawn anew, above 0 to 1. fit: how a picture of another size
         is brought to the bundle's. image_guidance: of a model that edits, how close to keep to the picture. paste:
-        whether what the mask doesn't cover is put back as it was.
+        whether what the mask doesn't cover is put back as it was. syntax: a1111 reads weights, (word:1.3).
         Raises `UsageError` for a request out of range, `GateError` for NaN or infinity on the way.
         """
         given = self.given(image, mask, strength, fit, image_guidance, paste, observer)
-        request = Request(prompt, negative, seed, steps, guidance, sampler, eta, given)
+        request = Request(prompt, negative, seed, steps, guidance, sampler, eta, given, syntax)
         return self.draw(request, observer=observer).picture
 
     def given(
@@ -404,8 +431,7 @@ class Pipeline(TextToImage):
         """Draw `request` and tell how long it took. preview: also decode what each step predicts."""
         observer = observer or Observer()
         for what, text in (("prompt", request.prompt), ("negative prompt", request.negative_prompt)):
-            warning = self.tokenizer.tokenize(text).warning_of(what)
-            if warning:
+            for warning in self.cut(text, request.syntax).warnings_of(what):
                 observer.note(warning)
         steps = self.steps(request)
         observer.start(shortened(request.prompt), self.calls(request))

@@ -9,6 +9,7 @@ Added tokens, such as those of textual inversion, are cut out of the text first.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,21 +40,6 @@ class Tokens:
     dropped: int
     dropped_text: str
 
-    @property
-    def warning(self) -> str | None:
-        """`warning_of` the prompt."""
-        return self.warning_of("prompt")
-
-    def warning_of(self, what: str) -> str | None:
-        """What a user must know: the part that the model doesn't see. None if it sees all. what: "negative prompt"."""
-        if not self.dropped:
-            return None
-        shown = self.dropped_text if len(self.dropped_text) <= 60 else f"{self.dropped_text[:57]}..."
-        return (
-            f"The {what} is {self.dropped} tokens longer than the {self.ids.shape[1]} that the text encoder reads; "
-            f"'{shown}' is left out."
-        )
-
 
 class Tokenizer:
     """Text to token ids: start, byte pairs, end, padding, always `max_length` of them."""
@@ -81,6 +67,17 @@ class Tokenizer:
         Any text is defined: an empty one is start and end alone; what the vocabulary has no token for (emoji, CJK,
         control characters) becomes the tokens of its UTF-8 bytes. Raises `UsageError` for text that isn't Unicode.
         """
+        room = self.max_length - 2
+        text, ids, starts = self.words(text)
+        dropped = max(0, len(ids) - room)
+        dropped_text = text[starts[room] :] if dropped else ""
+        return Tokens(self.framed(ids[:room]), min(len(ids), room) + 2, dropped, dropped_text)
+
+    def words(self, text: str) -> tuple[str, list[int], list[int]]:
+        """`text` as it is read, the ids of all of it without start and end, and where in it each token begins.
+
+        Raises `UsageError` for text that isn't Unicode.
+        """
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -89,13 +86,20 @@ class Tokenizer:
             ) from error
         text = self._written_out(text)
         encoding = self._engine.encode(text, add_special_tokens=False)
-        room = self.max_length - 2
-        ids = [self.bos_token_id, *encoding.ids[:room], self.eos_token_id]
+        return text, encoding.ids, [start for start, _ in encoding.offsets]
+
+    def framed(self, ids: Sequence[int]) -> np.ndarray:
+        """`ids`, at most `max_length` - 2, between start and end, padded: int32 (1, max_length)."""
+        row = [self.bos_token_id, *ids, self.eos_token_id]
         padded = np.full((1, self.max_length), self.pad_token_id, np.int32)
-        padded[0, : len(ids)] = ids
-        dropped = max(0, len(encoding.ids) - room)
-        dropped_text = text[encoding.offsets[room][0] :] if dropped else ""
-        return Tokens(padded, len(ids), dropped, dropped_text)
+        padded[0, : len(row)] = row
+        return padded
+
+    @property
+    def comma(self) -> int | None:
+        """The id of a comma, if the vocabulary has one."""
+        found: int | None = self._engine.token_to_id(",</w>")
+        return found
 
     def _written_out(self, text: str) -> str:
         """`text` with each token of several vectors followed by those of its other vectors."""

@@ -25,6 +25,7 @@ VARIATIONS = {
         ({"attention": "flash"}, "Unknown attention form 'flash'"),
         ({"format": "tflite"}, "Unknown format 'tflite'"),
         ({"components": ()}, "No component chosen"),
+        ({"prompt_chunks": 0}, "0 prompt chunks are impossible; expected 1 to 8"),
         ({"default_steps": 0}, "0 steps make no picture"),
         ({"default_guidance": math.nan}, "The guidance scale nan makes no sense"),
         ({"guidance_batch": 3}, "Unknown guidance batch '3'"),

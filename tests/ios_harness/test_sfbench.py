@@ -23,6 +23,7 @@ from sfmobile.sampling.picture import read_settings
 from sfmobile.sampling.pipeline import Request, TextToImage
 from tests.bundle.mutate import mutate
 from tests.bundle.sample import BROKEN, SAMPLE
+from tests.exported import SharedExports
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SFBENCH = REPOSITORY / "ios_harness/.build/debug/sfbench"
@@ -61,7 +62,9 @@ def assert_same_run(bundle: Bundle, request: Request, folder: Path, *options: ob
     assert done.returncode == 0, done.stderr
     latents = np.load(folder / "vectors/latents.npy")
     with TextToImage.of_bundle(bundle, open_runtime("mil", bundle)) as pipeline:
-        np.testing.assert_array_equal(np.load(folder / "vectors/tokens.npy"), pipeline.tokenizer.encode(request.prompt))
+        prompt = pipeline.cut(request.prompt, request.syntax)
+        ids = np.concatenate([chunk.ids for chunk in prompt.chunks])
+        np.testing.assert_array_equal(np.load(folder / "vectors/tokens.npy"), ids)
         np.testing.assert_array_equal(latents[:1], initial_latents(request.seed, pipeline.latent_shape()))
         steps = list(pipeline.steps(request))
         assert len(latents) == len(steps) + 1
@@ -101,6 +104,15 @@ def test_the_same_picture_with_a_unet_in_chunks(tiny_checkpoint: Checkpoint, tmp
     assert len(bundle.manifest.components["unet"].chunks) == 2
     request = Request("a red apple", seed=3, steps=2, guidance_scale=3.0)
     assert_same_run(bundle, request, tmp_path, "--steps", 2, "--guidance", 3)
+
+
+def test_the_same_picture_of_a_long_prompt_with_weights(tiny_exports: SharedExports, tmp_path: Path) -> None:
+    bundle = tiny_exports(ExportOptions(prompt_chunks=2))
+    prompt = "a (red:1.3) apple, " + "on a [wooden] table, " * 5
+    request = Request(prompt, "((blurry))", seed=7, steps=2, guidance_scale=5.0, syntax="a1111")
+    options = ("--negative", "((blurry))", "--steps", 2, "--guidance", 5, "--prompt-syntax", "a1111")
+    assert_same_run(bundle, request, tmp_path, *options)
+    assert len(np.load(tmp_path / "vectors/tokens.npy")) == 2
 
 
 def test_the_worker_matches_the_golden_vectors(bundle: Bundle) -> None:

@@ -97,6 +97,12 @@ public struct PipelineRecord: Sendable, Equatable {
     public let conditions: [ConditionRecord]
     public let defaultSteps: Int
 
+    /// Chunks of a prompt that the UNet reads side by side.
+    public var promptChunks: Int {
+        for case .text(_, _, _, _, let chunks) in conditions { return chunks }
+        return 1
+    }
+
     /// Whether the UNet takes the guidance scale as an input: it is called once a step, with the prompt alone.
     public var takesGuidance: Bool {
         for case .guidanceEmbedding in conditions { return true }
@@ -107,7 +113,8 @@ public struct PipelineRecord: Sendable, Equatable {
 /// What a call of the UNet takes beside latents and time, under the name of its input.
 public enum ConditionRecord: Sendable, Equatable {
     /// The prompt's hidden states: tokens of a tokenizer through a text encoder.
-    case text(input: String, component: ComponentName, tokenizer: String, skippedLayers: Int)
+    /// `chunks`: how many runs of the encoder's tokens stand side by side in the input.
+    case text(input: String, component: ComponentName, tokenizer: String, skippedLayers: Int, chunks: Int)
     /// The guidance scale as an input of a UNet that was distilled with it (arXiv 2310.04378, section 4.3): the host
     /// computes a sinusoid of `dimension` values, sines first, of 1000 times (scale - 1).
     case guidanceEmbedding(input: String, dimension: Int)
@@ -122,7 +129,7 @@ public enum ConditionRecord: Sendable, Equatable {
 
     public var input: String {
         switch self {
-        case .text(let input, _, _, _), .guidanceEmbedding(let input, _), .concatenated(let input, _, _): input
+        case .text(let input, _, _, _, _), .guidanceEmbedding(let input, _), .concatenated(let input, _, _): input
         }
     }
 }

@@ -11,6 +11,8 @@ public struct CLIPTokenizer: Sendable {
     private let eos: Int32
     private let pad: Int32
     private let unknown: Int32
+    /// The id of a comma, if the vocabulary has one.
+    let comma: Int32?
     /// Found in the text as it is typed, and in what the rest becomes.
     private let exact: AddedTokens
     private let added: AddedTokens
@@ -64,6 +66,7 @@ public struct CLIPTokenizer: Sendable {
         }
         (self.maxLength, self.bos, self.eos, self.pad) = (maxLength, bos, eos, pad)
         unknown = ids["<|endoftext|>"] ?? eos
+        comma = ids[",</w>"]
         func narrowed(_ tokens: [String: Int]) throws -> [String: Int32] {
             try Dictionary(
                 uniqueKeysWithValues: tokens.map { token, id in
@@ -106,17 +109,23 @@ public struct CLIPTokenizer: Sendable {
 
     /// The ids of `encode`, and how many more the whole text has.
     public func tokenize(_ text: String) -> Tokens {
-        var whole: [Int32] = []
-        for piece in pieces(of: written(out: text)) {
+        let whole = words(text)
+        return Tokens(ids: framed(Array(whole.prefix(maxLength - 2))), dropped: max(0, whole.count - (maxLength - 2)))
+    }
+
+    /// The ids of all of the text, without start and end.
+    func words(_ text: String) -> [Int32] {
+        pieces(of: written(out: text)).flatMap { piece -> [Int32] in
             switch piece {
-            case .token(let id, _): whole.append(id)
-            case .text(let scalars): whole += merge(scalars)
+            case .token(let id, _): [id]
+            case .text(let scalars): merge(scalars)
             }
         }
-        let ids = [bos] + whole.prefix(maxLength - 2) + [eos]
-        return Tokens(
-            ids: ids + Array(repeating: pad, count: maxLength - ids.count),
-            dropped: max(0, whole.count - (maxLength - 2)))
+    }
+
+    /// `ids`, at most `maxLength` - 2, between start and end, padded.
+    func framed(_ ids: [Int32]) -> [Int32] {
+        [bos] + ids + [eos] + Array(repeating: pad, count: maxLength - 2 - ids.count)
     }
 
     private enum Piece {

@@ -78,7 +78,7 @@ extension BundleManifest {
         }
         self.tokenizers = tokenizers
         let texts = try pipeline.conditions.compactMap { condition -> TokenizerRecord? in
-            guard case .text(_, _, let name, _) = condition else { return nil }
+            guard case .text(_, _, let name, _, _) = condition else { return nil }
             guard let record = tokenizers[name] else {
                 throw fields.problem("tokenizers", "no tokenizer is recorded as '\(name)'")
             }
@@ -114,7 +114,7 @@ extension PipelineRecord {
         guard Set(inputs).count == inputs.count else {
             throw fields.problem("conditions", "conditions of one input: \(inputs.joined(separator: ", "))")
         }
-        for case .text(_, let component, _, _) in conditions {
+        for case .text(_, let component, _, _, _) in conditions {
             guard components.contains(component) else {
                 throw fields.problem(
                     "conditions", "a condition is of '\(component)', which is no component of the pipeline")
@@ -134,7 +134,11 @@ extension ConditionRecord {
             self = .text(
                 input: try fields.string("input", default: "encoder_hidden_states"), component: component,
                 tokenizer: try fields.string("tokenizer", default: "tokenizer"),
-                skippedLayers: try fields.integer("skipped_layers", default: 0))
+                skippedLayers: try fields.integer("skipped_layers", default: 0),
+                chunks: try fields.integer("chunks", default: 1))
+            guard case .text(_, _, _, _, let chunks) = self, chunks > 0 else {
+                throw fields.problem("chunks", "expected more than 0")
+            }
         case "guidance_embedding":
             let dimension = try fields.integer("dimension")
             guard dimension > 0 else { throw fields.problem("dimension", "expected more than 0, found \(dimension)") }

@@ -82,17 +82,20 @@ public struct TextToImage: Sendable {
         }
         let linear = request.previews == .linear ? try await fitPreview(report) : nil
 
+        let isGuided = ClassifierFreeGuidance.isGuided(scale) && !manifest.pipeline.takesGuidance
+        let prompt = try cut(request.prompt, request.syntax)
+        let negative = try cut(request.negativePrompt, request.syntax)
+
         try await load(.textEncoder, report)
         let start = ContinuousClock.now
         var loading = 0.0
-        let tokens = tokenizer.encode(request.prompt)
-        let isGuided = ClassifierFreeGuidance.isGuided(scale) && !manifest.pipeline.takesGuidance
-        let negative = isGuided ? tokenizer.encode(request.negativePrompt) : nil
         let encodingStart = ContinuousClock.now
-        let conditional = try await conditions(tokens, scale)
+        let conditional = try await conditions(prompt, scale)
         var unconditional: ClassifierFreeGuidance.Conditions?
-        if let negative { unconditional = try await conditions(negative, scale) }
-        report(.encoded(tokens: tokens, negativeTokens: negative, seconds: encodingStart.secondsSince()))
+        if isGuided { unconditional = try await conditions(negative, scale) }
+        report(
+            .encoded(
+                tokens: prompt.ids, negativeTokens: isGuided ? negative.ids : nil, seconds: encodingStart.secondsSince()))
         await doneWith(.textEncoder)
 
         let guidance = try ClassifierFreeGuidance(
@@ -183,11 +186,11 @@ public struct TextToImage: Sendable {
     }
 
     /// What steers the UNet beside latents and time, by the name of its input, one row each.
-    private func conditions(_ tokens: [Int32], _ scale: Double) async throws -> ClassifierFreeGuidance.Conditions {
+    private func conditions(_ prompt: Prompt, _ scale: Double) async throws -> ClassifierFreeGuidance.Conditions {
         var found: ClassifierFreeGuidance.Conditions = [:]
         for condition in bundle.manifest.pipeline.conditions {
             switch condition {
-            case .text(let input, _, _, _): found[input] = try await encode(tokens)
+            case .text(let input, _, _, _, _): found[input] = try await encode(prompt)
             case .guidanceEmbedding(let input, let dimension):
                 found[input] = try TimeEmbedding.guidance(scale: scale, dimension: dimension)
             case .concatenated: break  // Of tasks that are refused.
@@ -196,7 +199,19 @@ public struct TextToImage: Sendable {
         return found
     }
 
-    /// Hidden states (1, C, 1, S) of token ids.
+    /// `text` in the chunks that this bundle's UNet reads. Throws `UsageError` for one that can't be read.
+    public func cut(_ text: String, _ syntax: Prompt.Syntax) throws -> Prompt {
+        try Prompt(text, syntax, tokenizer: tokenizer, places: bundle.manifest.pipeline.promptChunks)
+    }
+
+    /// Hidden states (1, C, 1, S) of a prompt, as the UNet takes them.
+    public func encode(_ prompt: Prompt) async throws -> HostTensor {
+        var states: [HostTensor] = []
+        for chunk in prompt.chunks { states.append(try Prompt.weigh(try await encode(chunk.ids), chunk.weights)) }
+        return try Prompt.beside(states, places: bundle.manifest.pipeline.promptChunks)
+    }
+
+    /// Hidden states (1, C, 1, S) of one chunk's token ids.
     public func encode(_ tokens: [Int32]) async throws -> HostTensor {
         let ids = try HostTensor(shape: [1, tokens.count], tokens)
         return try await predict(.textEncoder, ["input_ids": ids], output: "encoder_hidden_states")
@@ -260,7 +275,7 @@ public struct TextToImage: Sendable {
         let manifest = bundle.manifest
         let dropped = [
             ("prompt_tokens_dropped", request.prompt), ("negative_prompt_tokens_dropped", request.negativePrompt),
-        ].map { (name: $0, count: tokenizer.tokenize($1).dropped) }
+        ].map { (name: $0, count: (try? cut($1, request.syntax))?.dropped ?? 0) }
         let eta = request.eta.map { [OrderedJSON.Member("eta", .number($0))] } ?? []
         let settings: [OrderedJSON.Member] = eta + [
             .init("guidance_scale", .number(scale)),
@@ -273,7 +288,9 @@ public struct TextToImage: Sendable {
             .init("source_sha256", .string(manifest.source.sha256)),
             .init("steps", .integer(steps)),
         ]
-        return settings + dropped.filter { $0.count > 0 }.map { .init($0.name, .integer($0.count)) }
+        let syntax = request.syntax == .plain ? nil : OrderedJSON.Member("prompt_syntax", .string(request.syntax.rawValue))
+        return settings + (syntax.map { [$0] } ?? [])
+            + dropped.filter { $0.count > 0 }.map { .init($0.name, .integer($0.count)) }
     }
 }
 

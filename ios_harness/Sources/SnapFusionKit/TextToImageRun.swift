@@ -10,6 +10,8 @@ extension TextToImage {
         public var sampler: String?
         /// How much noise is drawn anew on the way; of ddim and tcd.
         public var eta: Double?
+        /// How both prompts are read.
+        public var syntax: Prompt.Syntax
         /// Whether and how each step carries a picture of what it predicts.
         public var previews: Previews
 
@@ -23,7 +25,8 @@ extension TextToImage {
 
         public init(
             prompt: String, negativePrompt: String = "", seed: UInt64 = 0, steps: Int? = nil,
-            guidanceScale: Double? = nil, sampler: String? = nil, eta: Double? = nil, previews: Previews = .none
+            guidanceScale: Double? = nil, sampler: String? = nil, eta: Double? = nil, syntax: Prompt.Syntax = .plain,
+            previews: Previews = .none
         ) {
             self.prompt = prompt
             self.negativePrompt = negativePrompt
@@ -32,6 +35,7 @@ extension TextToImage {
             self.guidanceScale = guidanceScale
             self.sampler = sampler
             self.eta = eta
+            self.syntax = syntax
             self.previews = previews
         }
     }
@@ -56,7 +60,7 @@ extension TextToImage {
     public enum Event: Sendable {
         /// A component is ready; the seconds it took to load, 0 if it was loaded already.
         case loaded(ComponentName, seconds: Double)
-        /// The prompt's token ids, and the time the text encoder took for both prompts.
+        /// The prompts' token ids, chunk by chunk, and the time the text encoder took for both prompts.
         case encoded(tokens: [Int32], negativeTokens: [Int32]?, seconds: Double)
         /// The noise the loop starts from.
         case noise(HostTensor)

@@ -34,6 +34,11 @@ struct Generate: AsyncParsableCommand {
     @Option(help: "Guidance scale; 1 is none.")
     var guidance: Double?
 
+    @Option(
+        help: ArgumentHelp(
+            "a1111 reads weights, (word:1.3), and BREAK; plain takes prompts as they stand.", valueName: "plain|a1111"))
+    var promptSyntax = Prompt.Syntax.plain
+
     @Option(help: "What the picture should not look like.")
     var negative = ""
 
@@ -74,7 +79,7 @@ struct Generate: AsyncParsableCommand {
         for (index, prompt) in prompts.enumerated() {
             let request = TextToImage.Request(
                 prompt: prompt, negativePrompt: negative, seed: seed, steps: steps, guidanceScale: guidance,
-                sampler: sampler, eta: eta, previews: preview ? .decoded : .none)
+                sampler: sampler, eta: eta, syntax: promptSyntax, previews: preview ? .decoded : .none)
             let name = output.deletingPathExtension().lastPathComponent
             let path =
                 prompts.count == 1
@@ -97,10 +102,7 @@ struct Generate: AsyncParsableCommand {
         _ request: TextToImage.Request, on pipeline: TextToImage, to path: URL
     ) async throws -> (GeneratedPicture, OrderedJSON) {
         for (what, text) in [("prompt", request.prompt), ("negative prompt", request.negativePrompt)] {
-            let dropped = pipeline.tokenizer.tokenize(text).dropped
-            if dropped > 0 {
-                note("The \(what) is \(dropped) tokens longer than the text encoder reads; its end is left out.")
-            }
+            try pipeline.cut(text, request.syntax).notes(of: what).forEach(note)
         }
         let start = ContinuousClock.now
         var seconds: [Double] = []
@@ -111,9 +113,9 @@ struct Generate: AsyncParsableCommand {
             switch event {
             case .loaded(let name, let seconds): note(String(format: "%@ loaded in %.2f s", name.rawValue, seconds))
             case .encoded(let tokens, let negative, _):
-                try save("tokens", NumpyArray(shape: [1, tokens.count], elements: .int32(tokens)))
+                try save("tokens", rows(tokens, of: pipeline))
                 if let negative {
-                    try save("negative_tokens", NumpyArray(shape: [1, negative.count], elements: .int32(negative)))
+                    try save("negative_tokens", rows(negative, of: pipeline))
                 }
             case .noise(let noise): latents.append(noise)
             case .step(let step):
@@ -152,6 +154,12 @@ struct Generate: AsyncParsableCommand {
         return (drawn, entry)
     }
 
+    /// Token ids, a chunk a row.
+    private func rows(_ ids: [Int32], of pipeline: TextToImage) -> NumpyArray {
+        let length = pipeline.tokenizer.maxLength
+        return NumpyArray(shape: [ids.count / length, length], elements: .int32(ids))
+    }
+
     /// Writes one array of the run into the folder of `--vectors`, if there is one.
     private func save(_ name: String, _ array: NumpyArray) throws {
         guard let vectors = vectors.map({ URL(fileURLWithPath: $0) }) else { return }
@@ -179,3 +187,5 @@ func createFolder(_ folder: URL) throws {
 
 /// A line for people, on stderr.
 func note(_ text: String) { FileHandle.standardError.write(Data((text + "\n").utf8)) }
+
+extension Prompt.Syntax: @retroactive ExpressibleByArgument {}
