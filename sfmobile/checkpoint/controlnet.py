@@ -69,11 +69,11 @@ def _check_fit(file: Path, layout: ControlNetLayout, unet: UNetLayout, pixels_pe
         )
     theirs, ours = own.residuals(), unet.residuals()
     for index in range(max(len(theirs), len(ours))):
-        found, expected = (rows[index : index + 1] for rows in (theirs, ours))
-        if found != expected:
+        there, wanted = theirs[index : index + 1], ours[index : index + 1]
+        if there != wanted:
             block = "controlnet_mid_block" if index == len(theirs) - 1 else f"controlnet_down_blocks.{index}"
             raise ArtifactError(
-                f"{file}: '{block}' gives {_described(found)} and the UNet takes {_described(expected)} there; the "
+                f"{file}: '{block}' gives {_described(there)} and the UNet takes {_described(wanted)} there; the "
                 "ControlNet is for another model."
             )
 

@@ -127,8 +127,12 @@ class Source:
     def files(self) -> tuple[Path, ...]:
         """What must be there beside the checkpoint itself."""
         others = [path for path in (self.vae, self.tokenizer) if path is not None]
-        laid = (*self.loras, *self.embeddings, *self.controls)
-        return (*(one.path for one in laid), *others)
+        return (
+            *(lora.path for lora in self.loras),
+            *(embedding.path for embedding in self.embeddings),
+            *(control.path for control in self.controls),
+            *others,
+        )
 
 
 def expanded(path: Path | str) -> Path:

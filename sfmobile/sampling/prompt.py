@@ -139,7 +139,8 @@ def weighed(states: np.ndarray, weights: np.ndarray) -> np.ndarray:
     if np.all(weights == 1):
         return states
     scaled = states * weights
-    return scaled * np.float32(states.mean(dtype=np.float64) / scaled.mean(dtype=np.float64))
+    restored: np.ndarray = scaled * np.float32(states.mean(dtype=np.float64) / scaled.mean(dtype=np.float64))
+    return restored
 
 
 def beside(states: Sequence[np.ndarray], places: int) -> np.ndarray:

@@ -280,9 +280,9 @@ class _Verification:
             found[precision] = given, described
         if not {"fp32", "fp16"} <= set(found):
             return evaluations, None
-        (wide, _), (narrow, described) = found["fp32"], found["fp16"]
+        (exact, _), (narrow, described) = found["fp32"], found["fp16"]
         rounding = Gates(component=ROUNDED_GATE_DB)
-        return evaluations, compare(wide, narrow, described, rounding, bundle)
+        return evaluations, compare(exact, narrow, described, rounding, bundle)
 
 
 def _broken_operation(bundle: Bundle, precision: Precision, call: Call) -> str | None:
