@@ -62,7 +62,7 @@ def compare_reading(
     """Run `request` in diffusers and on `ours` (the bundle's pipeline over torch networks of `checkpoint`).
 
     `advance` is told of each step of either. Stages: tokens and embedding of the prompt (and, where guidance asks for
-    it, of the negative prompt), the latents behind every step, the picture.
+    it, of the negative prompt), the latents behind every step, the picture; where a bundle encodes, the latents of it.
     """
     manifest = ours.manifest
     steps = manifest.pipeline.default_steps if request.steps is None else request.steps
@@ -71,11 +71,12 @@ def compare_reading(
     texts = {"prompt": request.prompt}
     if is_guided(scale) and not manifest.pipeline.takes_guidance:
         texts["negative prompt"] = request.negative_prompt
+    encodes = manifest.pipeline.encoder in manifest.components
     with _quiet():
         theirs = _Theirs(checkpoint)
         skipped = manifest.pipeline.text.skipped_layers
         found = theirs.run(
-            texts, request.seed, noise, steps, scale, skipped, manifest.latents.pixels_per_latent, advance
+            texts, request.seed, noise, steps, scale, skipped, manifest.latents.pixels_per_latent, advance, encodes
         )
         del theirs
     stages: list[SampleAgreement] = []
@@ -93,7 +94,11 @@ def compare_reading(
             raise AssertionError(f"diffusers made fewer than {step.count} steps")
         compare(f"step {step.index + 1} of {step.count}", found[f"step {step.index + 1}"], latents)
         advance(1)
-    compare("picture", to_pixels(found["picture"]), to_pixels(ours.decode(latents)), peak=255)
+    image = ours.decode(latents)
+    compare("picture", to_pixels(found["picture"]), to_pixels(image), peak=255)
+    if encodes:
+        # Of the same pixels: the encoder answers for itself.
+        compare("latents of the picture", found["moments"], ours.moments(found["picture"].clip(-1, 1)))
     return stages
 
 
@@ -139,8 +144,10 @@ class _Theirs:
         skipped_layers: int,
         pixels_per_latent: int,
         advance: Callable[[int], None],
+        encodes: bool,
     ) -> dict[str, np.ndarray]:
-        """Tokens (1, S), embeddings (1, C, 1, S), latents behind each step and the image (1, 3, H, W), by stage."""
+        """Tokens (1, S), embeddings (1, C, 1, S), latents behind each step and the image (1, 3, H, W), by stage; with
+        `encodes` also what the encoder says of that image."""
         import torch
 
         pipeline = self.pipeline
@@ -179,6 +186,8 @@ class _Theirs:
             ).images
             decoded = pipeline.vae.decode(image / pipeline.vae.config.scaling_factor).sample
             found["picture"] = decoded.numpy()
+            if encodes:
+                found["moments"] = pipeline.vae.encode(decoded.clamp(-1, 1)).latent_dist.parameters.numpy()
         return found
 
 
