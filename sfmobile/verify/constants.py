@@ -32,6 +32,7 @@ def derived_manifest(manifest: Manifest, checkpoint: Checkpoint) -> Manifest:
     """`manifest` with every constant that the checkpoint decides as the checkpoint says."""
     # Whoever exported may have chosen other defaults than the checkpoint's.
     options = manifest.options
+    checkpoint = _as_exported(manifest, checkpoint)
     checkpoint = checkpoint.with_defaults(options.get("default_steps"), options.get("default_guidance"))
     layout = checkpoint.autoencoder_layout
     latents = {
@@ -48,6 +49,12 @@ def derived_manifest(manifest: Manifest, checkpoint: Checkpoint) -> Manifest:
             "guidance": manifest.guidance.model_copy(update={"default_scale": checkpoint.guidance_scale}),
         }
     )
+
+
+def _as_exported(manifest: Manifest, checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with the optional components that whoever exported asked for."""
+    optional = checkpoint.description.optional
+    return checkpoint.with_components(name for name in manifest.pipeline.components if name in optional)
 
 
 def reference_pipeline(bundle: Bundle, checkpoint: Checkpoint, runtime: Runtime) -> TextToImage:
@@ -99,7 +106,7 @@ def _border_faults(bundle: Bundle, checkpoint: Checkpoint) -> Iterator[str]:
     """Names and shapes at the border of each component, against what its network takes and gives."""
     manifest = bundle.manifest
     setting = Setting(checkpoint, (manifest.latents.height, manifest.latents.width), manifest.guidance.batch)
-    specs = component_specs(checkpoint)
+    specs = component_specs(_as_exported(manifest, checkpoint))
     for name, record in manifest.components.items():
         if name not in specs:
             yield f"{name} is a component of the manifest and none of the checkpoint's pipeline"

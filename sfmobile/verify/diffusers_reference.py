@@ -66,7 +66,8 @@ def compare_reading(
     """Run `request` in diffusers and on `ours` (the bundle's pipeline over torch networks of `checkpoint`).
 
     `advance` is told of each step of either. Stages: tokens and embedding of the prompt (and, where guidance asks for
-    it, of the negative prompt), the latents behind every step, the image, the picture of 8 bits.
+    it, of the negative prompt), the latents behind every step, the image, the picture of 8 bits; where a bundle
+    encodes, the latents of the image.
     """
     manifest = ours.manifest
     steps = manifest.pipeline.default_steps if request.steps is None else request.steps
@@ -75,11 +76,12 @@ def compare_reading(
     texts = {"prompt": request.prompt}
     if is_guided(scale) and not manifest.pipeline.takes_guidance:
         texts["negative prompt"] = request.negative_prompt
+    encodes = manifest.pipeline.encoder in manifest.components
     with _quiet():
         theirs = _Theirs(checkpoint)
         skipped = manifest.pipeline.text.skipped_layers
         found = theirs.run(
-            texts, request.seed, noise, steps, scale, skipped, manifest.latents.pixels_per_latent, advance
+            texts, request.seed, noise, steps, scale, skipped, manifest.latents.pixels_per_latent, advance, encodes
         )
         del theirs
     stages: list[SampleAgreement] = []
@@ -100,6 +102,9 @@ def compare_reading(
     image = ours.decode(latents)
     compare("image", found["image"], image)
     compare("picture", found["picture"], to_pixels(image), peak=255)
+    if encodes:
+        # Of the same pixels: the encoder answers for itself.
+        compare("latents of the picture", found["moments"], ours.moments(found["image"].clip(-1, 1)))
     return stages
 
 
@@ -145,9 +150,10 @@ class _Theirs:
         skipped_layers: int,
         pixels_per_latent: int,
         advance: Callable[[int], None],
+        encodes: bool,
     ) -> dict[str, np.ndarray]:
         """Tokens (1, S), embeddings (1, C, 1, S), latents behind each step, the image (1, 3, H, W) and the picture
-        (H, W, 3), by stage."""
+        (H, W, 3), by stage; with `encodes` also what the encoder says of that image."""
         import torch
 
         pipeline = self.pipeline
@@ -188,6 +194,8 @@ class _Theirs:
             found["image"] = decoded.numpy()
             (picture,) = pipeline.image_processor.postprocess(decoded, output_type="pil")
             found["picture"] = np.asarray(picture)
+            if encodes:
+                found["moments"] = pipeline.vae.encode(decoded.clamp(-1, 1)).latent_dist.parameters.numpy()
         return found
 
 
