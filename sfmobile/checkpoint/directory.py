@@ -291,14 +291,19 @@ class Checkpoint:
         """
         import torch
 
-        from sfmobile.nets.text_encoder import TextEncoder, causal_mask
-
         weights = self.state_dict(part)
         if dtype is not None:
             kind = torch.float32 if dtype == "float32" else dtype
             weights = {key: tensor.to(kind) for key, tensor in weights.items()}
-        net = self._empty(part)
+        net = self.unfilled(part)
         net.load_state_dict(weights, assign=True)
+        return net
+
+    def unfilled(self, part: PartName) -> nn.Module:
+        """`part` in eval mode with weights on the meta device, without data; buffers as they are to be."""
+        from sfmobile.nets.text_encoder import TextEncoder, causal_mask
+
+        net = self._empty(part)
         if isinstance(net, TextEncoder):
             # The only buffer that isn't stored, still without data from being built on the meta device.
             net.causal_mask = causal_mask(self.text_encoder_layout.max_length)

@@ -23,6 +23,7 @@ from sfmobile.bundle.store import BundleWriter, remove
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.compress.recipe import FULL_BITS, LayerRecipe, compressible_layers
 from sfmobile.export.component import MAIN, ComponentSpec, Setting, function_settings
+from sfmobile.export.kept_outlines import kept_outline, outline_key
 from sfmobile.export.network import NetworkPackage
 from sfmobile.export.options import ExportOptions
 from sfmobile.export.package import PackageMetadata
@@ -32,7 +33,9 @@ from sfmobile.mlpackage.names import layer_constant
 from sfmobile.version import __version__
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
+
+    from sfmobile.export.outline import Outline
 
 SUFFIXES = {"mlprogram": ".mlpackage", "onnx": ".onnx", "coreai": ".aimodel"}
 SCRATCH_FOLDER = ".scratch"
@@ -133,31 +136,30 @@ class ComponentBuild:
 
     def _write(self, path: Path) -> tuple[ChunkRecord, ...]:
         """Write `path` (and, beside it while that lasts, scratch files); returns its chunks, if it has any."""
+        scratch = path.parent / SCRATCH_FOLDER
+        try:
+            if self.options.format == "onnx":
+                self._write_onnx(path, scratch)
+                return ()
+            scratch.mkdir(exist_ok=True)
+            write = self._write_assets if self.options.format == "coreai" else self._write_packages
+            return write(path, scratch)
+        finally:
+            remove(scratch)
+
+    def _write_onnx(self, path: Path, scratch: Path) -> None:
         from sfmobile.export.lowering import TORCH_DTYPES
+        from sfmobile.export.onnx_file import write_onnx
         from sfmobile.export.weights import load_network
         from sfmobile.nets.attention import set_attention_form
 
         self.observer.phase(self.name, "load")
-        scratch = path.parent / SCRATCH_FOLDER
-        try:
-            net = load_network(self.checkpoint, self.name, scratch, TORCH_DTYPES[self.options.precision])
-            set_attention_form(net, self.options.attention)
-            if self.options.format == "onnx":
-                self._write_onnx(net, path)
-                return ()
-            scratch.mkdir(exist_ok=True)
-            write = self._write_assets if self.options.format == "coreai" else self._write_packages
-            return write(net, path, scratch)
-        finally:
-            remove(scratch)
-
-    def _write_onnx(self, net: nn.Module, path: Path) -> None:
-        from sfmobile.export.onnx_file import write_onnx
-
+        net = load_network(self.checkpoint, self.name, scratch, TORCH_DTYPES[self.options.precision])
+        set_attention_form(net, self.options.attention)
         self.observer.phase(self.name, "convert")
         write_onnx(net, path, self.metadata, self._inputs(self.setting), self._outputs(self.setting))
 
-    def _write_packages(self, net: nn.Module, path: Path, scratch: Path) -> tuple[ChunkRecord, ...]:
+    def _write_packages(self, path: Path, scratch: Path) -> tuple[ChunkRecord, ...]:
         """Write `path`: one package, one merged from several functions, or a directory of chunks.
 
         Whatever ships is compressed first and looked at afterwards.
@@ -169,23 +171,23 @@ class ComponentBuild:
         chunks: tuple[ChunkRecord, ...] = ()
         if self._in_chunks:
             whole = scratch / f"{self.spec.package}.mlpackage"
-            self._write_package(net, self.setting, whole)
+            self._write_package(self.setting, whole)
             self.observer.phase(self.name, "cut")
             chunks = write_chunks(whole, path, self.options.chunks)
         elif len(self._functions) > 1:
             parts = {function: scratch / f"{function}.mlpackage" for function in self._functions}
             for function, part in parts.items():
-                self._write_package(net, self._functions[function], part)
+                self._write_package(self._functions[function], part)
             self.observer.phase(self.name, "merge")
             merge_packages(parts, path)
         else:
-            self._write_package(net, self.setting, path)
+            self._write_package(self.setting, path)
         self.observer.phase(self.name, "check")
         shipped = [path.parent / chunk.package for chunk in chunks] or [path]
         check_stored(shipped, {layer_constant(layer): choice for layer, choice in self.storage.items()})
         return chunks
 
-    def _write_assets(self, net: nn.Module, path: Path, scratch: Path) -> tuple[ChunkRecord, ...]:
+    def _write_assets(self, path: Path, scratch: Path) -> tuple[ChunkRecord, ...]:
         """Write `path`, an .aimodel or a directory of chunks, from ML Programs compressed and checked first."""
         from sfmobile.export.chunk import write_chunks
         from sfmobile.export.coreai_asset import write_coreai, write_coreai_chunks
@@ -193,7 +195,7 @@ class ComponentBuild:
 
         packages = {function: scratch / f"{function}.mlpackage" for function in self._functions}
         for function, package in packages.items():
-            self._write_package(net, self._functions[function], package)
+            self._write_package(self._functions[function], package)
             check_stored([package], {layer_constant(layer): choice for layer, choice in self.storage.items()})
         if self._in_chunks:
             self.observer.phase(self.name, "cut")
@@ -204,11 +206,25 @@ class ComponentBuild:
         write_coreai(packages, path, self.metadata)
         return ()
 
-    def _write_package(self, net: nn.Module, setting: Setting, path: Path) -> None:
+    def _write_package(self, setting: Setting, path: Path) -> None:
+        from sfmobile.export.weights import half_weights
+
         package = NetworkPackage(
             self.spec.inputs(setting), self.spec.outputs(setting), self.options.target, self.metadata, self.storage
         )
-        package.write(net, path, self.observer, self.name)
+        layout = self.checkpoint.layout(self.name)
+        key = outline_key(
+            self.name, layout, self.options.attention, self.options.target, package.inputs, package.outputs
+        )
+        outline = kept_outline(key, lambda: self._outline(package), anew=self.options.force)
+        package.fill(outline, path, half_weights(self.checkpoint, self.name), self.observer, self.name)
+
+    def _outline(self, package: NetworkPackage) -> Outline:
+        from sfmobile.nets.attention import set_attention_form
+
+        net = self.checkpoint.unfilled(self.name).half()
+        set_attention_form(net, self.options.attention)
+        return package.outline(net, self.observer, self.name)
 
     def _compression(self) -> CompressionRecord | None:
         recipe = self.options.compression

@@ -141,6 +141,29 @@ SERIALIZE = Name(
     "to write weights into the package at once (`MLModel.save` copies them from a temporary one)",
     takes=("prog", "weights_dir", "specification_version", "kwargs"),
 )
+WRITE_VALUE = Name(
+    "coremltools.converters.mil.backend.mil.load",
+    "MILProtoExporter.get_milproto_value",
+    "to write a program whose weights are elsewhere",
+    takes=("self", "var"),
+)
+WRITE_INLINE = Name(
+    "coremltools.converters.mil.backend.mil.load",
+    "create_immediate_value",
+    "to write constants that aren't weights into the program itself",
+    takes=("var",),
+)
+WRITE_IN_FILE = Name(
+    "coremltools.converters.mil.backend.mil.load",
+    "create_file_value_tensor",
+    "to write where a weight is",
+    takes=("file_name", "offset", "dim", "data_type"),
+)
+WRITE_TYPE = Name(
+    "coremltools.converters.mil.backend.mil.load",
+    "types_to_proto_primitive",
+    "to write the type of a weight that is elsewhere",
+)
 # Both draw on the screen of whoever calls; neither module has a switch, and tqdm's is read when it is first imported.
 BARS = tuple(
     Name(module, path, "to keep coremltools' progress bars off its caller's screen")
@@ -162,6 +185,10 @@ NAMES: tuple[Name, ...] = (
     GRAPH_PASS_SCOPE,
     PASS_REGISTRY,
     SERIALIZE,
+    WRITE_VALUE,
+    WRITE_INLINE,
+    WRITE_IN_FILE,
+    WRITE_TYPE,
     *BARS,
 )
 
@@ -210,3 +237,26 @@ def without_progress_bars() -> Iterator[None]:
                 restored.callback(setattr, module, name.path, name.load())
                 setattr(module, name.path, bare)
         yield
+
+
+@contextmanager
+def weights_by_name(files: Mapping[str, str]) -> Iterator[None]:
+    """Programs are written without their weights: a constant named in `files` as a value of that file, at 0; others
+    into the program itself, whatever their size. Afterwards weights are written again. Another thread waits.
+    """
+    inline, in_file, type_of = WRITE_INLINE.load(), WRITE_IN_FILE.load(), WRITE_TYPE.load()
+
+    def write(_: Any, var: Var) -> Any:
+        file = files.get(var.name)
+        if file is None:
+            return inline(var)
+        return in_file(file, 0, var.val.shape, type_of(var.sym_type.get_primitive()))
+
+    with _converting:
+        exporter = importlib.import_module(WRITE_VALUE.module).MILProtoExporter
+        found = WRITE_VALUE.load()
+        exporter.get_milproto_value = write
+        try:
+            yield
+        finally:
+            exporter.get_milproto_value = found

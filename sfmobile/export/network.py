@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING
 from sfmobile.bundle.choices import ComponentName, Target
 from sfmobile.bundle.manifest import TensorRecord
 from sfmobile.compress.recipe import FULL_BITS, LayerRecipe
-from sfmobile.export.package import PackageMetadata
+from sfmobile.export.package import PackageMetadata, describe
 from sfmobile.export.phases import ExportObserver
-from sfmobile.mlpackage.names import WEIGHT, layer_constant
+from sfmobile.mlpackage.names import layer_constant
+from sfmobile.mlpackage.package import write_model
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from sfmobile.export.filling import ReadWeight
+    from sfmobile.export.outline import Outline
 
 
 @dataclass(frozen=True)
@@ -39,26 +43,48 @@ class NetworkPackage:
         observer: ExportObserver | None = None,
         component: ComponentName | None = None,
     ) -> None:
-        """Write `net` as the package `path`, a directory that doesn't exist yet; `net` is changed by it.
+        """Write `net` as the package `path`, a directory that doesn't exist yet; `net` is left without weights.
 
         Raises `LoweringError` if the program breaks a guarantee, `ArtifactError` for a weight that is not finite,
         `OSError` if the disk is full.
         """
-        from sfmobile.export.lookup_tables import palettize_program
-        from sfmobile.export.lowering import lower, trace
-        from sfmobile.export.package import write_package
+        weights = {key: parameter.detach().half().numpy() for key, parameter in net.named_parameters()}
+        self.fill(self.outline(net, observer, component), path, weights.__getitem__, observer, component)
+
+    def outline(
+        self, net: nn.Module, observer: ExportObserver | None = None, component: ComponentName | None = None
+    ) -> Outline:
+        """The network's program without weights, of which `net` needs none and has none afterwards.
+
+        Raises `LoweringError` if the program breaks a guarantee.
+        """
+        from sfmobile.export.outline import draw_outline
+
+        return draw_outline(net, self.inputs, self.outputs, self.target, observer, component)
+
+    def fill(
+        self,
+        outline: Outline,
+        path: Path,
+        read: ReadWeight,
+        observer: ExportObserver | None = None,
+        component: ComponentName | None = None,
+    ) -> None:
+        """Write an outline of the network as the package `path`, with the weights that `read` gives by their key.
+
+        Raises `ArtifactError` for a weight that is not finite, `OSError` if the disk is full. The same outline and
+        weights give the same bytes.
+        """
+        from sfmobile.export.filling import fill
 
         observer = observer or ExportObserver()
-        observer.phase(component, "trace")
-        exported = trace(net, self.inputs)
-        observer.phase(component, "convert")
-        program = lower(exported, self.inputs, self.outputs, self.target)
-        chosen = {name: layer for name, layer in self.layers.items() if layer.bits != FULL_BITS}
-        if chosen:
-            weights = net.state_dict()
-            total = sum(weights[f"{name}.{WEIGHT}"].numel() for name in chosen)
-            observer.phase(component, "palettize", total)
-            constants = {layer_constant(name): layer for name, layer in chosen.items()}
-            palettize_program(program, constants, advance=observer.advance)
-        observer.phase(component, "write")
-        write_package(program, path, self.target, self.metadata, self.inputs, self.outputs)
+        total = outline.values(self.constants)
+        observer.phase(component, "palettize" if total else "write", total or None)
+        model = fill(outline, path, read, self.constants, observer.advance)
+        describe(model, self.metadata, self.inputs, self.outputs)
+        write_model(model, path)
+
+    @property
+    def constants(self) -> dict[str, LayerRecipe]:
+        """How constants of its program are stored, by their name."""
+        return {layer_constant(name): layer for name, layer in self.layers.items() if layer.bits != FULL_BITS}

@@ -45,6 +45,21 @@ def load_network(
     return net.eval()
 
 
+def half_weights(checkpoint: Checkpoint, component: ComponentName) -> Callable[[str], NDArray[np.float16]]:
+    """A function that gives a weight of `component` by its state-dict key as float16, from where it is mapped.
+
+    It may be called from several threads, and raises `ArtifactError` as `load_network` does.
+    """
+    weights = checkpoint.state_dict(component)
+
+    def read(name: str) -> NDArray[np.float16]:
+        check_fits_float16(checkpoint, component, name, weights[name])
+        half: NDArray[np.float16] = weights[name].half().numpy()
+        return half
+
+    return read
+
+
 def check_fits_float16(checkpoint: Checkpoint, component: ComponentName, name: str, weight: Tensor) -> None:
     """Raise `ArtifactError` if `weight` holds infinities, NaN or values beyond float16."""
     half = weight.half()  # The tensor itself where it is float16 already.

@@ -144,9 +144,10 @@ class WeightFiles:
 
 
 class WeightWriter:
-    """Writes a weight file; equal blobs are stored once. Use it as a context manager."""
+    """Writes a weight file. Use it as a context manager. once: blobs that are equal are stored in one place."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, once: bool = True) -> None:
+        self._once = once
         self._file = path.open("wb")
         self._file.write(STORAGE_HEADER.pack(0, VERSION))
         self._count = 0
@@ -154,16 +155,21 @@ class WeightWriter:
 
     def add(self, blob: Blob) -> int:
         """Store `blob`, unless an equal one is stored already; returns the offset to name in a program."""
+        if not self._once:
+            return self._write(blob)
         key = blob.key()
         if key not in self._places:
-            place = self._file.tell()
-            start = place + BLOB_METADATA.size
-            self._file.write(BLOB_METADATA.pack(SENTINEL, blob.code, len(blob.data), start, blob.padding))
-            self._file.write(blob.data.data)
-            self._file.write(bytes(-self._file.tell() % ALIGNMENT))
-            self._places[key] = place
-            self._count += 1
+            self._places[key] = self._write(blob)
         return self._places[key]
+
+    def _write(self, blob: Blob) -> int:
+        self._file.write(bytes(-self._file.tell() % ALIGNMENT))
+        place = self._file.tell()
+        start = place + BLOB_METADATA.size
+        self._file.write(BLOB_METADATA.pack(SENTINEL, blob.code, len(blob.data), start, blob.padding))
+        self._file.write(blob.data.data)
+        self._count += 1
+        return place
 
     def __enter__(self) -> Self:
         return self

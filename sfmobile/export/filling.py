@@ -1,0 +1,201 @@
+"""Weights filled into an outline: the package that coremltools would have written of the program with its weights.
+
+Blobs are laid out as its own writer does: in the order of the operations, constants of ten values or more in the weight
+file, smaller ones in the program, lookup tables in the form that the opset stores. Each weight is read, checked,
+palettized and written once, several of them at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfmobile.compress.kmeans import pack_bits
+from sfmobile.compress.palettize import palettize_weight, worker_count
+from sfmobile.compress.recipe import LayerRecipe
+from sfmobile.errors import ArtifactError
+from sfmobile.export.outline import Outline, left_out
+from sfmobile.mlpackage import schema
+from sfmobile.mlpackage.names import palettized_name
+from sfmobile.mlpackage.package import WEIGHT_FILE, WEIGHTS_FOLDER, new_weight_file
+from sfmobile.mlpackage.types import DATA_TYPES, tensor_type
+from sfmobile.mlpackage.value import read_value
+from sfmobile.mlpackage.weight_file import MODEL_PATH, Blob, WeightFiles, WeightWriter
+
+# Weights in work at a time, beyond one per worker: bounds the memory of those that wait to be written.
+LOOKAHEAD = 2
+# Constants of fewer values are written into the program.
+LEAST_IN_FILE = 10
+# What older systems take from a weight file; iOS 18 takes every type that has a code there.
+EARLY_TYPES = frozenset({"fp16", "fp32", "uint8", "int8"})
+IOS_18 = 9
+
+# A weight by its state-dict key, as float16.
+ReadWeight = Callable[[str], NDArray[np.float16]]
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """One array as a program stores it: of a MIL type, raw bytes (packed where narrower than a byte)."""
+
+    data_type: str
+    shape: tuple[int, ...]
+    raw: NDArray[np.uint8]
+
+    def blob(self) -> Blob:
+        kind = DATA_TYPES[self.data_type]
+        assert kind.blob is not None
+        bits = kind.bits * int(np.prod(self.shape))
+        return Blob(kind.blob, 8 * self.raw.size - bits if kind.bits < 8 else 0, self.raw)
+
+    def value(self) -> Any:
+        """The protobuf value with its type and nothing in it yet."""
+        value = schema.mil().Value()
+        tensor = value.type.tensorType
+        tensor.dataType, tensor.rank = DATA_TYPES[self.data_type].number, len(self.shape)
+        for size in self.shape:
+            tensor.dimensions.add().constant.size = size
+        return value
+
+
+def fill(
+    outline: Outline,
+    path: Path,
+    read: ReadWeight,
+    layers: Mapping[str, LayerRecipe],
+    advance: Callable[[int], None],
+) -> Any:
+    """Write the weight file of the new package `path` and return the model that belongs to it, to be written there.
+
+    read: a weight by its state-dict key; called from several threads. layers: how constants are palettized, by their
+    name; the others are float16. `advance` is told the number of values palettized.
+    Raises `ArtifactError` naming a weight that is not finite, `OSError` if the disk is full.
+    """
+    model = type(outline.model)()
+    model.CopyFrom(outline.model)
+    block = Outline(model).block
+    new = model.specificationVersion >= IOS_18
+    constants = [operation for operation in block.operations if operation.type == "const"]
+
+    def work(operation: Any) -> dict[str, _Stored]:
+        value = operation.attributes["val"]
+        key = left_out(value)
+        if key is None:
+            return {"val": _written_in(value)} if _belongs_in_file(value, new) else {}
+        name = operation.outputs[0].name
+        weight = read(key)
+        if name not in layers:
+            return {"val": _half(weight)}
+        try:
+            return _palettized(weight, layers[name], new)
+        except ValueError as error:
+            raise ArtifactError(f"Weight '{name}' can't be palettized: {error}.") from error
+
+    renamed: dict[str, str] = {}
+    with WeightWriter(new_weight_file(path), once=False) as weights:
+        for operation, stored in _in_order(work, constants):
+            if "lut" in stored:
+                name = operation.outputs[0].name
+                renamed[name] = palettized_name(name)
+                _look_up(operation, stored, weights, new)
+                advance(tensor_type(operation.outputs[0].type).elements)
+            elif stored:
+                operation.attributes["val"].CopyFrom(_place(stored["val"], weights))
+    _rename(block, renamed)
+    return model
+
+
+def _in_order(
+    work: Callable[[Any], dict[str, _Stored]], operations: Iterable[Any]
+) -> Iterator[tuple[Any, dict[str, _Stored]]]:
+    """Results of `work` in order, computed on several threads (reading and the compiled loops release the GIL)."""
+    workers = worker_count()
+    with ThreadPoolExecutor(workers) as pool:
+        running: list[tuple[Any, Future[dict[str, _Stored]]]] = []
+        try:
+            for operation in operations:
+                running.append((operation, pool.submit(work, operation)))
+                if len(running) > workers + LOOKAHEAD:
+                    done, future = running.pop(0)
+                    yield done, future.result()
+            for done, future in running:
+                yield done, future.result()
+        finally:
+            for _, future in running:
+                future.cancel()
+
+
+def _belongs_in_file(value: Any, new: bool) -> bool:
+    if value.type.WhichOneof("type") != "tensorType":
+        return False
+    type_ = tensor_type(value.type)
+    kind = DATA_TYPES[type_.data_type]
+    return type_.elements >= LEAST_IN_FILE and (type_.data_type in EARLY_TYPES or (new and kind.blob is not None))
+
+
+def _written_in(value: Any) -> _Stored:
+    """A constant that the outline holds itself."""
+    array = read_value(value, WeightFiles(Path()))
+    assert isinstance(array, np.ndarray)
+    type_ = tensor_type(value.type)
+    return _Stored(type_.data_type, type_.sizes, np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+
+
+def _half(weight: NDArray[np.float16]) -> _Stored:
+    return _Stored("fp16", weight.shape, np.ascontiguousarray(weight).reshape(-1).view(np.uint8))
+
+
+def _palettized(weight: NDArray[np.float16], layer: LayerRecipe, new: bool) -> dict[str, _Stored]:
+    """The operands of the lookup that gives a weight, by their name, in the order they are stored."""
+    made = palettize_weight(weight, layer)
+    packed = pack_bits(made.indices.reshape(-1), made.bits)
+    if new:
+        trailing = (1,) * (weight.ndim - 1)
+        tables = made.luts.reshape((len(made.luts), *trailing, 1 << made.bits, 1))
+        return {"indices": _Stored(f"uint{made.bits}", weight.shape, packed), "lut": _half(tables)}
+    return {
+        "indices": _Stored("uint8", packed.shape, packed),
+        "lut": _half(made.luts[0]),
+        "shape": _Stored("uint32", (weight.ndim,), np.array(weight.shape, "<u4").view(np.uint8)),
+    }
+
+
+def _place(stored: _Stored, weights: WeightWriter) -> Any:
+    """The value of an array: in the weight file, or in the program if it is small."""
+    value = stored.value()
+    if int(np.prod(stored.shape)) >= LEAST_IN_FILE:
+        value.blobFileValue.fileName = f"{MODEL_PATH}/{WEIGHTS_FOLDER}/{WEIGHT_FILE}"
+        value.blobFileValue.offset = weights.add(stored.blob())
+    else:
+        value.immediateValue.tensor.bytes.values = stored.raw.tobytes()
+    return value
+
+
+def _look_up(operation: Any, stored: Mapping[str, _Stored], weights: WeightWriter, new: bool) -> None:
+    """Make a constant the lookup of its values in a table."""
+    operation.type = "constexpr_lut_to_dense"
+    name = palettized_name(operation.outputs[0].name)
+    operation.outputs[0].name = name
+    operation.attributes["name"].immediateValue.tensor.strings.values[0] = name
+    del operation.attributes["val"]
+    for operand, array in stored.items():
+        value = _place(array, weights)
+        if new:
+            operation.inputs[operand].arguments.add().value.CopyFrom(value)
+        else:
+            operation.attributes[operand].CopyFrom(value)
+
+
+def _rename(block: Any, renamed: Mapping[str, str]) -> None:
+    """Let what read the constants read the lookups in their place."""
+    for operation in block.operations:
+        for argument in operation.inputs.values():
+            for binding in argument.arguments:
+                if binding.WhichOneof("binding") == "name" and binding.name in renamed:
+                    binding.name = renamed[binding.name]

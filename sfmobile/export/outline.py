@@ -1,0 +1,116 @@
+"""A network's program without its weights: what tracing, lowering and the passes make of its layout and shapes.
+
+Weights are left out before the network is traced: each is one zero, seen through the weight's shape. No pass can fold
+one into something else unnoticed, for the constant would no longer be that zero; so an outline can't depend on weights,
+and one outline serves every checkpoint of a layout, at any bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from sfmobile.bundle.manifest import TensorRecord
+from sfmobile.export import coremltools_names as names
+from sfmobile.export.lowering import LoweringError, coreml_target, lower, trace, weight_names
+from sfmobile.export.phases import ExportObserver
+from sfmobile.export.quiet import quiet
+from sfmobile.mlpackage.package import MAIN
+from sfmobile.mlpackage.types import tensor_type
+
+if TYPE_CHECKING:
+    from sfmobile.bundle.choices import ComponentName, Target
+    from sfmobile.export.coremltools_names import Program, Var
+
+# What stands in a program's weight file name in place of a file: the state-dict key behind it says which weight.
+LEFT_OUT = "@weights/"
+
+
+@dataclass(frozen=True)
+class Outline:
+    """model: the model file's protobuf, each weight a value of the file "@weights/KEY", other constants written in."""
+
+    model: Any
+
+    @property
+    def block(self) -> Any:
+        """The operations and outputs of its one function."""
+        function = self.model.mlProgram.functions[MAIN]
+        return function.block_specializations[function.opset]
+
+    def values(self, constants: Container[str]) -> int:
+        """How many values the weights of these names hold together."""
+        return sum(
+            tensor_type(operation.outputs[0].type).elements
+            for operation in self.block.operations
+            if operation.type == "const" and operation.outputs[0].name in constants
+        )
+
+
+def left_out(value: Any) -> str | None:
+    """The state-dict key of the weight that a protobuf value stands for, if it stands for one."""
+    if value.WhichOneof("value") != "blobFileValue" or not value.blobFileValue.fileName.startswith(LEFT_OUT):
+        return None
+    return str(value.blobFileValue.fileName.removeprefix(LEFT_OUT))
+
+
+def leave_out_weights(net: nn.Module) -> nn.Module:
+    """`net` with each parameter one zero of its dtype seen through its shape; it needn't have had any data."""
+    zeros = {parameter.dtype: torch.zeros((), dtype=parameter.dtype) for parameter in net.parameters()}
+    shapes = {key: zeros[one.dtype].expand(one.shape) for key, one in net.named_parameters()}
+    net.load_state_dict(shapes, strict=False, assign=True)
+    return net
+
+
+def draw_outline(
+    net: nn.Module,
+    inputs: Sequence[TensorRecord],
+    outputs: Sequence[TensorRecord],
+    target: Target,
+    observer: ExportObserver | None = None,
+    component: ComponentName | None = None,
+) -> Outline:
+    """The outline of `net`, which is left without weights and with its modules changed.
+
+    Raises `LoweringError` if the program breaks a guarantee.
+    """
+    observer = observer or ExportObserver()
+    observer.phase(component, "trace")
+    exported = trace(leave_out_weights(net), inputs)
+    observer.phase(component, "convert")
+    program = lower(exported, inputs, outputs, target)
+    keys = weight_names(exported)
+    _check_untouched(program, keys, {key: tuple(value.shape) for key, value in exported.state_dict.items()})
+    with quiet(), names.weights_by_name({name: f"{LEFT_OUT}{key}" for name, key in keys.items()}):
+        model = names.SERIALIZE.load()(
+            program,
+            weights_dir="",
+            specification_version=coreml_target(target).value,
+            convert_to="mlprogram",
+            convert_from="pytorch",
+        )
+    return Outline(model)
+
+
+def _check_untouched(program: Program, keys: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise `LoweringError` unless every weight stands in the program as it stands in the network."""
+    found: set[str] = set()
+    for operation in program.functions[MAIN].operations:
+        if operation.op_type == "const" and operation.name in keys:
+            variable: Var = operation.outputs[0]
+            if variable.val.shape != shapes[keys[operation.name]] or any(variable.val.strides):
+                raise LoweringError(
+                    f"Weight '{keys[operation.name]}' was changed by the converter; use a coremltools 9 release this "
+                    "sfmobile was tested with."
+                )
+            found.add(operation.name)
+    missing = sorted(set(keys) - found)
+    if missing:
+        raise LoweringError(
+            f"Weight '{keys[missing[0]]}' isn't in the converted program; use a coremltools 9 release this sfmobile "
+            "was tested with."
+        )
