@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,14 @@ from tests.tiny import (
     TINY_TEXT_ENCODER,
     TINY_UNET,
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What sfmobile keeps for later goes into a folder of this run, and to the processes that tests start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SFMOBILE_CACHE", str(shared_folder(tmp_path_factory) / "cache"))
+        yield
 
 
 @pytest.fixture(scope="session")

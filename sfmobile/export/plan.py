@@ -60,7 +60,8 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         recipe = options.compression
         if recipe is not None:
             recipe.check_component(name, compressible_layers(shapes))
-        stored_half = all(str(weight.dtype) == "torch.float16" for weight in weights.values())
+        # A converter of whole networks is given weights of one type, which are cast into a file; packages are filled.
+        cast = options.format == "onnx" and not all(str(weight.dtype) == "torch.float16" for weight in weights.values())
         parameters = sum(weight.numel() for weight in weights.values())
         width = 4 if options.precision == "float32" else 2
         functions = len(options.functions(specs[name].variation, setting.latent_size))
@@ -76,7 +77,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
                 name=name,
                 parameters=parameters,
                 bytes=functions * graph + packages,
-                scratch_bytes=whole + (0 if stored_half else 2 * parameters),
+                scratch_bytes=whole + (2 * parameters if cast else 0),
                 inputs=specs[name].inputs(setting),
                 outputs=specs[name].outputs(setting),
             )

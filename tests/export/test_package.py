@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import errno
 import json
-import shutil
 from pathlib import Path
 
 import coremltools as ct
@@ -17,21 +15,13 @@ from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.compress.palettize import palettize_weight
 from sfmobile.compress.recipe import LayerRecipe, compressible_layers
 from sfmobile.export.component import Setting, component_specs
-from sfmobile.export.lookup_tables import palettize_program
-from sfmobile.export.lowering import lower, trace
-from sfmobile.export.package import PackageMetadata, write_package
-from sfmobile.export.weights import load_network
-from sfmobile.mlpackage.names import constant_name
+from sfmobile.export.network import NetworkPackage
+from sfmobile.export.package import PackageMetadata
 from sfmobile.mlpackage.program import load_program
 from sfmobile.runtime.mil.evaluate import Evaluator
 from sfmobile.verify.signal import psnr
 
 METADATA = PackageMetadata("Decodes.", "A. U. Thor", "MIT", "1.2", {"colour": "red", "b": "2"})
-
-
-@pytest.fixture(scope="module")
-def traced(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory):
-    return trace(load_network(tiny_checkpoint, "decoder", tmp_path_factory.mktemp("scratch")), inputs(tiny_checkpoint))
 
 
 def inputs(checkpoint: Checkpoint) -> tuple[TensorRecord, ...]:
@@ -42,13 +32,10 @@ def outputs(checkpoint: Checkpoint) -> tuple[TensorRecord, ...]:
     return component_specs(checkpoint)["decoder"].outputs(Setting(checkpoint, (8, 8), 2))
 
 
-def write(
-    checkpoint: Checkpoint, traced, path: Path, target: Target = "ios17", layer: LayerRecipe | None = None
-) -> None:
-    program = lower(traced, inputs(checkpoint), outputs(checkpoint), target)
-    if layer is not None:
-        palettize_program(program, {constant_name(f"{name}.weight"): layer for name in layers(checkpoint)})
-    write_package(program, path, target, METADATA, inputs(checkpoint), outputs(checkpoint))
+def write(checkpoint: Checkpoint, path: Path, target: Target = "ios17", layer: LayerRecipe | None = None) -> None:
+    chosen = {} if layer is None else dict.fromkeys(layers(checkpoint), layer)
+    package = NetworkPackage(inputs(checkpoint), outputs(checkpoint), target, METADATA, chosen)
+    package.write(checkpoint.load("decoder", torch.float16), path)
 
 
 def layers(checkpoint: Checkpoint) -> list[str]:
@@ -56,8 +43,8 @@ def layers(checkpoint: Checkpoint) -> list[str]:
     return list(compressible_layers(shapes))
 
 
-def test_package_says_what_it_is(tiny_checkpoint: Checkpoint, traced, tmp_path: Path) -> None:
-    write(tiny_checkpoint, traced, tmp_path / "Decoder.mlpackage")
+def test_package_says_what_it_is(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    write(tiny_checkpoint, tmp_path / "Decoder.mlpackage")
     model = ct.models.MLModel(str(tmp_path / "Decoder.mlpackage"), skip_model_load=True)
     assert (model.short_description, model.author, model.license, model.version) == (
         "Decodes.",
@@ -79,15 +66,15 @@ def test_package_says_what_it_is(tiny_checkpoint: Checkpoint, traced, tmp_path: 
 
 @pytest.mark.parametrize(("target", "version"), [("ios16", 7), ("ios17", 8), ("ios18", 9)])
 def test_target_is_the_specification_version(
-    tiny_checkpoint: Checkpoint, traced, tmp_path: Path, target: Target, version: int
+    tiny_checkpoint: Checkpoint, tmp_path: Path, target: Target, version: int
 ) -> None:
-    write(tiny_checkpoint, traced, tmp_path / "Decoder.mlpackage", target)
+    write(tiny_checkpoint, tmp_path / "Decoder.mlpackage", target)
     assert ct.utils.load_spec(str(tmp_path / "Decoder.mlpackage")).specificationVersion == version
 
 
-def test_layout_is_that_of_coremltools_own_packages(tiny_checkpoint: Checkpoint, traced, tmp_path: Path) -> None:
+def test_layout_is_that_of_coremltools_own_packages(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
     ours, theirs = tmp_path / "ours.mlpackage", tmp_path / "theirs.mlpackage"
-    write(tiny_checkpoint, traced, ours)
+    write(tiny_checkpoint, ours)
     weights = ours / "Data/com.apple.CoreML/weights"
     ct.utils.save_spec(ct.utils.load_spec(str(ours)), str(theirs), weights_dir=str(weights))
 
@@ -101,9 +88,9 @@ def test_layout_is_that_of_coremltools_own_packages(tiny_checkpoint: Checkpoint,
     assert described(ours) == described(theirs)
 
 
-def test_same_input_gives_the_same_bytes(tiny_checkpoint: Checkpoint, traced, tmp_path: Path) -> None:
+def test_same_input_gives_the_same_bytes(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        write(tiny_checkpoint, traced, tmp_path / name / "Decoder.mlpackage", layer=LayerRecipe(bits=4))
+        write(tiny_checkpoint, tmp_path / name / "Decoder.mlpackage", layer=LayerRecipe(bits=4))
     one, two = digest_tree(tmp_path / "one", "."), digest_tree(tmp_path / "two", ".")
     assert one == two and len(one) == 3
 
@@ -118,10 +105,10 @@ def test_same_input_gives_the_same_bytes(tiny_checkpoint: Checkpoint, traced, tm
     ids=str,
 )
 def test_package_computes_with_exactly_the_palettized_weights(
-    tiny_checkpoint: Checkpoint, traced, tmp_path: Path, target: Target, layer: LayerRecipe
+    tiny_checkpoint: Checkpoint, tmp_path: Path, target: Target, layer: LayerRecipe
 ) -> None:
     path = tmp_path / "Decoder.mlpackage"
-    write(tiny_checkpoint, traced, path, target, layer)
+    write(tiny_checkpoint, path, target, layer)
     net = tiny_checkpoint.load("decoder")
     weights = net.state_dict()
     for name in layers(tiny_checkpoint):
@@ -133,19 +120,3 @@ def test_package_computes_with_exactly_the_palettized_weights(
         expected = net(latents.half().float()).numpy()
     found = Evaluator(load_program(path), "fp32")({"latents": latents.half()})["image"]
     assert psnr(expected, found) > 90
-
-
-def test_full_disk_behind_the_weight_writers_vague_error_is_recognised(
-    tiny_checkpoint: Checkpoint, traced, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from coremltools.converters.mil.backend.mil import load as backend
-
-    def fails(*args: object, **kwargs: object) -> None:
-        raise RuntimeError("[MIL FileWriter]: Unknown error occurred while writing data to the file.")
-
-    monkeypatch.setattr(backend, "load", fails)
-    for free, code in ((1000, errno.ENOSPC), (10**12, errno.EIO)):
-        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: shutil._ntuple_diskusage(10**12, 0, free))
-        with pytest.raises(OSError) as raised:
-            write(tiny_checkpoint, traced, tmp_path / f"{code}.mlpackage")
-        assert raised.value.errno == code
