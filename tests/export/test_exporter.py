@@ -335,7 +335,7 @@ def test_metadata_and_source_name_reach_bundle_and_package(tiny_checkpoint: Chec
 def test_errors_of_any_kind_leave_the_old_bundle_whole(
     tiny_checkpoint: Checkpoint, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(package, "write_package", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(filling, "fill", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         export(tiny_checkpoint, bundle, bits=2)
     Bundle.open(bundle)
