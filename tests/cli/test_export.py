@@ -119,3 +119,11 @@ def test_what_it_says_to_run_next_names_the_runtime_that_can(
     (line,) = [line for line in outcome.out.splitlines() if line.startswith("Next: sfmobile ")]
     following = shlex.split(line)[2:]
     assert following == ["verify", str(folder), "--runtime", "onnx"]
+
+
+def test_an_optional_component_is_asked_for_by_name(tiny_checkpoint: Checkpoint, tmp_path: Path, capsys) -> None:
+    asked = ("export", tiny_checkpoint.root, "-o", tmp_path / "bundle", "--dry-run", "--json", "--with")
+    said = json.loads(run(capsys, *asked, "encoder").out)
+    assert list(said["components"]) == ["text_encoder", "encoder", "unet", "decoder"]
+    outcome = run(capsys, *asked, "controller")
+    assert outcome.code == 2 and "optional: encoder" in outcome.err
