@@ -26,7 +26,7 @@ class Agreement(StrictModel):
     """How close a result is to its reference.
 
     psnr_db: 20 log10(peak / rms error), see `sfmobile.verify.signal.psnr`; null where it has no finite value, which
-    is where `identical` (infinite) or where `nonfinite` values of the result are NaN or infinite (then it fails any
+    is where `identical` (infinite) or where `nonfinite` values are NaN or infinite on either side (then it fails any
     gate).
     """
 

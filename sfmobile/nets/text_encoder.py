@@ -59,7 +59,8 @@ class TextEncoder(nn.Module):
 def _embedding(count: int, width: int) -> nn.Embedding:
     """A table to look rows up in. On the meta device torch 2.13 loads its compiler, for seconds, to draw nothing."""
     if torch.get_default_device().type == "meta":
-        return nn.Embedding(count, width, _weight=torch.empty(count, width))
+        # torch declares no types for it.
+        return nn.Embedding.from_pretrained(torch.empty(count, width), freeze=False)  # type: ignore[no-untyped-call]
     return nn.Embedding(count, width)
 
 

@@ -118,7 +118,7 @@ def _compare(
     with MilRuntime(bundle).load(name) as ours, CoreAIRuntime(bundle).load(name) as apples:
         for label, arrays in inputs:
             expected, found = apples.predict(arrays), ours.predict(arrays)
-            compared = [_agreement(expected[output], found[output]) for output in expected]
+            compared = [agreement(expected[output], found[output]) for output in expected]
             worst = min(compared, key=lambda one: one.closeness)
             samples.append(SampleAgreement(input=label, agreement=worst))
             observer.advance(1)
@@ -127,12 +127,6 @@ def _compare(
         return agreed
     arrays = dict(inputs)[agreed.worst.input]
     return OperatorsAgreement(name, function, agreed.samples, operators_fault(component_program(bundle, name), arrays))
-
-
-def _agreement(apples: np.ndarray, ours: np.ndarray) -> Agreement:
-    """How close ours is to Apple's; what isn't finite on either side is counted."""
-    broken = np.count_nonzero(~(np.isfinite(apples) & np.isfinite(ours)))
-    return agreement(apples, ours).model_copy(update={"nonfinite": int(broken)})
 
 
 def operators_fault(program: Program, inputs: Arrays, gate_db: float = OPERATORS_GATE_DB) -> OperationDivergence | None:
@@ -147,7 +141,7 @@ def operators_fault(program: Program, inputs: Arrays, gate_db: float = OPERATORS
 
     def compare(result: OpResult) -> None:
         if result.value.dtype.kind == "f":
-            compared[result.output] = _agreement(expected[result.output], result.value)
+            compared[result.output] = agreement(expected[result.output], result.value)
 
     Evaluator(program, fuse=False, lean=True).trace(dict(inputs), compare)
     for place, operation in enumerate(program.operations):

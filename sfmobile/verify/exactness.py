@@ -7,7 +7,7 @@ are compared with the checkpoint's, one by one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from sfmobile.bench.verify_report import (
     StoredWeightsRecord,
 )
 from sfmobile.bundle.directory import Bundle
-from sfmobile.compress.recipe import FULL_BITS, LayerRecipe, compressible
+from sfmobile.compress.recipe import FULL_BITS, LayerRecipe, Recipe, compressible
 from sfmobile.observer import Observer
 from sfmobile.runtime.mil.evaluate import Evaluator
 from sfmobile.runtime.mil.runtime import MilRuntime
@@ -36,7 +36,7 @@ from sfmobile.verify.weights import StoredWeights, compare_weights
 
 if TYPE_CHECKING:
     from sfmobile.bundle.choices import ComponentName
-    from sfmobile.bundle.manifest import ComponentRecord
+    from sfmobile.bundle.manifest import Manifest
     from sfmobile.checkpoint.directory import Checkpoint
     from sfmobile.mlpackage.program import Program
     from sfmobile.runtime.protocol import Arrays, LoadedComponent, Runtime
@@ -82,12 +82,11 @@ class Looked:
 
 def look(bundle: Bundle, checkpoint: Checkpoint, name: ComponentName, observer: Observer) -> Looked:
     """The stored weights of one component against the checkpoint's, and its operations' attributes."""
-    record = bundle.manifest.components[name]
     program = component_program(bundle, name)
     source = checkpoint.state_dict(name)
     observer.start(f"Stored weights: {name}", sum(tensor.numel() for tensor in source.values()))
     shapes = {key: tuple(tensor.shape) for key, tensor in source.items()}
-    weights = compare_weights(program, source, lambda key: recorded_storage(record, key, shapes[key]), observer.advance)
+    weights = compare_weights(program, source, recorded_storage(bundle.manifest, name, shapes), observer.advance)
     return Looked(program, weights, tuple(attribute_faults(program, checkpoint.load(name, None))))
 
 
@@ -101,7 +100,7 @@ def prove_asset(bundle: Bundle, checkpoint: Checkpoint, name: ComponentName, obs
     observer.start(f"Stored weights: {name}", sum(tensor.numel() for tensor in source.values()))
     shapes = {key: tuple(tensor.shape) for key, tensor in source.items()}
     paths = [bundle.root / part.package for part in part_records(record)]
-    weights = asset_weights(paths, source, lambda key: recorded_storage(record, key, shapes[key]), observer.advance)
+    weights = asset_weights(paths, source, recorded_storage(bundle.manifest, name, shapes), observer.advance)
     return ExactAgreement(
         weights=_record(weights),
         weights_alone=True,
@@ -202,13 +201,24 @@ def _compare(call: Call, package: LoadedComponent, advance: Callable[[int], None
     return ExactCall(call, min(compared, key=lambda one: one.closeness))
 
 
-def recorded_storage(record: ComponentRecord, parameter: str, shape: tuple[int, ...]) -> LayerRecipe | None:
-    """How the manifest says that a parameter is stored; None where a recipe decides layer by layer."""
-    if record.compression is None or not compressible(parameter, shape):
-        return LayerRecipe(bits=FULL_BITS)
-    if record.compression.recipe_sha256 is not None:
-        return None
-    return LayerRecipe(bits=record.compression.bits, group_size=record.compression.group_size)
+def recorded_storage(
+    manifest: Manifest, name: ComponentName, shapes: Mapping[str, tuple[int, ...]]
+) -> Callable[[str], LayerRecipe | None]:
+    """How the manifest says that a parameter of a component is stored; None where it names a recipe that it lacks."""
+    compression = manifest.components[name].compression
+    content = manifest.options.get("compression")
+    recipe: Recipe | None = None
+    if compression is not None and compression.recipe_sha256 is None:
+        recipe = Recipe.uniform(compression.bits, compression.group_size)
+    elif isinstance(content, dict):
+        recipe = Recipe.model_validate(content)
+
+    def storage(parameter: str) -> LayerRecipe | None:
+        if compression is None or not compressible(parameter, shapes[parameter]):
+            return LayerRecipe(bits=FULL_BITS)
+        return None if recipe is None else recipe.layer(name, parameter.removesuffix(".weight"))
+
+    return storage
 
 
 def _record(weights: StoredWeights) -> StoredWeightsRecord:

@@ -39,7 +39,7 @@ def psnr(reference: np.ndarray, result: np.ndarray, peak: float | None = None) -
 
 
 def agreement(reference: np.ndarray, result: np.ndarray, peak: float | None = None) -> Agreement:
-    """`psnr` with what it doesn't say: the greatest error, and how many values of the result are NaN or infinite."""
+    """`psnr` with what it doesn't say: the greatest error, and how many values are NaN or infinite on either side."""
     ratio = psnr(reference, result, peak)
     finite = bool(np.isfinite(ratio) or math.isinf(ratio))
     difference = np.abs(np.asarray(reference, np.float64) - np.asarray(result, np.float64)) if finite else None
@@ -47,5 +47,5 @@ def agreement(reference: np.ndarray, result: np.ndarray, peak: float | None = No
         psnr_db=ratio if math.isfinite(ratio) else None,
         identical=ratio == math.inf,
         max_abs_error=None if difference is None else float(difference.max()),
-        nonfinite=int(np.size(result) - np.count_nonzero(np.isfinite(result))),
+        nonfinite=int(np.count_nonzero(~(np.isfinite(reference) & np.isfinite(result)))),
     )

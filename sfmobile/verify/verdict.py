@@ -266,8 +266,8 @@ class _Verification:
         found: dict[Precision | None, tuple[Recording, RuntimeRecord]] = {}
         for request in self.requests:
             on_mil = request.kind == "mil"
-            wide = on_mil and request.precision == "fp32"
-            runtime: Runtime = self._packages(reference) if wide else request.open_on(bundle)
+            known = on_mil and request.precision == "fp32"
+            runtime: Runtime = self._packages(reference) if known else request.open_on(bundle)
             described = runtime_record(request, runtime)
             work = evaluation_work(bundle, reference, draws(bundle, asked.components))
             asked.observer.start(described.description, work)

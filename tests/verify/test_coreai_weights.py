@@ -26,10 +26,10 @@ def bundle(tiny_exports: SharedExports) -> Bundle:
 
 
 def compared(bundle: Bundle, source: dict[str, torch.Tensor], bits: int | None = None) -> StoredWeights:
-    record = bundle.manifest.components["unet"]
+    recorded = recorded_storage(bundle.manifest, "unet", {key: tuple(value.shape) for key, value in source.items()})
 
     def recipe(key: str) -> LayerRecipe | None:
-        found = recorded_storage(record, key, tuple(source[key].shape))
+        found = recorded(key)
         return LayerRecipe(bits=bits) if bits is not None and found == LayerRecipe(bits=3) else found
 
     return asset_weights([bundle.package("unet")], source, recipe)

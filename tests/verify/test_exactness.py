@@ -13,10 +13,11 @@ from sfmobile.bundle.choices import ComponentName
 from sfmobile.bundle.directory import Bundle
 from sfmobile.bundle.pipeline import TEXT_TO_IMAGE
 from sfmobile.checkpoint.directory import Checkpoint
+from sfmobile.compress.recipe import ComponentRecipe, LayerRecipe, Recipe, compressible
 from sfmobile.export.options import ExportOptions
 from sfmobile.observer import Observer
 from sfmobile.verify.constants import constant_faults
-from sfmobile.verify.exactness import EXACT_GATE_DB, QUICK, THOROUGH, by_function, prove_component
+from sfmobile.verify.exactness import EXACT_GATE_DB, QUICK, THOROUGH, by_function, look, prove_component
 from sfmobile.verify.excitation import exciting_inputs
 from sfmobile.verify.mutants import Mutant, manifest_mutants, package_mutants, write_mutant
 from tests.exported import SharedExports
@@ -97,6 +98,24 @@ def test_excitation_reads_the_vocabulary_and_gives_each_row_its_own_time(tiny_bu
         assert (first != second).any() and (
             found["encoder_hidden_states"][0] != found["encoder_hidden_states"][1]
         ).any()
+
+
+def test_layers_of_a_recipe_keep_to_its_bits(tiny_exports: SharedExports, tiny_checkpoint: Checkpoint) -> None:
+    kernels = [key for key, shape in tiny_checkpoint.shapes("decoder").items() if compressible(key, shape)]
+    first, second, *_ = (key.removesuffix(".weight") for key in kernels)
+    layers = {first: LayerRecipe(bits=4), second: LayerRecipe(bits=16)}
+    recipe = Recipe(default=LayerRecipe(bits=6), components={"decoder": ComponentRecipe(layers=layers)})
+    bundle = tiny_exports(ExportOptions(recipe=recipe, components=("decoder",)))
+    assert look(bundle, tiny_checkpoint, "decoder", Observer()).weights.faults == ()
+    # The same packages of a bundle that says otherwise.
+    other = recipe.model_copy(update={"components": {}})
+    options = {**bundle.manifest.options, "compression": other.model_dump(mode="json")}
+    claimed = Bundle(bundle.root, bundle.manifest.model_copy(update={"options": options}))
+    faults = [str(fault) for fault in look(claimed, tiny_checkpoint, "decoder", Observer()).weights.faults]
+    assert faults == [
+        f"weight '{first}.weight': stored as 4 bits, expected 6 bits",
+        f"weight '{second}.weight': stored as float16, expected 6 bits",
+    ]
 
 
 def test_every_function_of_a_package_is_proven(tiny_exports: SharedExports, tiny_checkpoint: Checkpoint) -> None:

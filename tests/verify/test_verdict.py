@@ -94,6 +94,13 @@ def test_references_that_disagree_are_named_with_where_it_starts(
     copied = Bundle.open(root, check="none")
     found = sfmobile.verify(copied, source=tiny_checkpoint, reference="golden", precision="fp32")
     assert any("golden vectors and our networks disagree from 'unet' on" in words for words in found.failures())
+    broken = np.load(path)
+    broken.flat[0] = np.nan
+    np.save(path, broken)
+    found = sfmobile.verify(
+        copied, source=tiny_checkpoint, reference="golden", component="unet", precision="fp32", quick=True
+    )
+    assert any("from 'unet' on: 1 values NaN or infinite of 80 dB" in words for words in found.failures())
 
 
 def test_a_checkpoint_that_gives_nan_itself_is_no_reference(
