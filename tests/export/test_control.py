@@ -20,25 +20,16 @@ from sfmobile.sampling.control import Control
 from sfmobile.sampling.pipeline import Request
 from sfmobile.verify.signal import psnr
 from tests.controlnets import write_controlnet
-from tests.exported import export_tiny
 from tests.log import Log
 
 
-@pytest.fixture(scope="module")
-def controlled(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    root: Path = tmp_path_factory.mktemp("controlled")
-    write_controlnet(root / "edges")
-    checkpoint = open_checkpoint(tiny_checkpoint.root, control=[f"edges={root / 'edges'}"])
-    return export_tiny(checkpoint, root / "bundle", ExportOptions())
-
-
-def test_it_draws_what_the_networks_draw(controlled: Bundle) -> None:
+def test_it_draws_what_the_networks_draw(tiny_controlled_bundle: Bundle) -> None:
     picture = np.random.default_rng(0).uniform(0, 1, (1, 3, 16, 16)).astype(np.float32)
     request = Request("a red apple", seed=3, steps=2, controls=(Control("edges", picture, 0.8),))
     latents, drawn = {}, {}
     for runtime in ("mil", "torch"):
         # The torch runtime finds the ControlNet where the manifest says that it was.
-        with sfmobile.Pipeline(controlled, runtime=runtime) as pipeline:
+        with sfmobile.Pipeline(tiny_controlled_bundle, runtime=runtime) as pipeline:
             latents[runtime] = [step.latents for step in pipeline.steps(request)]
             drawn[runtime] = pipeline.draw(replace(request, controls=())).picture
     assert all(psnr(*pair) > 60 for pair in zip(latents["torch"], latents["mil"], strict=True))
@@ -47,42 +38,46 @@ def test_it_draws_what_the_networks_draw(controlled: Bundle) -> None:
     assert "control_edges_scale" not in drawn["mil"].settings
 
 
-def test_verify_proves_it_as_any_component(controlled: Bundle) -> None:
-    verdict = sfmobile.verify(controlled)
+def test_verify_proves_it_as_any_component(tiny_controlled_bundle: Bundle) -> None:
+    verdict = sfmobile.verify(tiny_controlled_bundle)
     assert verdict.passed
     assert "control_edges" in str(verdict)
 
 
-def test_the_summary_counts_the_unet_and_its_controlnets_together(controlled: Bundle) -> None:
-    footprint = bundle_footprint(controlled)
+def test_the_summary_counts_the_unet_and_its_controlnets_together(tiny_controlled_bundle: Bundle) -> None:
+    footprint = bundle_footprint(tiny_controlled_bundle)
     parts = {part.name: part for part in footprint.components}
     both = sum(parts[name].compressed for name in ("unet", "control_edges"))
     busiest = max(parts[name].activations for name in ("unet", "control_edges"))
     assert footprint.one_at_a_time() == footprint.base + both + busiest
 
 
-def test_the_unet_is_built_anew_when_it_comes_under_control(tiny_checkpoint: Checkpoint, controlled: Bundle) -> None:
-    (record,) = controlled.manifest.source.overlays
+def test_the_unet_is_built_anew_when_it_comes_under_control(
+    tiny_checkpoint: Checkpoint, tiny_controlled_bundle: Bundle
+) -> None:
+    (record,) = tiny_controlled_bundle.manifest.source.overlays
     assert (record.kind, record.component) == ("controlnet", "control_edges")
-    unet, plain = controlled.manifest.components["unet"], tiny_checkpoint.sha256("unet")
+    unet, plain = tiny_controlled_bundle.manifest.components["unet"], tiny_checkpoint.sha256("unet")
     assert unet.source_sha256 != plain
     names = [tensor.name for tensor in unet.inputs]
     assert names[3:] == [f"residual_{index}" for index in range(5)]
 
 
-def test_several_functions_are_refused(controlled: Bundle, tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_several_functions_are_refused(
+    tiny_controlled_bundle: Bundle, tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
     write_controlnet(tmp_path / "edges")
     checkpoint = open_checkpoint(tiny_checkpoint.root, control=[f"edges={tmp_path / 'edges'}"])
     with pytest.raises(UsageError, match="A UNet under ControlNets has one function"):
         export_bundle(checkpoint, tmp_path / "bundle", ExportOptions(target="ios18", multifunction=True))
 
 
-def test_pictures_are_read_brought_to_the_size_and_told(controlled: Bundle, tmp_path: Path) -> None:
+def test_pictures_are_read_brought_to_the_size_and_told(tiny_controlled_bundle: Bundle, tmp_path: Path) -> None:
     from PIL import Image
 
     Image.fromarray(np.full((40, 20, 3), 255, np.uint8)).save(tmp_path / "edges.png")
     log = Log()
-    with sfmobile.Pipeline(controlled, runtime="mil") as pipeline:
+    with sfmobile.Pipeline(tiny_controlled_bundle, runtime="mil") as pipeline:
         (control,) = pipeline.controls([f"edges={tmp_path / 'edges.png'}:0.5"], 0.2, 0.8, log)
         assert (control.scale, control.start, control.end) == (0.5, 0.2, 0.8)
         np.testing.assert_array_equal(control.picture, np.ones((1, 3, 16, 16), np.float32))
