@@ -39,8 +39,10 @@ def test_it_draws_what_the_networks_draw(tiny_controlled_bundle: Bundle) -> None
 
 
 def test_verify_proves_it_as_any_component(tiny_controlled_bundle: Bundle) -> None:
-    verdict = sfmobile.verify(tiny_controlled_bundle)
-    assert verdict.passed
+    # diffusers' reading is held at every step by tests/sampling/test_control.py; of a picture of 16x16, one value that
+    # is rounded the other way is 77 dB.
+    verdict = sfmobile.verify(tiny_controlled_bundle, reference=("nets", "golden"))
+    assert verdict.passed, verdict.failures()
     assert "control_edges" in str(verdict)
 
 
