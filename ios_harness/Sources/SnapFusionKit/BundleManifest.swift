@@ -341,4 +341,6 @@ public struct OverlayRecord: Sendable, Equatable {
     public let sha256: String
     public let scale: Double?
     public let tokens: [String]
+    /// What the bundle calls a ControlNet.
+    public let component: String?
 }

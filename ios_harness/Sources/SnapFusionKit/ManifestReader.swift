@@ -370,6 +370,7 @@ extension OverlayRecord {
         sha256 = try fields.checksum("sha256")
         scale = kind == .lora ? try fields.number("scale") : nil
         tokens = kind == .embedding ? try fields.strings("tokens") : []
+        component = kind == .controlnet ? try fields.string("component") : nil
     }
 }
 
