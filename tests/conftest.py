@@ -11,6 +11,7 @@ from filelock import FileLock
 
 from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.directory import Checkpoint
+from sfmobile.checkpoint.hub import open_checkpoint
 from sfmobile.export.options import ExportOptions
 from sfmobile.testing import write_synthetic_checkpoint
 from tests.checkpoint.added_tokens import LAYOUTS
@@ -97,6 +98,24 @@ def tiny_encoding_bundle(
         if not root.exists():
             draft = Path(shutil.copytree(tiny_bundle.root, root.with_name("tiny-encoding.draft")))
             export_tiny(tiny_checkpoint, draft, ExportOptions(components=("encoder",))).root.rename(root)
+    return Bundle.open(root)
+
+
+@pytest.fixture(scope="session")
+def tiny_controlled_bundle(
+    tiny_checkpoint: Checkpoint, tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
+) -> Bundle:
+    """The tiny checkpoint under a ControlNet called edges, what doesn't depend on it reused. Don't write into it."""
+    from tests.controlnets import write_controlnet
+
+    root = shared_folder(tmp_path_factory) / "controlled"
+    with FileLock(f"{root}.lock"):
+        if not root.exists():
+            write_controlnet(root.with_name("controlnet-edges"))
+            draft = Path(shutil.copytree(tiny_bundle.root, root.with_name("controlled.draft")))
+            control = f"edges={root.with_name('controlnet-edges')}"
+            export_tiny(open_checkpoint(tiny_checkpoint.root, control=[control]), draft, ExportOptions())
+            draft.rename(root)
     return Bundle.open(root)
 
 

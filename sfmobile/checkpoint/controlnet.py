@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from sfmobile.checkpoint.config import Json, parse_controlnet, read_config
 from sfmobile.checkpoint.source import CONTROL_PREFIX
 from sfmobile.checkpoint.weights import StoredWeights, WeightFiles
 from sfmobile.errors import ArtifactError, UsageError
-from sfmobile.files import sha256_of_value
+from sfmobile.files import sha256_of_file, sha256_of_value
 from sfmobile.nets.layout import ControlNetLayout, UNetLayout
 
 STEM = "diffusion_pytorch_model"
@@ -84,6 +83,6 @@ def _described(residual: tuple[tuple[int, int], ...]) -> str:
 
 def _digest(config: Json, weights: WeightFiles) -> str:
     files = sorted({weights.file(name) for name in weights})
-    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    hashes = {path.name: sha256_of_file(path) for path in files}
     kept = {key: value for key, value in config.items() if not key.startswith("_")}
     return sha256_of_value({"config": kept, "files": hashes})

@@ -90,6 +90,21 @@ def generate(
     paste: Annotated[
         bool, typer.Option("--paste/--no-paste", help="Put back what --mask doesn't cover as it was, with a soft edge.")
     ] = True,
+    control: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--control",
+            metavar="NAME=FILE[:SCALE]",
+            help="A picture for a ControlNet of the bundle, at scale 1; may be repeated.",
+        ),
+    ] = None,
+    control_start: Annotated[
+        float,
+        typer.Option("--control-start", metavar="SHARE", help="Of the steps: before it nothing is controlled."),
+    ] = 0.0,
+    control_end: Annotated[
+        float, typer.Option("--control-end", metavar="SHARE", help="Of the steps: behind it nothing is controlled.")
+    ] = 1.0,
     runtime: options.RuntimeOption = "auto",
     precision: options.PrecisionOption = "fp32",
     compute_unit: options.UnitOption = None,
@@ -139,12 +154,15 @@ def generate(
         ) as pipeline,
     ):
         given = pipeline.given(image, mask, strength, fit, image_guidance, paste, observer)
+        controls = pipeline.controls(control or (), control_start, control_end, observer)
         if compared is not None:
-            request = Request(prompts[0], negative, seed, guidance_scale=guidance, given=given, syntax=syntax)
+            request = Request(
+                prompts[0], negative, seed, guidance_scale=guidance, given=given, syntax=syntax, controls=controls
+            )
             compare(pipeline, request, *compared, output, json_output, observer)
             return
         for number, prompt in enumerate(prompts, start=1):
-            request = Request(prompt, negative, seed, steps, guidance, sampler, eta, given, syntax)
+            request = Request(prompt, negative, seed, steps, guidance, sampler, eta, given, syntax, controls)
             drawing = pipeline.draw(request, preview=preview, observer=observer)
             drawn.append(save(drawing, numbered(output, number, len(prompts))))
     if sheet is not None:

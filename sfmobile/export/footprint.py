@@ -61,13 +61,14 @@ def memory_limits() -> MemoryLimits:
 @dataclass(frozen=True)
 class ComponentFootprint:
     """Bytes of one component. disk: its files. compressed, decompressed: its weights in memory as they are stored, and
-    as fp16. activations: values alive at once."""
+    as fp16. activations: values alive at once. per_step: whether it runs in the loop, beside all others that do."""
 
     name: ComponentName
     disk: int
     compressed: int
     decompressed: int
     activations: int
+    per_step: bool = False
 
     def memory(self, keeps_compressed: bool) -> int:
         """Weights and activations while it runs."""
@@ -94,9 +95,13 @@ class Footprint:
         return self.base + weights + max((part.activations for part in self.components), default=0)
 
     def one_at_a_time(self, keeps_compressed: bool | None = None) -> int:
-        """Peak with each component freed before the next is loaded. None: on the Neural Engine."""
+        """Peak with each component freed before the next is loaded, those of a step together. None: on the Neural
+        Engine."""
         compressed = self.neural_engine_compressed if keeps_compressed is None else keeps_compressed
-        return self.base + max((part.memory(compressed) for part in self.components), default=0)
+        a_step = [part for part in self.components if part.per_step]
+        weights = sum(part.compressed if compressed else part.decompressed for part in a_step)
+        step = weights + max((part.activations for part in a_step), default=0)
+        return self.base + max((step, *(part.memory(compressed) for part in self.components)))
 
 
 def bundle_footprint(bundle: Bundle) -> Footprint:
@@ -117,7 +122,8 @@ def component_footprint(root: Path, name: ComponentName, record: ComponentRecord
         stored, dense = weight_bytes(graph)
         compressed, decompressed = compressed + stored, decompressed + dense
         activations = max(activations, activation_bytes(graph))
-    return ComponentFootprint(name, record.bytes, compressed, decompressed, activations)
+    per_step = record.runs == "per_step"
+    return ComponentFootprint(name, record.bytes, compressed, decompressed, activations, per_step)
 
 
 def weight_bytes(graph: Graph) -> tuple[int, int]:

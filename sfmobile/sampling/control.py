@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -17,10 +18,14 @@ from sfmobile.bundle.manifest import Manifest
 from sfmobile.checkpoint.source import CONTROL_PREFIX
 from sfmobile.errors import UsageError
 from sfmobile.runtime.protocol import LoadedComponent
+from sfmobile.sampling.given import PictureSource, read_given
 from sfmobile.sampling.guidance import check_finite
 
+# What a ControlNet takes of the inputs of a UNet's call.
+TAKEN = ("latents", "time_embedding", "encoder_hidden_states")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Control:
     """A control picture: float32 (1, 3, H, W) of the bundle's size, 0 black to 1 white, for the ControlNet `name`.
 
@@ -42,6 +47,33 @@ class Control:
         """Its scale at call `index` of `count`, 0 where it is left out (diffusers' `controlnet_keep`)."""
         left_out = index / count < self.start or (index + 1) / count > self.end
         return 0.0 if left_out else self.scale
+
+
+def read_control(
+    name: str, source: PictureSource, size: tuple[int, int], scale: float = 1.0, start: float = 0.0, end: float = 1.0
+) -> tuple[Control, tuple[str, ...]]:
+    """The control picture `source`, a file or pixels, brought to `size` (height, width); and in words what was done.
+
+    Raises as `read_given` does.
+    """
+    given, notes = read_given(source, size)
+    picture = np.ascontiguousarray(given.picture.astype(np.float32).transpose(2, 0, 1)[None] / np.float32(255))
+    return Control(name, picture, scale, start, end), notes
+
+
+def parse_control(text: str) -> tuple[str, str, float]:
+    """`NAME=FILE[:scale]`, its parts. Raises `UsageError` for another form, or a scale that is no finite number."""
+    name, equals, rest = text.partition("=")
+    if not equals or not name or not rest:
+        raise UsageError(f"--control {text} names no picture; expected NAME=FILE or NAME=FILE:SCALE, canny=edges.png.")
+    file, colon, end = rest.rpartition(":")
+    if not colon or Path(rest).exists():
+        return name, rest, 1.0
+    try:
+        scale = float(end)
+    except ValueError:
+        raise UsageError(f"--control {text}: '{end}' is no scale; expected NAME=FILE or NAME=FILE:SCALE.") from None
+    return name, file, scale
 
 
 def check_controls(controls: Sequence[Control], manifest: Manifest) -> None:
@@ -94,7 +126,7 @@ class Residuals:
     def __call__(self, inputs: Mapping[str, np.ndarray], index: int, count: int) -> dict[str, np.ndarray]:
         """The residuals for a UNet call of these `inputs`, call `index` of `count`."""
         total: dict[str, np.ndarray] = {}
-        taken = {name: inputs[name] for name in ("latents", "time_embedding", "encoder_hidden_states")}
+        taken = {name: inputs[name] for name in TAKEN}
         for control in self.controls:
             scale = np.float32(control.share(index, count))
             if scale == 0:

@@ -10,8 +10,9 @@ import numpy as np
 from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.runtime.opening import open_runtime
+from sfmobile.sampling.control import TAKEN
 from sfmobile.sampling.noise import initial_latents
-from sfmobile.sampling.pipeline import Request, TextToImage
+from sfmobile.sampling.pipeline import Request, Step, TextToImage
 from sfmobile.sampling.tokenizer import Tokenizer
 
 GOLDEN_REQUEST = Request("a photo of an astronaut riding a horse on mars", seed=42)
@@ -79,7 +80,8 @@ def record_vectors(
     """Run `request` on `pipeline` and return its vectors by file name without `.npy`.
 
     <component>.<input or output>    inputs and outputs of each component: the prompt's text encoding, the UNet's calls
-                                     of the last step (rows unconditional, conditional), the final decoding
+                                     of the last step (rows unconditional, conditional), the ControlNets' of the picture
+                                     that was drawn, the final decoding
     run.timesteps                    int64 (steps,), or float32 where a sampler is told fractions
     run.latents                      float32 (steps + 1, C, H, W): unit noise, then the latents behind each step
     run.model_output                 float32 (steps, C, H, W): the guided output of each step
@@ -103,12 +105,14 @@ def record_vectors(
     advance(1)
     vectors = {
         "text_encoder.input_ids": ids,
-        "text_encoder.encoder_hidden_states": pipeline.encode(request.prompt),
+        # One chunk of it, however many the UNet reads.
+        "text_encoder.encoder_hidden_states": pipeline.encode(request.prompt)[..., : ids.shape[1]],
         **{f"unet.{name}": np.concatenate([c.inputs[name] for c in last.calls]) for name in last.calls[0].inputs},
         "unet.model_output": np.concatenate([call.model_output for call in last.calls]),
         "decoder.latents": pipeline.decoder_input(last.latents),
         "decoder.image": image,
         **given,
+        **_controls(pipeline, last, image),
         "run.timesteps": _timesteps([step.timestep for step in steps]),
         "run.latents": np.concatenate([noise, *(step.latents for step in steps)]),
         "run.model_output": np.concatenate([step.model_output for step in steps]),
@@ -116,6 +120,20 @@ def record_vectors(
         **tokenizer_samples(pipeline.tokenizer),
     }
     return {name: np.ascontiguousarray(vector) for name, vector in vectors.items()}
+
+
+def _controls(pipeline: TextToImage, last: Step, image: np.ndarray) -> dict[str, np.ndarray]:
+    """What each ControlNet makes of the picture that was drawn, called as the UNet was at the last step."""
+    condition = pipeline.manifest.pipeline.residuals
+    picture = np.float32(0.5) * image.clip(-1, 1) + np.float32(0.5)
+    found: dict[str, np.ndarray] = {}
+    for name in () if condition is None else condition.components:
+        calls = []
+        for call in last.calls:
+            inputs = {**{key: call.inputs[key] for key in TAKEN}, "picture": picture}
+            calls.append({**inputs, **pipeline.component(name).predict(inputs)})
+        found |= {f"{name}.{key}": np.concatenate([one[key] for one in calls]) for key in calls[0]}
+    return found
 
 
 def _timesteps(values: list[float]) -> np.ndarray:

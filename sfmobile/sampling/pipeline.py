@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from sfmobile.observer import Observer
 from sfmobile.runtime.opening import RuntimeRequest, open_bundle
 from sfmobile.runtime.protocol import LoadedComponent, Runtime
 from sfmobile.sampling.choices import DEFAULT_FIT, Fit
-from sfmobile.sampling.control import Control, Residuals, check_controls
+from sfmobile.sampling.control import Control, Residuals, check_controls, parse_control, read_control
 from sfmobile.sampling.emphasis import PromptSyntax, check_syntax
 from sfmobile.sampling.given import Given, PictureSource, read_given
 from sfmobile.sampling.guidance import Further, Guidance, UNetCall, check_finite, check_scale, is_guided
@@ -380,6 +380,7 @@ class Pipeline(TextToImage):
         image_guidance: float | None = None,
         paste: bool = True,
         syntax: PromptSyntax = "plain",
+        control: Sequence[str] = (),
         observer: Observer | None = None,
     ) -> Picture:
         """Draw `prompt`; the same seed gives the same picture.
@@ -390,10 +391,22 @@ class Pipeline(TextToImage):
         bundle's model does. strength: how much of it is drawn anew, above 0 to 1. fit: how a picture of another size
         is brought to the bundle's. image_guidance: of a model that edits, how close to keep to the picture. paste:
         whether what the mask doesn't cover is put back as it was. syntax: a1111 reads weights, (word:1.3).
+        control: pictures for the bundle's ControlNets, "canny=edges.png:0.8".
         Raises `UsageError` for a request out of range, `GateError` for NaN or infinity on the way.
         """
         given = self.given(image, mask, strength, fit, image_guidance, paste, observer)
-        request = Request(prompt, negative, seed, steps, guidance, sampler, eta, given, syntax)
+        request = Request(
+            prompt,
+            negative,
+            seed,
+            steps,
+            guidance,
+            sampler,
+            eta,
+            given,
+            syntax,
+            self.controls(control, observer=observer),
+        )
         return self.draw(request, observer=observer).picture
 
     def given(
@@ -426,6 +439,24 @@ class Pipeline(TextToImage):
         for note in notes:
             (observer or Observer()).note(f"{note}.")
         return given
+
+    def controls(
+        self, texts: Sequence[str], start: float = 0.0, end: float = 1.0, observer: Observer | None = None
+    ) -> tuple[Control, ...]:
+        """Control pictures of a request, "canny=edges.png:0.8" each; `observer` is told what was done to them.
+
+        start, end: the share of the steps before and behind which they are left out.
+        Raises as `read_control` and `parse_control` do.
+        """
+        found = []
+        for text in texts:
+            name, source, scale = parse_control(text)
+            control, notes = read_control(name, source, self.manifest.latents.picture_size, scale, start, end)
+            for note in notes:
+                (observer or Observer()).note(f"{note}.")
+            found.append(control)
+        check_controls(found, self.manifest)
+        return tuple(found)
 
     def draw(self, request: Request, *, preview: bool = False, observer: Observer | None = None) -> Drawing:
         """Draw `request` and tell how long it took. preview: also decode what each step predicts."""

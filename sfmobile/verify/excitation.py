@@ -54,7 +54,8 @@ def _input(
         return sinusoid(
             [int(share * manifest.sampler.num_train_timesteps) for share in shares], manifest.time_embedding
         )
-    size = max(sizes.get(tensor.name, 1.0), 1e-3)
+    # A trajectory that nothing controls has zeros for residuals.
+    size = max(sizes.get(tensor.name, 0.0) or 1.0, 1e-3)
     return (size * generator.standard_normal(tensor.shape)).astype(np.float32)
 
 

@@ -328,3 +328,52 @@ def test_a_bundle_without_the_encoder_says_what_adds_it(tiny_bundle: Bundle, tmp
     Image.new("RGB", (16, 16), "red").save(tmp_path / "a.png")
     outcome = run(capsys, "generate", tiny_bundle.root, "a red apple", "--image", tmp_path / "a.png")
     assert outcome.code == 4 and "--component encoder" in outcome.err
+
+
+def test_a_control_picture_is_followed_and_written_down(tiny_controlled_bundle: Bundle, tmp_path: Path, capsys) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 32, 3), np.uint8)).save(tmp_path / "edges.png")
+    asked = ("generate", tiny_controlled_bundle.root, "a red apple", "--steps", 2, "-o", tmp_path / "out.png")
+    assert run(capsys, *asked).code == 0
+    free = pixels(tmp_path / "out.png")
+    outcome = run(capsys, *asked, "--control", f"edges={tmp_path / 'edges.png'}:0.8", "--control-end", 0.5)
+    assert outcome.code == 0, outcome.err
+    assert "The picture of 32x16 was scaled to 32x16 and cut to 16x16." in outcome.err
+    assert not np.array_equal(free, pixels(tmp_path / "out.png"))
+    settings = read_settings(tmp_path / "out.png")
+    assert (settings["control_edges_scale"], settings["control_edges_end"]) == (0.8, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (
+            ("--control", "edges=a.png"),
+            2,
+            "has no ControlNet 'edges' (it has none); export it with --control NAME=DIR.",
+        ),
+        (("--control", "a.png"), 2, "--control a.png names no picture"),
+        (("--control", "edges=absent.png"), 4, "absent.png"),
+        (("--prompt-syntax", "compel"), 2, "compel"),
+    ],
+)
+def test_what_can_not_control_or_be_read_is_one_sentence(
+    options: tuple[object, ...],
+    code: int,
+    message: str,
+    tiny_bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (16, 16), "red").save("a.png")
+    outcome = run(capsys, "generate", tiny_bundle.root, "a red apple", "--steps", 2, *options)
+    assert outcome.code == code and message in outcome.err
+
+
+def test_weights_are_read_where_they_are_asked_for(tiny_bundle: Bundle, tmp_path: Path, capsys) -> None:
+    asked = ("generate", tiny_bundle.root, "--steps", 1, "-o", tmp_path / "out.png", "--prompt-syntax", "a1111")
+    assert run(capsys, *asked, "a (red:1.4) apple").code == 0
+    assert read_settings(tmp_path / "out.png")["prompt_syntax"] == "a1111"
+    outcome = run(capsys, *asked, "a [red:green:0.5] apple")
+    assert outcome.code == 2 and "changes the prompt from step to step" in outcome.err

@@ -17,6 +17,7 @@ from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.export.exporter import export_bundle
 from sfmobile.export.options import ExportOptions
 from sfmobile.runtime.opening import open_runtime
+from sfmobile.sampling.control import Control
 from sfmobile.sampling.golden import golden_run
 from sfmobile.sampling.noise import initial_latents
 from sfmobile.sampling.picture import read_settings
@@ -113,6 +114,15 @@ def test_the_same_picture_of_a_long_prompt_with_weights(tiny_exports: SharedExpo
     options = ("--negative", "((blurry))", "--steps", 2, "--guidance", 5, "--prompt-syntax", "a1111")
     assert_same_run(bundle, request, tmp_path, *options)
     assert len(np.load(tmp_path / "vectors/tokens.npy")) == 2
+
+
+def test_the_same_picture_under_control(tiny_controlled_bundle: Bundle, tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).uniform(0, 1, (1, 3, 16, 16)).astype(np.float32)
+    np.save(tmp_path / "edges.npy", picture)
+    control = Control("edges", picture, 0.8, 0.0, 0.5)
+    request = Request("a red apple", "blurry", seed=7, steps=4, guidance_scale=5.0, controls=(control,))
+    options = ("--negative", "blurry", "--steps", 4, "--guidance", 5, "--control-end", 0.5)
+    assert_same_run(tiny_controlled_bundle, request, tmp_path, *options, "--control", f"edges={tmp_path}/edges.npy:0.8")
 
 
 def test_the_worker_matches_the_golden_vectors(bundle: Bundle) -> None:

@@ -15,6 +15,7 @@ from sfmobile.errors import ArtifactError, UsageError
 from sfmobile.nets.layout import Stage
 from sfmobile.sampling.control import Control
 from sfmobile.sampling.pipeline import Request, Step
+from sfmobile.verify.diffusers_reference import why_not
 from sfmobile.verify.signal import psnr
 from tests.controlnets import write_controlnet
 from tests.sampling.pipelines import reference_pipeline
@@ -104,6 +105,10 @@ def test_walks_as_diffusers_at_every_step(
 def test_without_a_picture_the_unet_draws_what_it_drew(controlled: Checkpoint, tiny_checkpoint: Checkpoint) -> None:
     for plain, under_control in zip(walked(tiny_checkpoint, REQUEST), walked(controlled, REQUEST), strict=True):
         np.testing.assert_array_equal(under_control.latents, plain.latents)
+
+
+def test_diffusers_reads_what_no_picture_controls(controlled: Checkpoint) -> None:
+    assert why_not(controlled) is None
 
 
 def test_components_and_residuals_are_as_the_layout_says(controlled: Checkpoint) -> None:

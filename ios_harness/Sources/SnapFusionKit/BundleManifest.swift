@@ -103,6 +103,14 @@ public struct PipelineRecord: Sendable, Equatable {
         return 1
     }
 
+    /// The ControlNets of the bundle, and the inputs that the UNet takes of them; none if it takes none.
+    public var control: (components: [ComponentName], inputs: [String]) {
+        for case .residuals(let input, let count, let components) in conditions {
+            return (components, (0..<count).map { "\(input)_\($0)" })
+        }
+        return ([], [])
+    }
+
     /// Whether the UNet takes the guidance scale as an input: it is called once a step, with the prompt alone.
     public var takesGuidance: Bool {
         for case .guidanceEmbedding in conditions { return true }
@@ -121,6 +129,9 @@ public enum ConditionRecord: Sendable, Equatable {
     /// Further channels of an input, behind the noisy latents: a mask and the masked picture's latents, a picture's, a
     /// depth map.
     case concatenated(input: String, content: Content, channels: Int)
+    /// What ControlNets add to the UNet's skip connections and, last, to its middle: inputs `input`_0 to
+    /// `input`_(`count` - 1), each the sum of what the `components` give, times their scales; zeros without a picture.
+    case residuals(input: String, count: Int, components: [ComponentName])
 
     public enum Content: String, Sendable, CaseIterable {
         case maskAndMaskedPicture = "mask_and_masked_picture"
@@ -129,7 +140,9 @@ public enum ConditionRecord: Sendable, Equatable {
 
     public var input: String {
         switch self {
-        case .text(let input, _, _, _, _), .guidanceEmbedding(let input, _), .concatenated(let input, _, _): input
+        case .text(let input, _, _, _, _), .guidanceEmbedding(let input, _), .concatenated(let input, _, _),
+            .residuals(let input, _, _):
+            input
         }
     }
 }
@@ -320,7 +333,7 @@ public struct SourceRecord: Sendable, Equatable {
 /// A file that was laid over a checkpoint: a LoRA at a scale, the vectors of tokens, another autoencoder.
 public struct OverlayRecord: Sendable, Equatable {
     public enum Kind: String, Sendable, CaseIterable {
-        case lora, embedding, vae
+        case lora, embedding, vae, controlnet
     }
 
     public let kind: Kind
@@ -328,4 +341,6 @@ public struct OverlayRecord: Sendable, Equatable {
     public let sha256: String
     public let scale: Double?
     public let tokens: [String]
+    /// What the bundle calls a ControlNet.
+    public let component: String?
 }

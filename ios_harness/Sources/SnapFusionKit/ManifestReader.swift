@@ -114,7 +114,10 @@ extension PipelineRecord {
         guard Set(inputs).count == inputs.count else {
             throw fields.problem("conditions", "conditions of one input: \(inputs.joined(separator: ", "))")
         }
-        for case .text(_, let component, _, _, _) in conditions {
+        var needed: [ComponentName] = []
+        for case .text(_, let component, _, _, _) in conditions { needed.append(component) }
+        for case .residuals(_, _, let names) in conditions { needed += names }
+        for component in needed {
             guard components.contains(component) else {
                 throw fields.problem(
                     "conditions", "a condition is of '\(component)', which is no component of the pipeline")
@@ -148,9 +151,20 @@ extension ConditionRecord {
             self = .concatenated(
                 input: try fields.string("input", default: "latents"), content: try fields.choice("content"),
                 channels: try fields.count("channels"))
+        case "residuals":
+            let names = try fields.strings("components").map {
+                guard let name = ComponentName(rawValue: $0) else {
+                    throw fields.problem("components", "'\($0)' is no component's name")
+                }
+                return name
+            }
+            guard !names.isEmpty else { throw fields.problem("components", "expected one or more, found none") }
+            self = .residuals(
+                input: try fields.string("input", default: "residual"), count: try fields.count("count"),
+                components: names)
         case let other:
             throw fields.problem(
-                "kind", "expected one of text, guidance_embedding, concatenated, found '\(other)'")
+                "kind", "expected one of text, guidance_embedding, concatenated, residuals, found '\(other)'")
         }
     }
 }
@@ -356,6 +370,7 @@ extension OverlayRecord {
         sha256 = try fields.checksum("sha256")
         scale = kind == .lora ? try fields.number("scale") : nil
         tokens = kind == .embedding ? try fields.strings("tokens") : []
+        component = kind == .controlnet ? try fields.string("component") : nil
     }
 }
 

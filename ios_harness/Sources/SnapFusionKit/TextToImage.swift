@@ -82,6 +82,7 @@ public struct TextToImage: Sendable {
         }
         let linear = request.previews == .linear ? try await fitPreview(report) : nil
 
+        for control in request.controls { try control.check(in: manifest) }
         let isGuided = ClassifierFreeGuidance.isGuided(scale) && !manifest.pipeline.takesGuidance
         let prompt = try cut(request.prompt, request.syntax)
         let negative = try cut(request.negativePrompt, request.syntax)
@@ -107,7 +108,9 @@ public struct TextToImage: Sendable {
         let noiseScale = sampler.noiseScale
         latents = try HostTensor(shape: latents.shape, latents.floats.map { $0 * noiseScale })
         loading += try await load(.unet, report)
-        let context = StepContext(guidance: guidance, timesteps: sampler.timesteps)
+        let controlNets = request.controls.compactMap(\.component)
+        for name in controlNets { loading += try await load(name, report) }
+        let context = StepContext(guidance: guidance, timesteps: sampler.timesteps, controls: request.controls)
         var ahead: (output: HostTensor, start: ContinuousClock.Instant)?
         for index in context.timesteps.indices {
             try Task.checkCancellation()
@@ -148,6 +151,7 @@ public struct TextToImage: Sendable {
             }
         }
         await doneWith(.unet)
+        for name in controlNets { await doneWith(name) }
 
         try Task.checkCancellation()
         loading += try await load(.decoder, report)
@@ -174,6 +178,7 @@ public struct TextToImage: Sendable {
     private struct StepContext: Sendable {
         let guidance: ClassifierFreeGuidance
         let timesteps: [Float]
+        let controls: [Control]
     }
 
     /// The guided output of the UNet at one step.
@@ -181,8 +186,27 @@ public struct TextToImage: Sendable {
         let latents = try HostTensor(shape: bundle.manifest.latents.shape, latents)
         let embedding = try timeEmbedding(timestep: context.timesteps[index], batch: bundle.manifest.guidance.batch)
         return try await context.guidance(latents: latents, embedding: embedding) { inputs in
-            try await predict(.unet, inputs, output: "model_output", step: index + 1)
+            let added = try await residuals(inputs, index, in: context)
+            return try await predict(
+                .unet, inputs.merging(added) { first, _ in first }, output: "model_output", step: index + 1)
         }
+    }
+
+    /// What the UNet's call of `inputs` takes of ControlNets: nothing, if the bundle has none.
+    private func residuals(
+        _ inputs: [String: HostTensor], _ index: Int, in context: StepContext
+    ) async throws -> [String: HostTensor] {
+        let names = bundle.manifest.pipeline.control.inputs
+        guard !names.isEmpty else { return [:] }
+        let taken = inputs.filter { ["latents", "time_embedding", "encoder_hidden_states"].contains($0.key) }
+        var found: [(scale: Double, outputs: [String: HostTensor])] = []
+        for control in context.controls {
+            let scale = control.share(index, of: context.timesteps.count)
+            guard scale != 0, let name = control.component else { continue }
+            let given = taken.merging(["picture": control.picture]) { first, _ in first }
+            found.append((scale, try await outputs(name, given, step: index + 1)))
+        }
+        return try Control.sum(found, of: try bundle.component(.unet).inputs.filter { names.contains($0.name) })
     }
 
     /// What steers the UNet beside latents and time, by the name of its input, one row each.
@@ -194,6 +218,7 @@ public struct TextToImage: Sendable {
             case .guidanceEmbedding(let input, let dimension):
                 found[input] = try TimeEmbedding.guidance(scale: scale, dimension: dimension)
             case .concatenated: break  // Of tasks that are refused.
+            case .residuals: break  // Of each call: see `residuals`.
             }
         }
         return found
@@ -227,19 +252,28 @@ public struct TextToImage: Sendable {
     private func predict(
         _ name: ComponentName, _ inputs: [String: HostTensor], output: String, step: Int? = nil
     ) async throws -> HostTensor {
+        guard let tensor = try await outputs(name, inputs, step: step)[output] else {
+            throw ComponentError.badOutput(name, output: output, expected: "a tensor", found: "none")
+        }
+        return tensor
+    }
+
+    /// All that a component gives, checked: shapes, and no NaN or infinity.
+    private func outputs(
+        _ name: ComponentName, _ inputs: [String: HostTensor], step: Int?
+    ) async throws -> [String: HostTensor] {
         let record = try bundle.component(name)
         try record.check(inputs: inputs, of: name)
         let outputs = try await runner.predict(name, inputs: inputs).outputs
         try Task.checkCancellation()
         try record.check(outputs: outputs, of: name)
-        guard let tensor = outputs[output] else {
-            throw ComponentError.badOutput(name, output: output, expected: "a tensor", found: "none")
+        for output in record.outputs {
+            let broken = outputs[output.name]?.nonFiniteCount ?? 0
+            guard broken == 0 else {
+                throw ComponentError.nonFinite(name, output: output.name, step: step, count: broken)
+            }
         }
-        let broken = tensor.nonFiniteCount
-        guard broken == 0 else {
-            throw ComponentError.nonFinite(name, output: output, step: step, count: broken)
-        }
-        return tensor
+        return outputs
     }
 
     @discardableResult
@@ -288,8 +322,14 @@ public struct TextToImage: Sendable {
             .init("source_sha256", .string(manifest.source.sha256)),
             .init("steps", .integer(steps)),
         ]
+        let controls = request.controls.flatMap { control -> [OrderedJSON.Member] in
+            let name = "control_\(control.name)"
+            return [("scale", control.scale), ("start", control.start), ("end", control.end)].map {
+                .init("\(name)_\($0)", .number($1))
+            }
+        }
         let syntax = request.syntax == .plain ? nil : OrderedJSON.Member("prompt_syntax", .string(request.syntax.rawValue))
-        return settings + (syntax.map { [$0] } ?? [])
+        return settings + controls + (syntax.map { [$0] } ?? [])
             + dropped.filter { $0.count > 0 }.map { .init($0.name, .integer($0.count)) }
     }
 }

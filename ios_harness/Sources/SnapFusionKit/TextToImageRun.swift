@@ -1,6 +1,6 @@
 extension TextToImage {
     /// What to draw. Nil takes the model's default.
-    public struct Request: Sendable, Equatable {
+    public struct Request: Sendable {
         public var prompt: String
         public var negativePrompt: String
         public var seed: UInt64
@@ -12,6 +12,8 @@ extension TextToImage {
         public var eta: Double?
         /// How both prompts are read.
         public var syntax: Prompt.Syntax
+        /// Pictures for the bundle's ControlNets.
+        public var controls: [Control] = []
         /// Whether and how each step carries a picture of what it predicts.
         public var previews: Previews
 

@@ -39,6 +39,18 @@ struct Generate: AsyncParsableCommand {
             "a1111 reads weights, (word:1.3), and BREAK; plain takes prompts as they stand.", valueName: "plain|a1111"))
     var promptSyntax = Prompt.Syntax.plain
 
+    @Option(
+        help: ArgumentHelp(
+            "A control picture, float32 (1, 3, H, W) in 0 to 1, for a ControlNet of the bundle; may be repeated.",
+            valueName: "name=file.npy[:scale]"))
+    var control: [String] = []
+
+    @Option(help: "Share of the steps: before it nothing is controlled.")
+    var controlStart = 0.0
+
+    @Option(help: "Share of the steps: behind it nothing is controlled.")
+    var controlEnd = 1.0
+
     @Option(help: "What the picture should not look like.")
     var negative = ""
 
@@ -74,12 +86,14 @@ struct Generate: AsyncParsableCommand {
         try createFolder(output.deletingLastPathComponent())
         let runner = try engine.makeRunner()
         let pipeline = try TextToImage(bundle: engine.bundle, runner: runner, keepLoaded: !lowMemory)
+        let controls = try control.map { try Control(argument: $0, start: controlStart, end: controlEnd) }
         var entries: [OrderedJSON] = []
         var pictures: [GeneratedPicture] = []
         for (index, prompt) in prompts.enumerated() {
-            let request = TextToImage.Request(
+            var request = TextToImage.Request(
                 prompt: prompt, negativePrompt: negative, seed: seed, steps: steps, guidanceScale: guidance,
                 sampler: sampler, eta: eta, syntax: promptSyntax, previews: preview ? .decoded : .none)
+            request.controls = controls
             let name = output.deletingPathExtension().lastPathComponent
             let path =
                 prompts.count == 1
@@ -189,3 +203,22 @@ func createFolder(_ folder: URL) throws {
 func note(_ text: String) { FileHandle.standardError.write(Data((text + "\n").utf8)) }
 
 extension Prompt.Syntax: @retroactive ExpressibleByArgument {}
+
+extension Control {
+    /// `NAME=FILE.npy[:scale]`. Throws `UsageError` for another form, `FileFormatError` for a file that holds no floats.
+    init(argument: String, start: Double, end: Double) throws {
+        let parts = argument.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false).map(String.init)
+        guard parts.count == 2, !parts[0].isEmpty, !parts[1].isEmpty else {
+            throw UsageError("--control \(argument) names no picture; expected NAME=FILE.npy or NAME=FILE.npy:SCALE.")
+        }
+        var (file, scale) = (parts[1], 1.0)
+        if let colon = file.lastIndex(of: ":"), !FileManager.default.fileExists(atPath: file) {
+            guard let number = Double(file[file.index(after: colon)...]) else {
+                throw UsageError("--control \(argument): expected a number behind the last colon, the scale.")
+            }
+            (file, scale) = (String(file[..<colon]), number)
+        }
+        let picture = try NumpyArray(contentsOf: URL(fileURLWithPath: file)).tensor()
+        self.init(name: parts[0], picture: picture, scale: scale, start: start, end: end)
+    }
+}

@@ -33,20 +33,23 @@ enum TestBundle {
             #"{"name": "\#(name)", "shape": \#(shape), "dtype": "\#(dtype)"}"#
         }
         func component(_ name: ComponentName) -> String {
+            let controlled = components.contains { $0.rawValue.hasPrefix("control_") }
+            let called = [
+                tensor("latents", [batch, 4, 4, 4]), tensor("time_embedding", [batch, 8, 1, 1]),
+                tensor("encoder_hidden_states", [batch, 2, 1, 77]),
+            ]
+            let residuals = [tensor("residual_0", [batch, 4, 4, 4]), tensor("residual_1", [batch, 4, 2, 2])]
             let (inputs, outputs): ([String], String) =
                 switch name {
                 case .textEncoder:
                     ([tensor("input_ids", [1, 77], "int32")], tensor("encoder_hidden_states", [1, 2, 1, 77]))
                 case .unet:
-                    (
-                        [
-                            tensor("latents", [batch, 4, 4, 4]), tensor("time_embedding", [batch, 8, 1, 1]),
-                            tensor("encoder_hidden_states", [batch, 2, 1, 77]),
-                        ], tensor("model_output", [batch, 4, 4, 4])
-                    )
+                    (called + (controlled ? residuals : []), tensor("model_output", [batch, 4, 4, 4]))
+                case _ where name.rawValue.hasPrefix("control_"):
+                    (called + [tensor("picture", [1, 3, 8, 8])], residuals.joined(separator: ", "))
                 default: ([tensor("latents", [1, 4, 4, 4])], tensor("image", [1, 3, 8, 8]))
                 }
-            let runs = name == .textEncoder ? "per_prompt" : name == .unet ? "per_step" : "per_picture"
+            let runs = name == .textEncoder ? "per_prompt" : name == .decoder ? "per_picture" : "per_step"
             return """
                 "\(name)": {"runs": "\(runs)", "format": "mlprogram", "package": "\(name).mlpackage",
                   "inputs": [\(inputs.joined(separator: ", "))], "outputs": [\(outputs)],
@@ -55,11 +58,15 @@ enum TestBundle {
                   "files": {"\(name).mlpackage/model": \(file)}}
                 """
         }
+        let controls = components.filter { $0.rawValue.hasPrefix("control_") }.map { #""\#($0)""# }.joined(separator: ", ")
+        let residuals =
+            controls.isEmpty ? "" : #", {"kind": "residuals", "count": 2, "components": [\#(controls)]}"#
+        let all = controls.isEmpty ? "" : ", \(controls)"
         return """
             {"schema_version": 2, "name": "test", "source": {"id": "test", "sha256": "\(sha)"}, "target": "ios17",
              "options": {}, "tools": {},
              "pipeline": {"family": "stable-diffusion", "task": "text-to-image", "default_steps": 8,
-               "components": ["text_encoder", "unet", "decoder"], "conditions": [{"kind": "text"}]},
+               "components": ["text_encoder"\(all), "unet", "decoder"], "conditions": [{"kind": "text"}\(residuals)]},
              "components": {\(components.map(component).joined(separator: ",\n"))},
              "sampler": {"kind": "ddim", "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
                "beta_schedule": "scaled_linear", "prediction_type": "epsilon", "timestep_spacing": "leading",
@@ -126,8 +133,17 @@ actor RecordingRunner: ComponentRunner {
             let batch = latents.shape[0]
             let shifts = try states.split(into: batch).map { $0.floats[1] }
             var values = latents.floats.enumerated().map { 0.5 * $1 + shifts[$0 / (latents.count / batch)] }
+            if let residual = inputs["residual_0"]?.floats { values = zip(values, residual).map { $0 + $1 } }
             if unetInputs.count == brokenStep { values[3] = .nan }
             outputs = ["model_output": try HostTensor(shape: latents.shape, values)]
+        case _ where name.rawValue.hasPrefix("control_"):
+            let latents = try XCTUnwrap(inputs["latents"])
+            let bright = try XCTUnwrap(inputs["picture"]).floats[0]
+            outputs = [
+                "residual_0": try HostTensor(shape: latents.shape, latents.floats.map { bright * $0 }),
+                "residual_1": try HostTensor(
+                    shape: [latents.shape[0], 4, 2, 2], (0..<latents.shape[0] * 16).map { Float($0) * bright }),
+            ]
         default:
             let latents = try XCTUnwrap(inputs["latents"]).floats
             outputs = ["image": try HostTensor(shape: [1, 3, 8, 8], (0..<192).map { latents[$0 % 64] / 4 })]
