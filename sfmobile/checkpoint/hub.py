@@ -40,6 +40,7 @@ def open_checkpoint(
     lora: Sequence[LoraChoice | Path | str] = (),
     embedding: Sequence[EmbeddingChoice | Path | str] = (),
     vae: Path | str | None = None,
+    preview: Path | str | None = None,
     tokenizer: Path | str | None = None,
     prediction: Prediction | None = None,
     control: Sequence[ControlNetChoice | str] = (),
@@ -49,7 +50,8 @@ def open_checkpoint(
 
     An opened checkpoint is returned as it is. revision: of a model on the Hub, its newest without it. lora: files
     merged into the weights ("detail.safetensors:0.8"). embedding: files of textual inversion ("cat.safetensors:<cat>").
-    vae: a directory or file of another autoencoder. tokenizer: a directory, for a single file whose vocabulary isn't
+    vae: a directory or file of another autoencoder. preview: of a tiny one (TAESD), whose decoder shows what steps
+    predict. tokenizer: a directory, for a single file whose vocabulary isn't
     CLIP's. prediction: what a single file's UNet predicts, where its keys don't say. control: directories of
     ControlNets with their names ("canny=path/to/controlnet"). parts: whose weights are read, so that a pickle in
     another's folder is no obstacle.
@@ -68,6 +70,7 @@ def open_checkpoint(
             tuple(one if isinstance(one, LoraChoice) else LoraChoice.parse(str(one)) for one in lora),
             tuple(one if isinstance(one, EmbeddingChoice) else EmbeddingChoice.parse(str(one)) for one in embedding),
             vae=None if vae is None else absolute(vae),
+            preview=None if preview is None else absolute(preview),
             tokenizer=None if tokenizer is None else absolute(tokenizer),
             prediction=prediction,
             controls=tuple(

@@ -47,7 +47,7 @@ def why_not(checkpoint: Checkpoint) -> str | None:
     for package in ("diffusers", "transformers"):
         if importlib.util.find_spec(package) is None:
             return f"{package} isn't installed"
-    if checkpoint.laid.records:
+    if any(record.kind != "preview" for record in checkpoint.laid.records):
         return "a LoRA, an embedding or another autoencoder is laid over it"
     for folder, expected in NETWORK_CLASSES.items():
         found = read_config(checkpoint.tokenizer_dir.parent / folder / "config.json").get("_class_name", expected[0])
