@@ -181,11 +181,12 @@ class Checkpoint:
         prediction: Prediction | None = None,
         other_autoencoder: tuple[Json, StoredWeights] | None = None,
         name: str | None = None,
+        ema: bool = False,
     ) -> Checkpoint:
         """Open a single file of LDM's names. Raises as `open_single_file` does."""
         from sfmobile.checkpoint.single_file import open_single_file
 
-        single = open_single_file(path, tokenizer, prediction, other_autoencoder)
+        single = open_single_file(path, tokenizer, prediction, other_autoencoder, ema)
         opened = cls.open(single.folder, name or path.stem, single.files)
         return replace(opened, root=path, source=Source(str(path)), notes=(*opened.notes, *single.notes))
 

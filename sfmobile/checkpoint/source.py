@@ -82,7 +82,8 @@ class Source:
 
     id: a directory or a file, a Hub id, or the name of the built-in model. revision: of a model on the Hub. loras,
     embeddings, vae, preview (directories or files): what is laid over it. tokenizer, prediction: of a single file,
-    which holds neither. controls: ControlNets beside it. parts: whose weights are read, all without it.
+    which holds neither; ema: its averaged weights. controls: ControlNets beside it. full_precision: of two precisions on
+    the Hub, not half. parts: whose weights are read, all without it.
     """
 
     id: str
@@ -96,6 +97,8 @@ class Source:
     tokenizer: Path | None = None
     prediction: Prediction | None = None
     controls: tuple[ControlNetChoice, ...] = ()
+    ema: bool = False
+    full_precision: bool = False
     parts: tuple[str, ...] | None = None
 
     @classmethod
@@ -124,6 +127,7 @@ class Source:
                 for one in record.overlays
                 if one.kind == "controlnet"
             ),
+            ema=record.ema,
             parts=tuple(manifest.components),
         )
 

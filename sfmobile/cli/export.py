@@ -38,6 +38,7 @@ def export(
     tokenizer: options.TokenizerOption = None,
     prediction: options.PredictionOption = None,
     control: options.ControlNetOption = None,
+    ema: Annotated[bool, typer.Option("--ema", help="Of a single file, the weights averaged in training.")] = False,
     attention: Annotated[
         AttentionForm, typer.Option(help="split-einsum suits the Neural Engine, original the GPU.")
     ] = "split-einsum",
@@ -198,6 +199,8 @@ def export(
             tokenizer=tokenizer,
             prediction=prediction,
             control=control or (),
+            ema=ema,
+            full_precision=wanted.precision == "float32",
             parts=wanted.components,
         )
         if checkpoint.root != Path(source):
