@@ -315,6 +315,8 @@ public struct SourceRecord: Sendable, Equatable {
     public let revision: String?
     public let tokenizer: String?
     public let prediction: String?
+    /// Whether a single file's averaged weights were taken.
+    public let ema: Bool
     /// What was laid over the weights when they were exported.
     public let overlays: [OverlayRecord]
 }
