@@ -82,8 +82,8 @@ class Source:
 
     id: a directory or a file, a Hub id, or the name of the built-in model. revision: of a model on the Hub. loras,
     embeddings, vae, preview (directories or files): what is laid over it. tokenizer, prediction: of a single file,
-    which holds neither; ema: its averaged weights. controls: ControlNets beside it. full_precision: of two precisions on
-    the Hub, not half. parts: whose weights are read, all without it.
+    which holds neither; ema: its averaged weights. controls: ControlNets beside it. full_precision: of two on
+    the Hub, not half precision. parts: whose weights are read, all without it.
     """
 
     id: str
