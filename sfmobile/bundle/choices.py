@@ -8,8 +8,8 @@ from typing import Literal, TypeAlias, get_args
 ComponentName: TypeAlias = str
 
 # When a component is called; "per_given_picture": once for each picture that is given to start from, to edit or to
-# control, so never when a prompt is all there is.
-Runs = Literal["per_prompt", "per_step", "per_picture", "per_given_picture"]
+# control, so never when a prompt is all there is; "per_preview": for each step whose prediction is to be seen.
+Runs = Literal["per_prompt", "per_step", "per_picture", "per_given_picture", "per_preview"]
 
 # Checkpoints that are read and sampled alike.
 Family = Literal["stable-diffusion", "latent-consistency"]

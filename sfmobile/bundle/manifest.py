@@ -251,7 +251,8 @@ class GoldenRecord(StrictModel):
 class SourceRecord(StrictModel):
     """Where the weights came from, and what was laid over them.
 
-    revision: the commit of a model on the Hub. tokenizer, prediction: of a single file, which holds neither.
+    revision: the commit of a model on the Hub. tokenizer, prediction: of a single file, which holds neither. ema:
+    whether its averaged weights were taken.
     """
 
     id: str
@@ -260,6 +261,7 @@ class SourceRecord(StrictModel):
     revision: str | None = None
     tokenizer: str | None = None
     prediction: Literal["epsilon", "v_prediction"] | None = None
+    ema: bool = False
     overlays: tuple[OverlayRecord, ...] = ()
 
 

@@ -49,6 +49,14 @@ class ControlNetRecord(StrictModel):
     sha256: Sha256
 
 
+class PreviewRecord(StrictModel):
+    """The tiny autoencoder whose decoder a bundle holds for previews. sha256: of its weights and config."""
+
+    kind: Literal["preview"] = "preview"
+    path: str
+    sha256: Sha256
+
+
 OverlayRecord: TypeAlias = Annotated[
-    LoraRecord | EmbeddingRecord | AutoencoderRecord | ControlNetRecord, Field(discriminator="kind")
+    LoraRecord | EmbeddingRecord | AutoencoderRecord | ControlNetRecord | PreviewRecord, Field(discriminator="kind")
 ]

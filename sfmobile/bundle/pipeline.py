@@ -152,6 +152,11 @@ class PipelineRecord(StrictModel):
         """The component that gives the latents of a picture, where a bundle holds it."""
         return ENCODER
 
+    @property
+    def preview(self) -> ComponentKey:
+        """The small decoder of what a step predicts, where a bundle holds it."""
+        return PREVIEW
+
 
 # The two that every pipeline has, by the names that both languages know. What else there is, a pipeline says, and what
 # it is for, its conditions; when each runs, the components' records.
@@ -159,9 +164,11 @@ UNET: ComponentKey = "unet"
 DECODER: ComponentKey = "decoder"
 # And the one that a picture is read by, where a bundle holds it.
 ENCODER: ComponentKey = "encoder"
+# And the small decoder that shows what a step predicts, where a bundle holds one.
+PREVIEW: ComponentKey = "preview"
 TEXT_TO_IMAGE: tuple[ComponentKey, ...] = ("text_encoder", UNET, DECODER)
 # Every component that a pipeline may have, in the order they run; ControlNets, whatever their names, before the UNet.
-RUNNING_ORDER: tuple[ComponentKey, ...] = ("text_encoder", ENCODER, UNET, DECODER)
+RUNNING_ORDER: tuple[ComponentKey, ...] = ("text_encoder", ENCODER, UNET, PREVIEW, DECODER)
 
 
 def in_running_order(components: Iterable[ComponentKey]) -> tuple[ComponentKey, ...]:

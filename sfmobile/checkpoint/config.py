@@ -58,6 +58,8 @@ UNET_CONSTANTS: Json = {
     "mid_block_only_cross_attention": None,
     "mid_block_scale_factor": 1,
     "norm_eps": 1e-5,
+    # diffusers raises for it too: what it calls heads is `attention_head_dim`.
+    "num_attention_heads": None,
     "num_class_embeds": None,
     "only_cross_attention": False,
     "resnet_out_scale_factor": 1.0,

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from pydantic import Field
 
 from sfmobile.bundle.manifest import TimeEmbeddingRecord
-from sfmobile.bundle.pipeline import ComponentKey, PipelineRecord, ResidualsCondition, TextCondition, in_running_order
+from sfmobile.bundle.pipeline import (
+    PREVIEW,
+    ComponentKey,
+    PipelineRecord,
+    ResidualsCondition,
+    TextCondition,
+    in_running_order,
+)
 from sfmobile.bundle.samplers import SamplerRecord
 from sfmobile.checkpoint.config import (
     ForeignConfig,
@@ -82,6 +89,8 @@ class Checkpoint:
     parts: tuple[PartName, ...]
     # What the scheduler's file asks for that no sampler here does: said at export.
     sampler_replaced: tuple[str, ...] = ()
+    # Of the tiny autoencoder that is laid over it for previews.
+    preview_layout: TinyAutoencoderLayout | None = None
     source: Source = field(default=Source(""), compare=False)
     # What a user must know of how it was read.
     notes: tuple[str, ...] = field(default=(), compare=False)
@@ -172,11 +181,12 @@ class Checkpoint:
         prediction: Prediction | None = None,
         other_autoencoder: tuple[Json, StoredWeights] | None = None,
         name: str | None = None,
+        ema: bool = False,
     ) -> Checkpoint:
         """Open a single file of LDM's names. Raises as `open_single_file` does."""
         from sfmobile.checkpoint.single_file import open_single_file
 
-        single = open_single_file(path, tokenizer, prediction, other_autoencoder)
+        single = open_single_file(path, tokenizer, prediction, other_autoencoder, ema)
         opened = cls.open(single.folder, name or path.stem, single.files)
         return replace(opened, root=path, source=Source(str(path)), notes=(*opened.notes, *single.notes))
 
@@ -253,6 +263,8 @@ class Checkpoint:
             return self.controls[part].layout
         if part == "text_encoder":
             return self.text_encoder_layout
+        if part == PREVIEW and self.preview_layout is not None:
+            return self.preview_layout
         return self.unet_layout if part == "unet" else self.autoencoder_layout
 
     def state_dict(self, part: PartName) -> dict[str, Tensor]:
@@ -390,6 +402,8 @@ class Checkpoint:
                 return ControlNet(self.controls[part].layout)
             if part == "unet":
                 return (ControlledUNet if self.unet_layout.takes_residuals else UNet)(self.unet_layout)
+            if part == PREVIEW and self.preview_layout is not None:
+                return TinyDecoder(self.preview_layout)
             if isinstance(self.autoencoder_layout, TinyAutoencoderLayout):
                 return TinyDecoder(self.autoencoder_layout)
             return (Decoder if part == "decoder" else Encoder)(self.autoencoder_layout)

@@ -21,7 +21,7 @@ from sfmobile.checkpoint.source import (
     absolute,
     expanded,
 )
-from sfmobile.checkpoint.weights import FOLDERS, PARTS, STEMS
+from sfmobile.checkpoint.weights import FOLDERS, PARTS, STEMS, VARIANTS
 from sfmobile.errors import ArtifactError, UnavailableError, UsageError
 from sfmobile.models import find_checkpoint
 
@@ -40,19 +40,24 @@ def open_checkpoint(
     lora: Sequence[LoraChoice | Path | str] = (),
     embedding: Sequence[EmbeddingChoice | Path | str] = (),
     vae: Path | str | None = None,
+    preview: Path | str | None = None,
     tokenizer: Path | str | None = None,
     prediction: Prediction | None = None,
     control: Sequence[ControlNetChoice | str] = (),
+    ema: bool = False,
+    full_precision: bool = False,
     parts: Sequence[str] | None = None,
 ) -> Checkpoint:
     """Open `source`: a directory or file if one is there, else a Hub id such as `stabilityai/sd-turbo`.
 
     An opened checkpoint is returned as it is. revision: of a model on the Hub, its newest without it. lora: files
     merged into the weights ("detail.safetensors:0.8"). embedding: files of textual inversion ("cat.safetensors:<cat>").
-    vae: a directory or file of another autoencoder. tokenizer: a directory, for a single file whose vocabulary isn't
+    vae: a directory or file of another autoencoder. preview: of a tiny one (TAESD), whose decoder shows what steps
+    predict. tokenizer: a directory, for a single file whose vocabulary isn't
     CLIP's. prediction: what a single file's UNet predicts, where its keys don't say. control: directories of
-    ControlNets with their names ("canny=path/to/controlnet"). parts: whose weights are read, so that a pickle in
-    another's folder is no obstacle.
+    ControlNets with their names ("canny=path/to/controlnet"). ema: a single file's averaged weights. full_precision: of
+    two precisions on the Hub, the one that ONNX files of float32 are made from. parts: whose weights are read, so that
+    a pickle in another's folder is no obstacle.
 
     Raises `ArtifactError` if it is neither or something is damaged or for another model, `UnavailableError` if the Hub
     can't be reached.
@@ -68,11 +73,14 @@ def open_checkpoint(
             tuple(one if isinstance(one, LoraChoice) else LoraChoice.parse(str(one)) for one in lora),
             tuple(one if isinstance(one, EmbeddingChoice) else EmbeddingChoice.parse(str(one)) for one in embedding),
             vae=None if vae is None else absolute(vae),
+            preview=None if preview is None else absolute(preview),
             tokenizer=None if tokenizer is None else absolute(tokenizer),
             prediction=prediction,
             controls=tuple(
                 one if isinstance(one, ControlNetChoice) else ControlNetChoice.parse(str(one)) for one in control
             ),
+            ema=ema,
+            full_precision=full_precision,
             parts=None if parts is None else tuple(parts),
         )
     path = expanded(source.id)
@@ -82,13 +90,14 @@ def open_checkpoint(
         if path.is_file():
             other = None if source.vae is None else read_autoencoder(source.vae)
             instead = None if other is None else (other.config, other.weights)
-            return lay_over(Checkpoint.open_file(path, source.tokenizer, source.prediction, instead), source)
-        for option, given in (("tokenizer", source.tokenizer), ("prediction", source.prediction)):
-            if given is not None:
+            opened = Checkpoint.open_file(path, source.tokenizer, source.prediction, instead, ema=source.ema)
+            return lay_over(opened, source)
+        for option, given in (("tokenizer", source.tokenizer), ("prediction", source.prediction), ("ema", source.ema)):
+            if given:
                 raise UsageError(f"--{option} is for a single file, and '{source.id}' is none; leave it out.")
         return lay_over(Checkpoint.open(path, parts=source.parts), source)
     snapshot = _cached(source.id, source.revision) if _COMMIT.fullmatch(source.revision or "") else None
-    snapshot = snapshot or fetch(source.id, source.revision, source.parts)
+    snapshot = snapshot or fetch(source.id, source.revision, source.parts, source.full_precision)
     commit = snapshot.name if _COMMIT.fullmatch(snapshot.name) else source.revision
     return lay_over(Checkpoint.open(snapshot, name=source.id, parts=source.parts), replace(source, revision=commit))
 
@@ -104,11 +113,13 @@ def _is_local(name: str) -> bool:
     return expanded(name).exists() or not _HUB_ID.fullmatch(name)
 
 
-def fetch(repo_id: str, revision: str | None = None, parts: Sequence[str] | None = None) -> Path:
+def fetch(
+    repo_id: str, revision: str | None = None, parts: Sequence[str] | None = None, full_precision: bool = False
+) -> Path:
     """Download a checkpoint's configs, tokenizer and safetensors into the Hub's cache; returns the directory.
 
-    The configs are read before any weight is fetched. Pickles are never fetched, and of two precisions only half:
-    packages hold no more.
+    The configs are read before any weight is fetched. Pickles are never fetched, and of two precisions only half,
+    unless `full_precision` is asked for: packages hold no more.
     """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
@@ -124,7 +135,7 @@ def fetch(repo_id: str, revision: str | None = None, parts: Sequence[str] | None
         configs = Path(snapshot_download(repo_id, revision=commit, allow_patterns=[*_SMALL_FILES]))
         # A model that can't be exported is refused before gigabytes are fetched.
         Checkpoint.open(configs, name=repo_id, files={})
-        weights = weight_patterns(repo_id, names, parts)
+        weights = weight_patterns(repo_id, names, parts, full_precision)
         return Path(snapshot_download(repo_id, revision=commit, allow_patterns=[*_SMALL_FILES, *weights]))
     except GatedRepoError as error:
         raise UnavailableError(
@@ -147,14 +158,16 @@ def fetch(repo_id: str, revision: str | None = None, parts: Sequence[str] | None
         ) from error
 
 
-def weight_patterns(repo_id: str, names: list[str], parts: Sequence[str] | None = None) -> list[str]:
+def weight_patterns(
+    repo_id: str, names: list[str], parts: Sequence[str] | None = None, full_precision: bool = False
+) -> list[str]:
     """The weight files to fetch out of a repository's file `names`; raises `ArtifactError` if it has only pickles."""
     patterns: list[str] = []
     wanted = set(STEMS) if parts is None else {FOLDERS[part] for part in PARTS if part in parts}
     for folder, stem in STEMS.items():
         if folder not in wanted:
             continue
-        for variant in HUB_VARIANTS:
+        for variant in VARIANTS if full_precision else HUB_VARIANTS:
             # Whole file, shards or index; not "non_ema" and other extras.
             ending = re.escape(variant)
             form = re.compile(

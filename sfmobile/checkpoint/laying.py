@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from sfmobile.bundle.overlays import AutoencoderRecord, ControlNetRecord, OverlayRecord
+from sfmobile.bundle.overlays import AutoencoderRecord, ControlNetRecord, OverlayRecord, PreviewRecord
+from sfmobile.bundle.pipeline import PREVIEW, in_running_order
 from sfmobile.checkpoint.config import autoencoder_layout, autoencoder_parts
 from sfmobile.checkpoint.controlnet import open_controlnet
 from sfmobile.checkpoint.directory import Checkpoint
@@ -17,6 +18,7 @@ from sfmobile.checkpoint.source import Source
 from sfmobile.checkpoint.tokenizer import with_tokens
 from sfmobile.checkpoint.weights import FOLDERS, PARTS, PartName
 from sfmobile.errors import ArtifactError, UsageError
+from sfmobile.nets.layout import TinyAutoencoderLayout
 
 
 def lay_over(checkpoint: Checkpoint, source: Source) -> Checkpoint:
@@ -31,6 +33,9 @@ def lay_over(checkpoint: Checkpoint, source: Source) -> Checkpoint:
     if source.controls:
         checkpoint, records = _with_controls(checkpoint, source)
         others += records
+    if source.preview is not None:
+        checkpoint, preview = _with_preview(checkpoint, source)
+        others = (*others, preview)
     if not (source.loras or source.embeddings or others):
         return replace(checkpoint, source=source)
     constants = checkpoint.tokenizer
@@ -110,6 +115,42 @@ def _with_controls(checkpoint: Checkpoint, source: Source) -> tuple[Checkpoint, 
         raise UsageError(f"Two ControlNets have one name ({given}); rename one.")
     records = tuple(ControlNetRecord(component=one.component, path=str(one.path), sha256=one.digest) for one in opened)
     return checkpoint.with_controls(opened), records
+
+
+def _with_preview(checkpoint: Checkpoint, source: Source) -> tuple[Checkpoint, PreviewRecord]:
+    assert source.preview is not None
+    other = read_autoencoder(source.preview)
+    _check_hash(source.preview, other.digest, source.preview_sha256)
+    layout = autoencoder_layout(other.config, other.file)
+    if not isinstance(layout, TinyAutoencoderLayout):
+        raise ArtifactError(
+            f"{other.file}: a preview is decoded by an AutoencoderTiny (TAESD), and this is a large autoencoder; give "
+            "that with --vae, or leave --preview out: every bundle previews with its own decoder too."
+        )
+    wanted = checkpoint.unet_layout.out_channels
+    if layout.latent_channels != wanted:
+        raise ArtifactError(
+            f"{other.file}: its latents have {layout.latent_channels} channels and the UNet's {wanted}; it is for "
+            "another model."
+        )
+    if layout.scaling_factor != 1:
+        raise ArtifactError(
+            f"{other.file}: 'scaling_factor' is {layout.scaling_factor:g}; expected 1: a preview decodes latents as "
+            "the loop has them."
+        )
+    components = in_running_order((*checkpoint.description.components, PREVIEW))
+    return (
+        replace(
+            checkpoint,
+            preview_layout=layout,
+            description=replace(checkpoint.description, components=components),
+            parts=(*checkpoint.parts, PREVIEW),
+            _files={**checkpoint._files, FOLDERS[PREVIEW]: other.weights},
+            _shapes=dict(checkpoint._shapes),
+            _digests={},
+        ),
+        PreviewRecord(path=str(source.preview), sha256=other.digest),
+    )
 
 
 def _check_hash(path: Path, found: str, recorded: str | None) -> None:

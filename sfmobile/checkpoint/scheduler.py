@@ -105,6 +105,11 @@ class _DDPM(_Config):
             eta=1.0,
         )
 
+    def replaced(self) -> tuple[str, ...]:
+        # DDPM's steps end at the next timestep, DDIM's go a fixed way, which is the same where their number divides it.
+        trailing = self.timestep_spacing == "trailing"
+        return ("DDPM's trailing steps of unequal length, by DDIM's of equal length",) if trailing else ()
+
 
 class _PNDM(_Config):
     set_alpha_to_one: bool = False

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 CLIP_VOCABULARY = 49408
 HEAD_CHANNELS = 64
 SCALING_FACTOR = 0.18215
+EMA = "model_ema.diffusion"
 # Of a level; these models have two.
 MOST_LAYERS = 16
 # Which model a file is, by a name that only that one's files have.
@@ -103,8 +104,10 @@ def open_single_file(
     tokenizer: Path | None = None,
     prediction: Prediction | None = None,
     other_autoencoder: tuple[Json, StoredWeights] | None = None,
+    ema: bool = False,
 ) -> SingleFile:
-    """Take `path` apart. other_autoencoder: config and weights, for a file that may have none.
+    """Take `path` apart. other_autoencoder: config and weights, for a file that may have none. ema: of the UNet's
+    weights those that were averaged while it was trained.
 
     Raises `ArtifactError` for a file of another kind or model, `UsageError` where it must be said what it predicts.
     """
@@ -132,6 +135,9 @@ def open_single_file(
             f"{path} holds '{strangers[0]}'{more}, which a Stable Diffusion {2 if second else 1} doesn't have; it is "
             "of another model."
         )
+    averaged = any(name.startswith(EMA) for name in names)
+    if ema:
+        unet_map = _averaged(file, unet_map)
     predicted = prediction or _sidecar(path) or _marked(names)
     if predicted is None:
         if second:
@@ -155,9 +161,24 @@ def open_single_file(
         "text_encoder": RenamedWeights(file, text_map),
         "vae": vae_weights,
     }
-    averaged = any(name.startswith("model_ema.diffusion") for name in names)
-    notes = ("The file holds averaged (EMA) weights too; the others are exported, as elsewhere.",) if averaged else ()
-    return SingleFile(folder, files, notes)
+    note = "The file holds averaged (EMA) weights too; the others are exported, as elsewhere: --ema takes these."
+    return SingleFile(folder, files, (note,) if averaged and not ema else ())
+
+
+def _averaged(file: SafetensorsFile, places: Mapping[str, Place]) -> dict[str, Place]:
+    """Where the averages of the UNet's weights are: under its names without their first word and all dots."""
+    found = {
+        name: place._replace(name=f"model_ema.{place.name.partition('.')[2].replace('.', '')}")
+        for name, place in places.items()
+        if place.name in file
+    }
+    absent = sorted(place.name for place in found.values() if place.name not in file)
+    if absent:
+        raise ArtifactError(
+            f"{file.path} doesn't hold the averaged (EMA) weights of its UNet ('{absent[0]}' is missing); leave --ema "
+            "out, or use a file that has them."
+        )
+    return found
 
 
 def _named(path: Path, names: set[str]) -> str:

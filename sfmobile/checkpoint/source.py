@@ -81,8 +81,9 @@ class Source:
     """A checkpoint to open.
 
     id: a directory or a file, a Hub id, or the name of the built-in model. revision: of a model on the Hub. loras,
-    embeddings, vae (a directory or a file): what is laid over it. tokenizer, prediction: of a single file, which holds
-    neither. controls: ControlNets beside it. parts: whose weights are read, all without it.
+    embeddings, vae, preview (directories or files): what is laid over it. tokenizer, prediction: of a single file,
+    which holds neither; ema: its averaged weights. controls: ControlNets beside it. full_precision: of two on
+    the Hub, not half precision. parts: whose weights are read, all without it.
     """
 
     id: str
@@ -91,9 +92,13 @@ class Source:
     embeddings: tuple[EmbeddingChoice, ...] = ()
     vae: Path | None = None
     vae_sha256: str | None = None
+    preview: Path | None = None
+    preview_sha256: str | None = None
     tokenizer: Path | None = None
     prediction: Prediction | None = None
     controls: tuple[ControlNetChoice, ...] = ()
+    ema: bool = False
+    full_precision: bool = False
     parts: tuple[str, ...] | None = None
 
     @classmethod
@@ -113,6 +118,8 @@ class Source:
             ),
             vae=next((Path(one.path) for one in record.overlays if one.kind == "vae"), None),
             vae_sha256=next((one.sha256 for one in record.overlays if one.kind == "vae"), None),
+            preview=next((Path(one.path) for one in record.overlays if one.kind == "preview"), None),
+            preview_sha256=next((one.sha256 for one in record.overlays if one.kind == "preview"), None),
             tokenizer=None if record.tokenizer is None else Path(record.tokenizer),
             prediction=record.prediction,
             controls=tuple(
@@ -120,13 +127,14 @@ class Source:
                 for one in record.overlays
                 if one.kind == "controlnet"
             ),
+            ema=record.ema,
             parts=tuple(manifest.components),
         )
 
     @property
     def files(self) -> tuple[Path, ...]:
         """What must be there beside the checkpoint itself."""
-        others = [path for path in (self.vae, self.tokenizer) if path is not None]
+        others = [path for path in (self.vae, self.preview, self.tokenizer) if path is not None]
         return (
             *(lora.path for lora in self.loras),
             *(embedding.path for embedding in self.embeddings),

@@ -26,7 +26,14 @@ if TYPE_CHECKING:
 PartName: TypeAlias = str
 PARTS: tuple[PartName, ...] = ("text_encoder", "unet", "decoder", "encoder")
 
-FOLDERS: dict[PartName, str] = {"text_encoder": "text_encoder", "unet": "unet", "decoder": "vae", "encoder": "vae"}
+FOLDERS: dict[PartName, str] = {
+    "text_encoder": "text_encoder",
+    "unet": "unet",
+    "decoder": "vae",
+    "encoder": "vae",
+    # Laid over a checkpoint, never in one.
+    "preview": "preview",
+}
 STEMS: dict[str, str] = {
     "text_encoder": "model",
     "unet": "diffusion_pytorch_model",
@@ -62,7 +69,8 @@ def stored_names(part: PartName, key: str) -> tuple[str, ...]:
         return (f"text_model.{name}", name)
     if key.startswith(("quant_conv.", "post_quant_conv.")):
         return (key,)
-    name = f"{part}.{key}".replace(".attention.", ".")
+    half = "decoder" if part == "preview" else part
+    name = f"{half}.{key}".replace(".attention.", ".")
     module, _, leaf = name.rpartition(".")
     for new, old in _OLD_PIXEL_ATTENTION.items():
         if ".attentions." in module and module.endswith(f".{new}"):
@@ -89,7 +97,8 @@ def stored_shape(key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def belongs_to(part: PartName, name: str) -> bool:
     """Whether a stored weight is `part`'s: a vae file holds both halves."""
-    prefixes = {"decoder": ("encoder.", "quant_conv."), "encoder": ("decoder.", "post_quant_conv.")}
+    others = ("encoder.", "quant_conv.")
+    prefixes = {"decoder": others, "preview": others, "encoder": ("decoder.", "post_quant_conv.")}
     return _IGNORED.search(name) is None and not name.startswith(prefixes.get(part, ("\0",)))
 
 

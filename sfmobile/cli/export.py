@@ -34,9 +34,11 @@ def export(
     lora: options.LoraOption = None,
     embedding: options.EmbeddingOption = None,
     vae: options.VaeOption = None,
+    preview: options.PreviewDecoderOption = None,
     tokenizer: options.TokenizerOption = None,
     prediction: options.PredictionOption = None,
     control: options.ControlNetOption = None,
+    ema: Annotated[bool, typer.Option("--ema", help="Of a single file, the weights averaged in training.")] = False,
     attention: Annotated[
         AttentionForm, typer.Option(help="split-einsum suits the Neural Engine, original the GPU.")
     ] = "split-einsum",
@@ -193,9 +195,12 @@ def export(
             lora=lora or (),
             embedding=embedding or (),
             vae=vae,
+            preview=preview,
             tokenizer=tokenizer,
             prediction=prediction,
             control=control or (),
+            ema=ema,
+            full_precision=wanted.precision == "float32",
             parts=wanted.components,
         )
         if checkpoint.root != Path(source):

@@ -52,6 +52,12 @@ VaeOption = Annotated[
     Path | None,
     typer.Option("--vae", metavar="DIR|FILE", help="Another autoencoder in place of the checkpoint's."),
 ]
+PreviewDecoderOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--preview", metavar="DIR|FILE", help="A tiny autoencoder (TAESD), whose decoder shows what steps predict."
+    ),
+]
 TokenizerOption = Annotated[
     Path | None,
     typer.Option("--tokenizer", metavar="DIR", help="For a single file whose vocabulary isn't CLIP's."),

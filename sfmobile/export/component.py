@@ -173,10 +173,24 @@ def _unet_outputs(setting: Setting) -> tuple[TensorRecord, ...]:
 
 
 def _decoder_outputs(setting: Setting) -> tuple[TensorRecord, ...]:
-    factor = setting.checkpoint.autoencoder_layout.downsampling
+    return (_image(setting, setting.checkpoint.autoencoder_layout),)
+
+
+def _image(setting: Setting, layout: AutoencoderLayout | TinyAutoencoderLayout) -> TensorRecord:
     height, width = setting.latent_size
-    shape = (1, 3, factor * height, factor * width)
-    return (_float16("image", shape, "RGB image (1, 3, height, width), about -1 to 1, not clamped."),)
+    shape = (1, 3, layout.downsampling * height, layout.downsampling * width)
+    return _float16("image", shape, "RGB image (1, 3, height, width), about -1 to 1, not clamped.")
+
+
+def _preview_inputs(setting: Setting) -> tuple[TensorRecord, ...]:
+    channels = setting.checkpoint.autoencoder_layout.latent_channels
+    return (_latents(setting, 1, channels, "Latents as a step predicts them (1, channels, height, width)."),)
+
+
+def _preview_outputs(setting: Setting) -> tuple[TensorRecord, ...]:
+    layout = setting.checkpoint.preview_layout
+    assert layout is not None  # the pipeline has a preview
+    return (_image(setting, layout),)
 
 
 def _encoder_inputs(setting: Setting) -> tuple[TensorRecord, ...]:
@@ -225,6 +239,14 @@ _SPECS: dict[ComponentName, ComponentSpec] = {
             inputs=_unet_inputs,
             outputs=_unet_outputs,
             variation=Variation(sized=True, batched=True, cut=True),
+        ),
+        ComponentSpec(
+            name="preview",
+            runs="per_preview",
+            package="Preview",
+            description="Decoder of a tiny autoencoder: what a step predicts to a picture of it.",
+            inputs=_preview_inputs,
+            outputs=_preview_outputs,
         ),
         ComponentSpec(
             name="decoder",

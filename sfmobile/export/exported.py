@@ -134,9 +134,11 @@ def export(
     lora: Sequence[LoraChoice | Path | str] = (),
     embedding: Sequence[EmbeddingChoice | Path | str] = (),
     vae: Path | str | None = None,
+    preview: Path | str | None = None,
     tokenizer: Path | str | None = None,
     prediction: Prediction | None = None,
     control: Sequence[ControlNetChoice | str] = (),
+    ema: bool = False,
     attention: AttentionForm = "split-einsum",
     bits: int | Literal["none"] | None = None,
     group_size: int | None = None,
@@ -170,8 +172,9 @@ def export(
     happens, `output` is the old bundle or the new one, whole.
 
     source: a diffusers-format directory, a single file, a Hugging Face Hub id, or an opened checkpoint. revision, lora,
-    embedding, vae, tokenizer, prediction, control: as `open_checkpoint` takes them. attention: split-einsum suits
-    the Neural Engine, original the GPU. bits: per weight, 1, 2, 3, 4, 6 or 8; "none" for fp16; without it 6 (ONNX:
+    embedding, vae, preview, tokenizer, prediction, control, ema: as `open_checkpoint` takes them. attention:
+    split-einsum suits the Neural Engine, original the GPU. bits: per weight, 1, 2, 3, 4, 6 or 8; "none" for fp16;
+    without it 6 (ONNX:
     none). group_size: a lookup table per so many output channels (ios18). recipe: bits layer by layer, in place of
     both. target: the earliest system the packages run on, ios17 without it. component: only these, in place of all of
     the checkpoint's pipeline. extra: optional components beside them: "encoder", to start from a picture.
@@ -222,9 +225,12 @@ def export(
         lora=lora,
         embedding=embedding,
         vae=vae,
+        preview=preview,
         tokenizer=tokenizer,
         prediction=prediction,
         control=control,
+        ema=ema,
+        full_precision=options.precision == "float32",
         parts=options.components,
     )
     return export_checkpoint(

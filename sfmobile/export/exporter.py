@@ -156,6 +156,7 @@ def _manifest(
             revision=checkpoint.source.revision,
             tokenizer=None if checkpoint.source.tokenizer is None else str(checkpoint.source.tokenizer),
             prediction=checkpoint.source.prediction,
+            ema=checkpoint.source.ema,
             overlays=checkpoint.laid.records,
         ),
         target=options.target,

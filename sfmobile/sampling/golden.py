@@ -102,6 +102,10 @@ def record_vectors(
     given = {}
     if pipeline.manifest.pipeline.encoder in pipeline.manifest.components:
         given = {"encoder.image": image.clip(-1, 1), "encoder.moments": pipeline.moments(image.clip(-1, 1))}
+    preview = pipeline.manifest.pipeline.preview
+    if preview in pipeline.manifest.components:
+        shown = pipeline.component(preview).predict({"latents": last.latents})["image"]
+        given |= {f"{preview}.latents": last.latents, f"{preview}.image": shown}
     advance(1)
     vectors = {
         "text_encoder.input_ids": ids,

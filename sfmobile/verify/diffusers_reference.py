@@ -47,8 +47,8 @@ def why_not(checkpoint: Checkpoint) -> str | None:
     for package in ("diffusers", "transformers"):
         if importlib.util.find_spec(package) is None:
             return f"{package} isn't installed"
-    # A ControlNet changes nothing of a picture that it isn't given one for.
-    if any(record.kind != "controlnet" for record in checkpoint.laid.records):
+    # A ControlNet changes nothing of a picture that it isn't given one for, a preview decoder of none.
+    if any(record.kind not in ("controlnet", "preview") for record in checkpoint.laid.records):
         return "a LoRA, an embedding or another autoencoder is laid over it"
     for folder, expected in NETWORK_CLASSES.items():
         found = read_config(checkpoint.tokenizer_dir.parent / folder / "config.json").get("_class_name", expected[0])

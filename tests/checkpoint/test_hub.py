@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import huggingface_hub
@@ -49,6 +50,13 @@ def test_one_precision_is_fetched_and_no_pickle() -> None:
         "unet/diffusion_pytorch_model.safetensors",
         "vae/diffusion_pytorch_model.safetensors",
     ]
+
+
+def test_full_precision_is_fetched_where_it_is_asked_for_and_there() -> None:
+    found = weight_patterns(SD15, SD15_FILES, full_precision=True)
+    assert found == [name for name in SD15_FILES if re.search(r"/[a-z_]+\.safetensors$", name)][1:]
+    halves = [name for name in SD15_FILES if ".fp16." in name]
+    assert weight_patterns(SD15, halves, full_precision=True) == halves
 
 
 def test_only_what_is_asked_for_is_fetched() -> None:

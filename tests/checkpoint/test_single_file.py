@@ -39,6 +39,24 @@ def first() -> Tensors:
     return single_file(pipeline_1(), False)
 
 
+def test_averaged_weights_are_those_that_diffusers_takes_for_them(first: Tensors, tmp_path: Path) -> None:
+    plain = [name for name in first if name.startswith("model.diffusion_model.")]
+    averages = {f"model_ema.{name.partition('.')[2].replace('.', '')}": first[name] * 0.5 for name in plain}
+    assert len(averages) > 100
+    path = write({**first, **averages}, tmp_path / "both.safetensors")
+    config = {**pipeline_1().unet.config, "class_embed_type": None}
+    expected = convert_ldm_unet_checkpoint({**first, **averages}, config, extract_ema=True)
+    found = open_checkpoint(path, ema=True)
+    assert not any("EMA" in note for note in found.notes)
+    for name, tensor in found.state_dict("unet").items():
+        assert torch.equal(tensor.flatten(), expected[name].flatten()), name
+    assert open_checkpoint(found.source).sha256("unet") == found.sha256("unet") != open_checkpoint(path).sha256("unet")
+    with pytest.raises(ArtifactError, match=r"doesn't hold the averaged \(EMA\) weights of its UNet"):
+        open_checkpoint(write(first, tmp_path / "plain.safetensors"), ema=True)
+    with pytest.raises(UsageError, match="--ema is for a single file"):
+        open_checkpoint("glyph", ema=True)
+
+
 @pytest.mark.parametrize("kind", ["1", "2"])
 def test_the_files_of_these_tests_are_what_diffusers_takes_them_for(kind: str) -> None:
     pipeline = pipeline_1() if kind == "1" else pipeline_2()

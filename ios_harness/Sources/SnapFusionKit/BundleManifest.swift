@@ -227,6 +227,8 @@ public struct ComponentRecord: Sendable, Equatable {
         case perPicture = "per_picture"
         /// Once for each picture that is given: never when a prompt is all there is.
         case perGivenPicture = "per_given_picture"
+        /// For each step whose prediction is to be seen.
+        case perPreview = "per_preview"
     }
 
     public let runs: Runs
@@ -326,14 +328,17 @@ public struct SourceRecord: Sendable, Equatable {
     public let revision: String?
     public let tokenizer: String?
     public let prediction: String?
+    /// Whether a single file's averaged weights were taken.
+    public let ema: Bool
     /// What was laid over the weights when they were exported.
     public let overlays: [OverlayRecord]
 }
 
-/// A file that was laid over a checkpoint: a LoRA at a scale, the vectors of tokens, another autoencoder.
+/// A file that was laid over a checkpoint: a LoRA at a scale, the vectors of tokens, another autoencoder, a tiny one for
+/// previews.
 public struct OverlayRecord: Sendable, Equatable {
     public enum Kind: String, Sendable, CaseIterable {
-        case lora, embedding, vae, controlnet
+        case lora, embedding, vae, preview, controlnet
     }
 
     public let kind: Kind

@@ -34,6 +34,7 @@ extension BundleManifest {
                 revision: try $0.optional("revision") { try $0.string("revision") },
                 tokenizer: try $0.optional("tokenizer") { try $0.string("tokenizer") },
                 prediction: try $0.optional("prediction") { try $0.string("prediction") },
+                ema: try $0.bool("ema", default: false),
                 overlays: try $0.list("overlays", default: []) { try OverlayRecord(fields: $0) })
         }
         target = try fields.choice("target")

@@ -82,7 +82,8 @@ class Part:
 def calls_per_picture(manifest: Manifest, component: ComponentName, steps: int | None = None) -> int:
     """How often a guided picture calls a component: the prompt and its negative are encoded one by one.
 
-    A picture of a prompt alone, if the bundle draws those; what runs for a given picture isn't called then.
+    A picture of a prompt alone, if the bundle draws those; what runs for a given picture, or for
+    a preview, isn't called then.
     """
     count = manifest.pipeline.default_steps if steps is None else steps
     guided = manifest.guidance.default_scale > 1 and not manifest.pipeline.takes_guidance
@@ -91,7 +92,7 @@ def calls_per_picture(manifest: Manifest, component: ComponentName, steps: int |
             return 2 if guided else 1
         case "per_step":
             return count * (2 // manifest.guidance.batch if guided else 1)
-        case "per_given_picture" if manifest.can_draw:
+        case "per_given_picture" | "per_preview" if manifest.can_draw:
             return 0
         case _:
             return 1
