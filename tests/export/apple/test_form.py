@@ -91,6 +91,21 @@ def test_the_decoder_gives_what_diffusers_gives(form: AppleForm, tiny_checkpoint
     assert psnr(expected, given_to(form, "decoder", {"z": latents})["image"]) > GATE_DB
 
 
+def test_the_encoder_gives_what_diffusers_gives(
+    tiny_exports: SharedExports, tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    from diffusers import AutoencoderKL
+
+    bundle = tiny_exports(ExportOptions(target="ios17", components=("encoder",)))
+    written = write_apple_form(own_copy(bundle, tmp_path / "bundle"))
+    assert [path.name for path in written.packages["encoder"]] == ["VAEEncoder.mlpackage"]
+    theirs = AutoencoderKL.from_pretrained(tiny_checkpoint.root / "vae", torch_dtype=torch.float32)
+    picture = noise((1, 3, 16, 16))
+    with torch.no_grad():
+        expected = theirs.encode(torch.from_numpy(picture)).latent_dist.parameters.numpy()
+    assert psnr(expected, given_to(written, "encoder", {"x": picture})["latent"]) > GATE_DB
+
+
 def test_names_shapes_and_types_are_those_that_apples_pipeline_reads(form: AppleForm) -> None:
     unet = ["UnetChunk1", "UnetChunk2"] if len(form.packages["unet"]) == 2 else ["Unet"]
     names = {path.name for path in form.folder.iterdir()}
