@@ -42,7 +42,8 @@ def patches(record: LatentsRecord) -> np.ndarray:
     colours = initial_latents(0, (record.channels, side, side))
     rows = np.arange(record.height) * side // record.height
     columns = np.arange(record.width) * side // record.width
-    return colours[:, rows[:, None], columns[None]][None]
+    shown: np.ndarray = colours[:, rows[:, None], columns[None]][None]
+    return shown
 
 
 def fit_linear(latents: np.ndarray, image: np.ndarray, pixels_per_latent: int) -> LinearPreview:
