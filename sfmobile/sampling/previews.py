@@ -1,8 +1,8 @@
 """Pictures of what each step predicts, made by who watches the loop and not in it.
 
 Linear: an affine map from latent channels to colours, at the resolution of the latents, for next to nothing. Its
-factors are the bundle's own decoder's: least squares over what that makes of patches of noise, one call before the loop.
-Decoded: by the decoder itself, one call a step. Swift has the same two (`LinearPreview`).
+factors are the bundle's own decoder's: least squares over what that makes of patches of noise, one call before the
+loop. Decoded: by the decoder itself, one call a step. Swift has the same two (`LinearPreview`).
 """
 
 from __future__ import annotations
