@@ -446,7 +446,10 @@ class Pipeline(TextToImage):
         steps = self.steps(request)
         observer.start(shortened(request.prompt), self.calls(request))
         begun = time.perf_counter()
-        previews = Previews(self, request, "decoder" if preview is True else preview) if preview else None
+        previews: Previews | None = None
+        if preview:
+            kind: PreviewKind = "decoder" if preview is True else preview
+            previews = Previews(self.decode, self.manifest.latents, self.settings(request), kind)
         seconds: list[float] = []
         latents: np.ndarray | None = None
         for step in steps:

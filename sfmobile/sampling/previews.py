@@ -7,18 +7,16 @@ loop. Decoded: by the decoder itself, one call a step. Swift has the same two (`
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
 from sfmobile.bundle.manifest import LatentsRecord
 from sfmobile.sampling.choices import PreviewKind
 from sfmobile.sampling.noise import initial_latents
-from sfmobile.sampling.picture import Picture, to_pixels
-
-if TYPE_CHECKING:
-    from sfmobile.sampling.pipeline import Request, Step, TextToImage
+from sfmobile.sampling.picture import Picture, Settings, to_pixels
 
 # Patches on each side of the latents that the decoder is shown.
 PATCHES = 8
@@ -33,7 +31,8 @@ class LinearPreview:
     def image(self, latents: np.ndarray) -> np.ndarray:
         """Latents of the loop (1, C, H, W) as an image float32 (1, 3, H, W), about -1 to 1."""
         colours = np.einsum("nchw,cd->ndhw", latents.astype(np.float64), self.weight[:-1])
-        return (colours + self.weight[-1][None, :, None, None]).astype(np.float32)
+        image: np.ndarray = (colours + self.weight[-1][None, :, None, None]).astype(np.float32)
+        return image
 
 
 def patches(record: LatentsRecord) -> np.ndarray:
@@ -56,23 +55,42 @@ def fit_linear(latents: np.ndarray, image: np.ndarray, pixels_per_latent: int) -
     return LinearPreview(weight)
 
 
-class Previews:
-    """Watches one run of `pipeline`: called with each step, it keeps a picture of what the step predicts.
+class Predicted(Protocol):
+    """What is looked at of a step: its number, and the latents that it predicts."""
 
-    Raises `GateError` if the decoder gives NaN.
+    @property
+    def index(self) -> int:
+        """From 0."""
+        ...
+
+    @property
+    def denoised(self) -> np.ndarray:
+        """Float32 (1, C, H, W)."""
+        ...
+
+
+class Previews:
+    """Watches one run: called with each step, it keeps a picture of what the step predicts.
+
+    decode: the pipeline's, from latents of the loop to an image. settings: of the picture that is drawn.
     """
 
-    def __init__(self, pipeline: TextToImage, request: Request, kind: PreviewKind = "linear") -> None:
+    def __init__(
+        self,
+        decode: Callable[[np.ndarray], np.ndarray],
+        record: LatentsRecord,
+        settings: Settings,
+        kind: PreviewKind = "linear",
+    ) -> None:
+        """Raises `GateError` if the decoder gives NaN."""
         self.pictures: list[Picture] = []
-        self._pipeline = pipeline
-        self._settings = pipeline.settings(request)
-        self._linear: LinearPreview | None = None
+        self._settings = settings
+        self._image = decode
         if kind == "linear":
-            record = pipeline.manifest.latents
             shown = patches(record)
-            self._linear = fit_linear(shown, pipeline.decode(shown), record.pixels_per_latent)
+            self._image = fit_linear(shown, decode(shown), record.pixels_per_latent).image
 
-    def __call__(self, step: Step) -> None:
+    def __call__(self, step: Predicted) -> None:
         """Keep the picture that `step` predicts."""
-        image = self._pipeline.decode(step.denoised) if self._linear is None else self._linear.image(step.denoised)
-        self.pictures.append(Picture(to_pixels(image), {**self._settings, "preview_of_step": step.index + 1}))
+        settings = {**self._settings, "preview_of_step": step.index + 1}
+        self.pictures.append(Picture(to_pixels(self._image(step.denoised)), settings))

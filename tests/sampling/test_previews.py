@@ -42,7 +42,7 @@ def test_a_run_is_the_same_when_it_is_watched(tiny_checkpoint: Checkpoint, kind)
     request = Request("a", steps=3, guidance_scale=1.0, seed=2)
     with reference_pipeline(tiny_checkpoint) as pipeline:
         alone = pipeline.generate(request)
-        previews = Previews(pipeline, request, kind)
+        previews = Previews(pipeline.decode, pipeline.manifest.latents, pipeline.settings(request), kind)
         watched = pipeline.generate(request, previews)
         steps = list(pipeline.steps(request))
         decoded = [to_pixels(pipeline.decode(step.denoised)) for step in steps]

@@ -9,12 +9,12 @@ sine in float16 is off by 0.27 at timestep 981.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sfmobile.bundle.manifest import Manifest, TensorRecord
+from sfmobile.bundle.manifest import ComponentRecord, Manifest, TensorRecord
 from sfmobile.sampling.time_embedding import frequencies
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Adapter:
 
     package: file name without suffix. inputs, outputs: as Apple's pipeline names them. renamed: values of the bundle's
     program, and what they are called in this one. front: a program from one of `inputs` to values under these names;
-    back: one from these names to `outputs`.
+    back: one from these names to `outputs`. as_bundles: the first of `outputs` in the shape of the bundle's.
     """
 
     package: str
@@ -40,17 +40,23 @@ class Adapter:
     renamed: Mapping[str, str]
     back: Callable[[Target], Program]
     front: Callable[[Target], Program] | None = None
-    described: Mapping[str, str] = field(default_factory=dict)
+    as_bundles: Callable[[np.ndarray], np.ndarray] = lambda output: output
 
 
 def adapter_of(manifest: Manifest, component: ComponentName) -> Adapter | None:
     """How `component` is adapted; None if Apple's form has none of its kind."""
-    make = _ADAPTERS.get(component)
-    return None if make is None else make(manifest)
+    pipeline = manifest.pipeline
+    makers = {
+        **dict.fromkeys(pipeline.text_encoders, _text_encoder),
+        pipeline.unet: _unet,
+        pipeline.decoder: _decoder,
+        pipeline.encoder: _encoder,
+    }
+    make = makers.get(component)
+    return None if make is None else make(manifest, manifest.components[component])
 
 
-def _text_encoder(manifest: Manifest) -> Adapter:
-    record = manifest.components["text_encoder"]
+def _text_encoder(manifest: Manifest, record: ComponentRecord) -> Adapter:
     (ids,), (states,) = record.inputs, record.outputs
     _, hidden, _, length = states.shape
     end = manifest.tokenizer.eos_token_id
@@ -105,13 +111,13 @@ def _text_encoder(manifest: Manifest) -> Adapter:
             _tensor("pooled_outputs", (1, hidden), "float32", "The embedding at the end token."),
         ),
         renamed={ids.name: f"{ADDED}input_ids", states.name: f"{ADDED}encoder_hidden_states"},
+        as_bundles=lambda output: output.transpose(0, 2, 1)[:, :, None, :],
         front=front,
         back=back,
     )
 
 
-def _unet(manifest: Manifest) -> Adapter:
-    record = manifest.components["unet"]
+def _unet(manifest: Manifest, record: ComponentRecord) -> Adapter:
     tensors = {tensor.name: tensor for tensor in (*record.inputs, *record.outputs)}
     latents, states, output = (tensors[name] for name in ("latents", "encoder_hidden_states", "model_output"))
     batch, time = latents.shape[0], manifest.time_embedding
@@ -149,8 +155,7 @@ def _unet(manifest: Manifest) -> Adapter:
     )
 
 
-def _decoder(manifest: Manifest) -> Adapter:
-    record = manifest.components["decoder"]
+def _decoder(_: Manifest, record: ComponentRecord) -> Adapter:
     (latents,), (image,) = record.inputs, record.outputs
     return Adapter(
         package="VAEDecoder",
@@ -161,8 +166,7 @@ def _decoder(manifest: Manifest) -> Adapter:
     )
 
 
-def _encoder(manifest: Manifest) -> Adapter:
-    record = manifest.components["encoder"]
+def _encoder(_: Manifest, record: ComponentRecord) -> Adapter:
     (image,), (moments,) = record.inputs, record.outputs
     return Adapter(
         package="VAEEncoder",
@@ -171,14 +175,6 @@ def _encoder(manifest: Manifest) -> Adapter:
         renamed={image.name: "x", moments.name: f"{ADDED}latent"},
         back=_in_float32("latent", moments.shape),
     )
-
-
-_ADAPTERS: dict[ComponentName, Callable[[Manifest], Adapter]] = {
-    "text_encoder": _text_encoder,
-    "unet": _unet,
-    "decoder": _decoder,
-    "encoder": _encoder,
-}
 
 
 def _tensor(name: str, shape: tuple[int, ...], dtype: str, description: str) -> TensorRecord:

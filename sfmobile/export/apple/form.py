@@ -80,6 +80,8 @@ def refuse_misfits(options: ExportOptions, pipeline: PipelineRecord) -> None:
         raise UsageError("Apple's pipeline predicts both halves of guidance in one call; leave --guidance-batch out.")
     if options.chunks > 2:
         raise UsageError(f"Apple's pipeline takes a UNet whole or in 2 chunks, not in {options.chunks}.")
+    if len(pipeline.text_encoders) != 1:
+        raise UsageError(f"Apple's pipeline has one text encoder, this model {len(pipeline.text_encoders)}.")
     for condition in pipeline.conditions:
         if not isinstance(condition, TextCondition):
             raise UsageError(
@@ -219,9 +221,7 @@ def compare(bundle: Bundle, name: ComponentName, packages: tuple[Path, ...]) -> 
             given[theirs.name] = own[source].astype(np.float32)
     with open_runtime("mil", bundle).load(name) as component:
         expected = component.predict(own)[record.outputs[0].name].astype(np.float64)
-    found = run_chain(packages, given)[adapter.outputs[0].name].astype(np.float64)
-    if name == "text_encoder":
-        found = found.transpose(0, 2, 1)[:, :, None, :]
+    found = adapter.as_bundles(run_chain(packages, given)[adapter.outputs[0].name].astype(np.float64))
     error = float(np.sqrt(np.mean(np.square(expected - found))))
     agreement = float("inf") if error == 0 else 20 * float(np.log10(np.abs(expected).max() / error))
     if not agreement >= CHECK_DB:
