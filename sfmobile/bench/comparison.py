@@ -35,6 +35,13 @@ class Change:
     gated: bool
     regressed: bool
 
+    @property
+    def is_change(self) -> bool:
+        """Whether a table shows two figures: a tenth of a percent or of a dB apart, or one that isn't there."""
+        if self.regressed or (self.before is None) != (self.after is None):
+            return True
+        return self.worse is not None and abs(self.worse) >= 0.05
+
     def row(self) -> tuple[str, ...]:
         """The figure for people."""
         verdict = "REGRESSED" if self.regressed else "" if self.gated else "not gated"
@@ -72,18 +79,30 @@ class Comparison:
         """Whether none did."""
         return not self.regressed
 
-    def table(self) -> Table:
-        """Every figure of both, for people."""
-        return Table(
+    def verdict(self) -> str:
+        """Whether anything is worse, in one sentence."""
+        if not self.passed:
+            return f"FAILED: worse in {', '.join(self.regressed)}."
+        changed = sum(change.is_change for change in self.changes)
+        return f"Passed: nothing is worse; {changed} of {len(self.changes)} figures changed."
+
+    def parts(self, everything: bool = False) -> list[Table | str]:
+        """The verdict, and the figures that changed, for people; all of them if `everything` is wanted."""
+        shown = tuple(change for change in self.changes if everything or change.is_change)
+        same = len(self.changes) - len(shown)
+        if not shown:
+            return [self.verdict()]
+        table = Table(
             f"{self.before} -> {self.after}",
             ("figure", "before", "after", "change", ""),
-            tuple(change.row() for change in self.changes),
+            tuple(change.row() for change in shown),
             text_columns=(0, 4),
+            caption=f"{same} more haven't changed, see --all." if same else None,
         )
+        return [self.verdict(), table]
 
     def __str__(self) -> str:
-        verdict = "Passed: nothing is worse." if self.passed else f"FAILED: worse in {', '.join(self.regressed)}."
-        return as_text([verdict, self.table()])
+        return as_text(self.parts())
 
 
 def compare(

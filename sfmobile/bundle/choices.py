@@ -24,6 +24,9 @@ TARGETS: tuple[Target, ...] = get_args(Target)
 Format = Literal["mlprogram", "onnx", "coreai"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
+# A further form of a bundle's packages, for apps that load no bundles: apple/ml-stable-diffusion's.
+Form = Literal["apple"]
+
 # What weights and activations are stored and declared as; not to be confused with the runtime's evaluation.
 FloatType = Literal["float16", "float32"]
 FLOAT_TYPES: tuple[FloatType, ...] = get_args(FloatType)

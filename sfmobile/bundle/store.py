@@ -179,7 +179,7 @@ class BundleWriter:
             for path in {relative.split("/")[0] for relative in record.files}:
                 remove(self.staging / path)
             for relative in record.files:
-                _link_or_copy(self.target / relative, self.staging / relative)
+                link_or_copy(self.target / relative, self.staging / relative)
             self._write_record(name, record)
 
     @contextmanager
@@ -234,7 +234,7 @@ class BundleWriter:
             remove(self.staging / folder)
         with disk_errors(self.target):
             for relative in files:
-                _link_or_copy(self.target / relative, self.staging / relative)
+                link_or_copy(self.target / relative, self.staging / relative)
         return True
 
     def preview(self, manifest: Manifest) -> Bundle:
@@ -444,7 +444,11 @@ def _same_origin(record: ComponentRecord, source_sha256: str, options_sha256: st
     return record.source_sha256 == source_sha256 and record.options_sha256 == options_sha256
 
 
-def _link_or_copy(source: Path, destination: Path) -> None:
+def link_or_copy(source: Path, destination: Path) -> None:
+    """A second name of a file where the file system has those, else a copy; makes the folders above.
+
+    Raises `OSError`.
+    """
     destination.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, destination)

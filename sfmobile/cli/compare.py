@@ -24,6 +24,7 @@ def compare(
     across: Annotated[
         bool, typer.Option("--across", help="Compare latencies although machine, runtime or precision differ.")
     ] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Figures that haven't changed too.")] = False,
     json_output: options.JsonOption = False,
 ) -> None:
     """Compare two reports of `bench`, of `verify`, or of the iOS harness; exit with 1 if B is worse than A.
@@ -45,6 +46,6 @@ def compare(
             }
         )
     else:
-        console.print_parts(found.table())
+        console.print_parts(*found.parts(everything))
     if not found.passed:
         raise GateError(f"'{after}' is worse than '{before}' in {', '.join(found.regressed)}.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sfmobile.bundle.choices import AttentionForm, FloatType, Format, Target
+from sfmobile.bundle.choices import AttentionForm, FloatType, Form, Format, Target
 from sfmobile.cli import console, options
 from sfmobile.errors import UsageError
 from sfmobile.tables import Table, in_bytes
@@ -102,6 +102,12 @@ def export(
         Format,
         typer.Option("--format", help="What to write; coreai, .aimodels for iOS 27, is experimental."),
     ] = "mlprogram",
+    form: Annotated[
+        Form | None,
+        typer.Option(
+            "--for", help="Also in the form that Apple's Swift package and the apps built on it load, in BUNDLE/apple."
+        ),
+    ] = None,
     onnx_precision: Annotated[
         FloatType, typer.Option("--onnx-precision", help="Float type of ONNX files; Core ML packages are float16.")
     ] = "float16",
@@ -209,11 +215,15 @@ def export(
             console.note(text)
         if not dry_run:
             made = export_checkpoint(
-                checkpoint, output, wanted, golden=golden, golden_steps=golden_steps, observer=observer
+                checkpoint, output, wanted, golden=golden, golden_steps=golden_steps, form=form, observer=observer
             )
     if dry_run:
+        from sfmobile.export.apple.form import refuse_misfits
+        from sfmobile.export.component import fitted
         from sfmobile.export.plan import plan_export
 
+        if form is not None:
+            refuse_misfits(fitted(wanted, checkpoint), checkpoint.pipeline)
         show_plan(plan_export(checkpoint, wanted), output, wanted, json_output)
         return
     if (
@@ -241,6 +251,10 @@ def show(bundle: ExportedBundle, as_json: bool) -> None:
         console.print_parts(memory_table(footprint))
         for warning in warnings(footprint):
             console.note(warning)
+    if bundle.apple is not None:
+        for text in bundle.apple.notes:
+            console.note(f"For apple: {text}")
+        console.print_text(f"On a Mac: {bundle.apple.command}")
     console.print_text(f"Next: {next_command(bundle)}")
 
 

@@ -11,13 +11,17 @@ import typer
 
 from sfmobile.cli import console, options
 from sfmobile.errors import UsageError
-from sfmobile.sampling.choices import DEFAULT_FIT, Fit
+from sfmobile.sampling.choices import DEFAULT_FIT, Fit, PreviewKind
 from sfmobile.sampling.emphasis import PromptSyntax
 from sfmobile.tables import Table, in_milliseconds, shortened
 
 if TYPE_CHECKING:
     from sfmobile.observer import Observer
+    from sfmobile.sampling.picture import Picture
     from sfmobile.sampling.pipeline import Drawing, Pipeline, Request
+
+# Pixels of a preview's shorter side in a sheet, at least.
+LEAST_PREVIEW = 96
 
 
 @dataclass(frozen=True)
@@ -111,9 +115,22 @@ def generate(
     source: options.SourceOption = None,
     latent_size: options.LatentSizeOption = None,
     guidance_batch: options.GuidanceBatchOption = None,
-    preview: Annotated[
-        bool, typer.Option("--preview", help="Also write the picture each step predicts (one decoder call a step).")
-    ] = False,
+    previews: Annotated[
+        Path | None,
+        typer.Option(
+            "--previews",
+            metavar="DIR|FILE.png",
+            help="Also what each step predicts: a picture a step in a directory, or all in one labelled picture.",
+        ),
+    ] = None,
+    previews_by: Annotated[
+        PreviewKind,
+        typer.Option(
+            "--previews-by",
+            help="linear: small and rough, for next to nothing; decoder: as the picture would be, one call a step.",
+        ),
+    ] = "linear",
+    preview: Annotated[bool, typer.Option("--preview", hidden=True, help="--previews-by decoder, beside -o.")] = False,
     sheet: Annotated[
         Path | None, typer.Option("--sheet", metavar="FILE.png", help="Also write all pictures side by side.")
     ] = None,
@@ -135,7 +152,10 @@ def generate(
     from sfmobile.sampling.picture import sheet as side_by_side
     from sfmobile.sampling.pipeline import Request
 
-    check_output(output, sheet, prompts)
+    check_output(output, sheet, prompts, previews)
+    if compare_samplers is not None and (previews is not None or preview):
+        raise UsageError("--previews is of single pictures, --compare-samplers of the last; leave one out.")
+    kind = previews_by if previews is not None else "decoder" if preview else None
     compared = (
         None if compare_samplers is None else comparison(compare_samplers, compare_steps, prompts, steps, sampler, eta)
     )
@@ -163,8 +183,12 @@ def generate(
             return
         for number, prompt in enumerate(prompts, start=1):
             request = Request(prompt, negative, seed, steps, guidance, sampler, eta, given, syntax, controls)
-            drawing = pipeline.draw(request, preview=preview, observer=observer)
-            drawn.append(save(drawing, numbered(output, number, len(prompts))))
+            drawing = pipeline.draw(request, preview=kind or False, observer=observer)
+            path = numbered(output, number, len(prompts))
+            drawing.picture.save(path)
+            drawn.append(Drawn(path, save_previews(drawing, path, previews), drawing))
+    if previews is not None and previews.suffix:
+        steps_sheet(drawn).save(previews)
     if sheet is not None:
         side_by_side([one.drawing.picture for one in drawn]).save(sheet)
     if json_output:
@@ -229,9 +253,12 @@ def compare(
     )
 
 
-def check_output(output: Path, sheet: Path | None, prompts: list[str]) -> None:
+def check_output(output: Path, sheet: Path | None, prompts: list[str], previews: Path | None = None) -> None:
     """Refuse before any work what can't be written after it."""
-    for path in (output, *([sheet] if sheet is not None else [])):
+    if previews is not None and not previews.suffix and previews.exists() and not previews.is_dir():
+        raise UsageError(f"'{previews}' is a file; expected a directory for the previews, or a name that ends in .png.")
+    files = [path for path in (output, sheet, previews if previews and previews.suffix else None) if path is not None]
+    for path in files:
         if path.suffix.lower() != ".png":
             raise UsageError(f"'{path}' should end in .png, the only format pictures are written in.")
         if path.parent.exists() and not path.parent.is_dir():
@@ -239,7 +266,7 @@ def check_output(output: Path, sheet: Path | None, prompts: list[str]) -> None:
     for number, prompt in enumerate(prompts, start=1):
         if not prompt.strip():
             raise UsageError(f"Prompt {number} is empty; say what to draw.")
-    for path in (output, *([sheet] if sheet is not None else [])):
+    for path in files:
         path.parent.mkdir(parents=True, exist_ok=True)
 
 
@@ -248,14 +275,35 @@ def numbered(output: Path, number: int, count: int) -> Path:
     return output if count == 1 else output.with_name(f"{output.stem}-{number}{output.suffix}")
 
 
-def save(drawing: Drawing, path: Path) -> Drawn:
-    """Write a picture, and the previews of its steps beside it."""
-    previews = []
-    for number, preview in enumerate(drawing.previews, start=1):
-        previews.append(path.with_name(f"{path.stem}-step-{number:02d}{path.suffix}"))
-        preview.save(previews[-1])
-    drawing.picture.save(path)
-    return Drawn(path, tuple(previews), drawing)
+def save_previews(drawing: Drawing, picture: Path, where: Path | None) -> tuple[Path, ...]:
+    """Write what each step predicts, into the directory `where` or beside the picture; nothing if `where` is a file."""
+    if where is not None and where.suffix:
+        return ()
+    folder = picture.parent if where is None else where
+    paths = tuple(
+        folder / f"{picture.stem}-step-{number:02d}{picture.suffix}" for number in range(1, len(drawing.previews) + 1)
+    )
+    if paths:
+        folder.mkdir(parents=True, exist_ok=True)
+    for path, preview in zip(paths, drawing.previews, strict=True):
+        preview.save(path)
+    return paths
+
+
+def steps_sheet(drawn: Sequence[Drawn]) -> Picture:
+    """All previews as one picture: a row for each prompt, a column for each step, large enough to be seen."""
+    from sfmobile.sampling.picture import Picture, labelled_sheet
+
+    height, width, _ = drawn[0].drawing.previews[0].pixels.shape
+    times = max(1, -(-LEAST_PREVIEW // min(height, width)))
+    rows = [
+        (
+            shortened(str(one.drawing.picture.settings["prompt"])),
+            [Picture(each.pixels.repeat(times, 0).repeat(times, 1), each.settings) for each in one.drawing.previews],
+        )
+        for one in drawn
+    ]
+    return labelled_sheet(rows, [f"step {number}" for number in range(1, len(rows[0][1]) + 1)])
 
 
 def as_json(drawn: Sequence[Drawn], sheet: Path | None) -> dict[str, object]:

@@ -86,9 +86,13 @@ def inspect(
         Path | None,
         typer.Option("--plot", metavar="FILE.png", help="Draw where the time goes.", rich_help_panel=TIME_PANEL),
     ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also operations, blocks, inputs and outputs, accepted findings.")
+    ] = False,
     json_output: options.JsonOption = False,
 ) -> None:
-    """Show operations, weights, blocks, inputs and outputs of each package, and what the Neural Engine will not like.
+    """Say what the Neural Engine will not like, what fits, and (with --device) how long a picture takes; then sizes and
+    findings, and with --all operations, blocks, inputs and outputs of each package.
 
     The linter checks the exported program against the rules of sfmobile/inspect/lint/rules.json. Times are estimates
     unless a measurement replaces them, and say so. Nothing is executed but with --activations.
@@ -128,7 +132,7 @@ def inspect(
     if json_output:
         console.print_json(found.record())
     else:
-        console.print_parts(*found.parts())
+        console.print_parts(*found.parts(everything))
     if sarif is not None:
         found.write_sarif(sarif)
         console.note(f"Wrote {sarif}")

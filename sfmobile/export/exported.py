@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sfmobile.bundle.choices import AttentionForm, ComponentName, FloatType, Format, Target
+from sfmobile.bundle.choices import AttentionForm, ComponentName, FloatType, Form, Format, Target
 from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.hub import open_checkpoint
 from sfmobile.checkpoint.scheduler import replacement_note
 from sfmobile.checkpoint.source import ControlNetChoice, EmbeddingChoice, LoraChoice, Prediction
 from sfmobile.compress.recipe import LayerRecipe, Recipe
 from sfmobile.errors import UsageError
+from sfmobile.export.component import fitted
 from sfmobile.export.coreai_asset import EXPERIMENTAL, stored_as
 from sfmobile.export.exporter import export_bundle
 from sfmobile.export.golden import SHORT_SECONDS, plan_golden_run
@@ -26,6 +27,7 @@ from sfmobile.tables import Table, in_bytes
 if TYPE_CHECKING:
     from sfmobile.bundle.manifest import ComponentRecord, Manifest
     from sfmobile.checkpoint.directory import Checkpoint
+    from sfmobile.export.apple.form import AppleForm
     from sfmobile.export.phases import Phase
     from sfmobile.sampling.golden import GoldenRun
 
@@ -58,12 +60,23 @@ class Made:
 
 
 class ExportedBundle(Bundle):
-    """A bundle with what exporting it took. made: components of this export; others were kept. seconds: in all."""
+    """A bundle with what exporting it took. made: components of this export; others were kept. seconds: in all.
 
-    def __init__(self, root: Path, manifest: Manifest, made: Mapping[ComponentName, Made], seconds: float) -> None:
+    apple: its folder in the form of Apple's Swift package, if it was asked for.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        manifest: Manifest,
+        made: Mapping[ComponentName, Made],
+        seconds: float,
+        apple: AppleForm | None = None,
+    ) -> None:
         super().__init__(root, manifest)
         self.made = dict(made)
         self.seconds = seconds
+        self.apple = apple
 
     def table(self) -> Table:
         """Components, sizes, bits and times, for people."""
@@ -101,6 +114,9 @@ class ExportedBundle(Bundle):
         return {
             "bundle": str(self.root),
             "seconds": self.seconds,
+            "apple": None
+            if self.apple is None
+            else {"folder": str(self.apple.folder), "notes": list(self.apple.notes), "command": self.apple.command},
             "bytes": sum(record.bytes for record in components.values()),
             "components": {
                 name: {
@@ -164,6 +180,7 @@ def export(
     golden: bool = True,
     golden_steps: int | None = None,
     force: bool = False,
+    form: Form | None = None,
     observer: Observer | None = None,
 ) -> ExportedBundle:
     """Export a checkpoint to the bundle directory `output`: Core ML packages (or ONNX files, or .aimodels).
@@ -187,7 +204,8 @@ def export(
     prompts. default_steps, default_guidance: of a picture that nobody
     asks otherwise for; the checkpoint's own without them. author, licence, model_version, metadata: written into every
     package. golden: record a reference run for tests, of golden_steps steps, by default the model's own or as many as
-    a minute has room for. force: rebuild what is whole and current too.
+    a minute has room for. force: rebuild what is whole and current too. form: "apple" writes the packages also in the
+    form that Apple's Swift package loads, into the folder apple of the bundle.
 
     Raises `UsageError` for options that don't fit, `ArtifactError` for a damaged checkpoint, `UnavailableError` for
     too little disk, no network, or another export into `output`.
@@ -234,7 +252,7 @@ def export(
         parts=options.components,
     )
     return export_checkpoint(
-        checkpoint, Path(output), options, golden=golden, golden_steps=golden_steps, observer=observer
+        checkpoint, Path(output), options, golden=golden, golden_steps=golden_steps, form=form, observer=observer
     )
 
 
@@ -314,13 +332,21 @@ def export_checkpoint(
     golden: bool = True,
     golden_steps: int | None = None,
     source_id: str | None = None,
+    form: Form | None = None,
     observer: Observer | None = None,
 ) -> ExportedBundle:
-    """Export an opened checkpoint. source_id: what the manifest says it was, by default where it was opened from."""
+    """Export an opened checkpoint. source_id: what the manifest says it was, by default where it was opened from.
+
+    form: a further form of the packages, see `export`.
+    """
+    from sfmobile.export.apple.form import FOLDER, drop_stale, refuse_misfits, refuse_strangers, write_apple_form
     from sfmobile.sampling.golden import golden_run
 
     if golden_steps is not None and not golden:
         raise UsageError("--golden-steps is for a golden run, and --no-golden leaves it out; choose one.")
+    if form is not None:
+        refuse_misfits(fitted(options, checkpoint), checkpoint.pipeline)
+        refuse_strangers(output / FOLDER)
     told = observer or Observer()
 
     def record(bundle: Bundle) -> GoldenRun:
@@ -338,7 +364,10 @@ def export_checkpoint(
     phases = _Phases(told)
     recorder = record if golden else None
     bundle = export_bundle(checkpoint, output, options, phases, recorder, source_id, golden_steps=golden_steps)
-    return ExportedBundle(bundle.root, bundle.manifest, phases.made, time.perf_counter() - start)
+    apple = write_apple_form(bundle, told) if form is not None else None
+    if apple is None and drop_stale(bundle):
+        told.note(f"{bundle.root / FOLDER} was of the bundle before and is removed; export with --for apple again.")
+    return ExportedBundle(bundle.root, bundle.manifest, phases.made, time.perf_counter() - start, apple)
 
 
 class _Phases(ExportObserver):

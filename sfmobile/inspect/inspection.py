@@ -14,6 +14,7 @@ from sfmobile.inspect.block import BlockInspection, inspect_blocks
 from sfmobile.inspect.estimate.cost import cost_model
 from sfmobile.inspect.estimate.devices import device_table
 from sfmobile.inspect.estimate.measured import DeviceFactors, MeasuredTime, device_factors, read_measured
+from sfmobile.inspect.estimate.phones import fit_verdict
 from sfmobile.inspect.estimate.times import Part, calls_per_picture, device_time, estimate_programs
 from sfmobile.inspect.lint.linter import severe
 from sfmobile.inspect.lint.rule import read_exceptions
@@ -24,10 +25,12 @@ from sfmobile.inspect.operations.package import inspect_package, inspect_package
 from sfmobile.inspect.tables import (
     blocks_table,
     findings_parts,
+    findings_verdict,
     operations_table,
     sizes_table,
     tensors_table,
     time_tables,
+    time_verdict,
 )
 from sfmobile.mlpackage.weight_file import MissingWeights
 from sfmobile.observer import Observer
@@ -44,13 +47,16 @@ if TYPE_CHECKING:
     from sfmobile.inspect.operations.package import PackageInspection
 
 
+LEFT_OUT = "Left out here, shown with --all: operations, blocks, accepted findings, and the blocks of a time."
+
+
 @dataclass(frozen=True)
 class Inspection:
     """What was found, by package: a component's name, "unet 1/2" for a chunk, or a single package's own name.
 
     blocks and findings: of ML Programs. time: on the device asked for. factors: its measured times over the estimated
     ones, where there are any. places: each program's path relative to `path`. notes: what couldn't be looked at, a
-    sentence each.
+    sentence each. fit: the estimated memory of a bundle beside what phones allow, in a sentence.
     """
 
     path: Path
@@ -61,6 +67,7 @@ class Inspection:
     factors: DeviceFactors | None
     places: dict[str, str]
     notes: tuple[str, ...] = ()
+    fit: str | None = None
 
     def severe(self, least: FailOn) -> list[Finding]:
         """Findings without an exception of severity `least` or worse."""
@@ -86,17 +93,30 @@ class Inspection:
             result["time"] = self.time.model_dump(mode="json")
         return result
 
-    def parts(self) -> list[Table | str]:
-        """Tables and sentences for people."""
-        parts: list[Table | str] = [sizes_table(str(self.path), self.packages)]
+    def verdict(self) -> list[str]:
+        """Findings by severity, fit and time, a sentence each."""
+        unchecked = not self.blocks or (self.notes and not self.findings)
+        lines = [] if unchecked else [findings_verdict(self.findings)]
+        lines += [] if self.fit is None else [self.fit]
+        return lines if self.time is None else [*lines, time_verdict(self.time)]
+
+    def parts(self, everything: bool = True) -> list[Table | str]:
+        """The verdict, then tables and sentences for people; without `everything` those that call for a decision."""
+        lines = self.verdict()
+        parts: list[Table | str] = ["\n".join(lines)] if lines else []
+        parts.append(sizes_table(str(self.path), self.packages))
         for name, package in self.packages.items():
-            parts += [tensors_table(name, package), operations_table(name, package)]
-            if name in self.blocks:
-                parts.append(blocks_table(name, self.blocks[name]))
-        if self.blocks:
-            parts += [] if self.notes and not self.findings else findings_parts(self.findings)
+            if everything or len(self.packages) == 1:
+                parts.append(tensors_table(name, package))
+            if everything:
+                parts.append(operations_table(name, package))
+                parts += [blocks_table(name, self.blocks[name])] if name in self.blocks else []
+        if self.blocks and not (self.notes and not self.findings):
+            parts += findings_parts(self.findings, accepted=everything)
         parts += self.notes
-        return parts if self.time is None else [*parts, *time_tables(self.time)]
+        if self.time is not None:
+            parts += time_tables(self.time) if everything else list(time_tables(self.time))[:1]
+        return parts if everything else [*parts, LEFT_OUT]
 
     def __str__(self) -> str:
         return as_text(self.parts())
@@ -163,6 +183,7 @@ def inspect(
         factors=factors,
         places={target.label: target.uri if target.in_bundle else "" for target in targets},
         notes=(*notes, *(target.note for target in targets if target.note)),
+        fit=None if bundle is None or names else fit_verdict(bundle),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -95,13 +96,36 @@ def blocks_table(label: str, blocks: Sequence[BlockInspection]) -> Table:
     )
 
 
-def findings_parts(findings: Sequence[Finding]) -> Iterator[Table | str]:
-    """Open findings with their remedies, then accepted ones with their reasons."""
+def findings_verdict(findings: Sequence[Finding]) -> str:
+    """How many findings are open, by severity, and how many are accepted: one sentence."""
+    still_open = [one for one in findings if one.exception is None]
+    excused = len(findings) - len(still_open)
+    counts = Counter(one.severity for one in still_open)
+    named = [
+        f"{counts[severity]} of severity {severity}" for severity in ("error", "warning", "note") if counts[severity]
+    ]
+    rules = ", ".join(dict.fromkeys(one.rule for one in still_open))
+    told = f"{', '.join(named)} ({rules})" if named else "no findings"
+    return f"Neural Engine lint: {told}{f', {excused} accepted' if excused else ''}."
+
+
+def time_verdict(time: DeviceTime) -> str:
+    """A picture's time against the budget: one sentence."""
+    within = "within" if time.within_budget else "beyond"
+    return (
+        f"Time on {time.device_name}, {time.label}: {in_milliseconds(time.picture_ms)} a picture, {within} the "
+        f"budget of {time.budget_ms / 1e3:g} s."
+    )
+
+
+def findings_parts(findings: Sequence[Finding], accepted: bool = True) -> Iterator[Table | str]:
+    """Open findings with their remedies, then, if `accepted` ones are wanted, those with their reasons."""
     found = groups(findings)
     still_open = [group for group in found if group.exception is None]
-    accepted = [group for group in found if group.exception is not None]
+    excused = [group for group in found if group.exception is not None]
     if not still_open:
-        yield "Neural Engine lint: no findings" + (" beyond the exceptions below." if accepted else ".")
+        if accepted:
+            yield "Neural Engine lint: no findings" + (" beyond the exceptions below." if excused else ".")
     else:
         yield Table(
             "Neural Engine lint",
@@ -112,13 +136,13 @@ def findings_parts(findings: Sequence[Finding]) -> Iterator[Table | str]:
         book = rule_book()
         rules = dict.fromkeys(group.rule for group in still_open)
         yield "\n".join(f"  {identifier}: {book.rule(identifier).remedy}" for identifier in rules)
-    if accepted:
+    if accepted and excused:
         yield Table(
             "Exceptions",
             ("severity", "rule", "package", "count", "reason"),
             tuple(
                 (group.severity, group.rule, group.package, str(group.count), group.exception or "")
-                for group in accepted
+                for group in excused
             ),
             text_columns=(0, 1, 2, 4),
         )

@@ -9,3 +9,6 @@ from typing import Literal, get_args
 Fit = Literal["fill", "fit", "stretch"]
 FITS: tuple[Fit, ...] = get_args(Fit)
 DEFAULT_FIT: Fit = "fill"
+
+# Who makes the pictures of what each step predicts, see `sfmobile.sampling.previews`.
+PreviewKind = Literal["linear", "decoder"]

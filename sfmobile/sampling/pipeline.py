@@ -21,13 +21,14 @@ from sfmobile.errors import UsageError
 from sfmobile.observer import Observer
 from sfmobile.runtime.opening import RuntimeRequest, open_bundle
 from sfmobile.runtime.protocol import LoadedComponent, Runtime
-from sfmobile.sampling.choices import DEFAULT_FIT, Fit
+from sfmobile.sampling.choices import DEFAULT_FIT, Fit, PreviewKind
 from sfmobile.sampling.control import Control, Residuals, check_controls, parse_control, read_control
 from sfmobile.sampling.emphasis import PromptSyntax, check_syntax
 from sfmobile.sampling.given import Given, PictureSource, read_given
 from sfmobile.sampling.guidance import Further, Guidance, UNetCall, check_finite, check_scale, is_guided
 from sfmobile.sampling.noise import Noise
 from sfmobile.sampling.picture import Picture, to_pixels
+from sfmobile.sampling.previews import Previews
 from sfmobile.sampling.prompt import Prompt, beside, cut, weighed
 from sfmobile.sampling.samplers.named import name_of, named, with_eta
 from sfmobile.sampling.samplers.sampler import Sampler
@@ -458,8 +459,17 @@ class Pipeline(TextToImage):
         check_controls(found, self.manifest)
         return tuple(found)
 
-    def draw(self, request: Request, *, preview: bool = False, observer: Observer | None = None) -> Drawing:
-        """Draw `request` and tell how long it took. preview: also decode what each step predicts."""
+    def draw(
+        self,
+        request: Request,
+        *,
+        preview: PreviewKind | bool = False,
+        observer: Observer | None = None,
+    ) -> Drawing:
+        """Draw `request` and tell how long it took.
+
+        preview: also a picture of what each step predicts, "linear" or by the "decoder", which True is.
+        """
         observer = observer or Observer()
         for what, text in (("prompt", request.prompt), ("negative prompt", request.negative_prompt)):
             for warning in self.cut(text, request.syntax).warnings_of(what):
@@ -467,15 +477,18 @@ class Pipeline(TextToImage):
         steps = self.steps(request)
         observer.start(shortened(request.prompt), self.calls(request))
         begun = time.perf_counter()
-        previews: list[Picture] = []
+        previews: Previews | None = None
+        if preview:
+            kind: PreviewKind = "decoder" if preview is True else preview
+            previews = Previews(self.decode, self.manifest.latents, self.settings(request), kind)
         seconds: list[float] = []
         latents: np.ndarray | None = None
         for step in steps:
             latents = step.latents
             seconds.append(step.seconds)
-            if preview:
-                settings = {**self.settings(request), "preview_of_step": step.index + 1}
-                previews.append(Picture(to_pixels(self.decode(step.denoised)), settings))
+            if previews is not None:
+                previews(step)
             observer.advance()
         assert latents is not None  # a run has at least one step
-        return Drawing(self.finished(request, latents), tuple(previews), tuple(seconds), time.perf_counter() - begun)
+        shown = () if previews is None else tuple(previews.pictures)
+        return Drawing(self.finished(request, latents), shown, tuple(seconds), time.perf_counter() - begun)

@@ -10,12 +10,8 @@ from sfmobile.bundle.manifest import TimeEmbeddingRecord
 from sfmobile.errors import UsageError
 
 
-def sinusoid(timesteps: Sequence[float] | np.ndarray, record: TimeEmbeddingRecord) -> np.ndarray:
-    """Embed timesteps (B,) as float32 (B, dimension, 1, 1).
-
-    Entry i of each half is sin or cos of t * max_period^(-i / (dimension / 2 - frequency_shift)) (arXiv 1706.03762,
-    section 3.5); cosines come first if `flip_sin_to_cos`. diffusers' `get_timestep_embedding`.
-    """
+def frequencies(record: TimeEmbeddingRecord) -> np.ndarray:
+    """What a timestep is multiplied by for each sine and cosine, float32 (dimension / 2,)."""
     if record.dimension % 2:
         raise UsageError(f"A time embedding of {record.dimension} values has no two halves; use an even dimension.")
     half = record.dimension // 2
@@ -23,8 +19,17 @@ def sinusoid(timesteps: Sequence[float] | np.ndarray, record: TimeEmbeddingRecor
     # function is evaluated in double precision and rounded once, so that every machine, and Swift, has the same bits.
     exponent = np.float32(-np.log(record.max_period)) * np.arange(half, dtype=np.float32)
     exponent /= np.float32(half - record.frequency_shift)
-    frequencies = np.exp(exponent.astype(np.float64)).astype(np.float32)
-    angles = (np.asarray(timesteps, np.float32)[:, None] * frequencies[None, :]).astype(np.float64)
+    found: np.ndarray = np.exp(exponent.astype(np.float64)).astype(np.float32)
+    return found
+
+
+def sinusoid(timesteps: Sequence[float] | np.ndarray, record: TimeEmbeddingRecord) -> np.ndarray:
+    """Embed timesteps (B,) as float32 (B, dimension, 1, 1).
+
+    Entry i of each half is sin or cos of t * max_period^(-i / (dimension / 2 - frequency_shift)) (arXiv 1706.03762,
+    section 3.5); cosines come first if `flip_sin_to_cos`. diffusers' `get_timestep_embedding`.
+    """
+    angles = (np.asarray(timesteps, np.float32)[:, None] * frequencies(record)[None, :]).astype(np.float64)
     parts = (np.cos(angles), np.sin(angles)) if record.flip_sin_to_cos else (np.sin(angles), np.cos(angles))
     return np.expand_dims(np.concatenate(parts, axis=1).astype(np.float32), (2, 3))
 

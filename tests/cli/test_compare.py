@@ -22,12 +22,15 @@ def reports(tmp_path: Path) -> Path:
 
 def test_equal_reports_pass(reports: Path, capsys) -> None:
     outcome = run(capsys, "compare", reports / "before.json", reports / "before.json")
+    assert outcome.code == 0 and "Passed: nothing is worse; 0 of " in outcome.out and "unet" not in outcome.out
+    outcome = run(capsys, "compare", reports / "before.json", reports / "before.json", "--all")
     assert outcome.code == 0 and "unet median_ms" in outcome.out and "REGRESSED" not in outcome.out
 
 
 def test_a_slower_report_exits_with_1_and_names_the_figures(reports: Path, capsys) -> None:
     outcome = run(capsys, "compare", reports / "before.json", reports / "slower.json")
     assert outcome.code == 1 and "unet median_ms" in outcome.sentence and "+50.0 %" in outcome.out
+    assert outcome.out.startswith("FAILED: worse in") and "+0.0 %" not in outcome.out
     assert run(capsys, "compare", reports / "before.json", reports / "slower.json", "--threshold", 60).code == 0
 
 

@@ -15,6 +15,11 @@ from tests.cli.run import run
 def test_our_own_bundle_passes_the_strictest_gate(tiny_palettized_bundle: Bundle, capsys) -> None:
     outcome = run(capsys, "inspect", tiny_palettized_bundle.root, "--fail-on", "note")
     assert outcome.code == 0
+    lines = outcome.out.splitlines()
+    assert lines[0].startswith("Neural Engine lint: no findings, ") and lines[0].endswith(" accepted.")
+    assert lines[1].startswith("Memory, estimated: ") and "fits on every phone" in " ".join(lines[1:3])
+    assert "The embedding look-up" not in outcome.out and "--all" in outcome.out and len(lines) < 25
+    outcome = run(capsys, "inspect", tiny_palettized_bundle.root, "--all")
     assert "no findings beyond the exceptions below" in outcome.out
     assert "The embedding look-up is the first operation of the graph" in outcome.out
 
@@ -26,6 +31,7 @@ def test_a_package_on_its_own_fails_a_gate_at_its_severity(tiny_bundle: Bundle, 
     assert outcome.code == 1
     assert "1 findings of severity warning or worse (cpu-operation)" in outcome.sentence
     assert "cpu-operation: Compute it on the host" in outcome.out
+    assert outcome.out.startswith("Neural Engine lint: 1 of severity warning")
 
 
 def test_blocks_and_findings_are_in_the_json(tiny_bundle: Bundle, capsys) -> None:
@@ -62,6 +68,6 @@ def test_sarif_names_packages_relative_to_the_working_directory(
 
 def test_a_recorded_run_checks_real_activations(tiny_bundle: Bundle, capsys) -> None:
     outcome = run(capsys, "inspect", tiny_bundle.root, "--activations", "1", "--fail-on", "note")
-    assert outcome.code == 0 and "no findings beyond" in outcome.out
+    assert outcome.code == 0 and outcome.out.startswith("Neural Engine lint: no findings, ")
     outcome = run(capsys, "inspect", tiny_bundle.package("unet"), "--activations", "1")
     assert outcome.code == 2 and "needs a bundle" in outcome.sentence

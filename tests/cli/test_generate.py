@@ -109,6 +109,26 @@ def test_all_samplers_that_can_walk_the_model_are_compared(tiny_bundle: Bundle, 
     assert tuple(json.loads(outcome.out)["samplers"]) == walkers(tiny_bundle.manifest.sampler)
 
 
+def test_quick_previews_are_files_of_steps_or_one_labelled_picture(tiny_bundle: Bundle, tmp_path: Path, capsys) -> None:
+    options = ("--steps", 2, "--guidance", 1, "-o", tmp_path / "a.png", "--json")
+    outcome = run(capsys, "generate", tiny_bundle.root, "a", *options, "--previews", tmp_path / "steps")
+    assert outcome.code == 0, outcome.err
+    files = [tmp_path / "steps" / f"a-step-0{number}.png" for number in (1, 2)]
+    assert json.loads(outcome.out)["pictures"][0]["previews"] == [str(path) for path in files]
+    # At the resolution of the latents.
+    assert pixels(files[0]).shape == (8, 8, 3)
+    sheet = tmp_path / "steps.png"
+    two = ("generate", tiny_bundle.root, "a", "b", *options)
+    assert run(capsys, *two, "--previews", sheet).code == 0
+    first = pixels(files[0]).repeat(12, 0).repeat(12, 1)
+    found = pixels(sheet)
+    assert any(
+        np.array_equal(found[y : y + 96, x : x + 96], first) for y in range(40) for x in range(found.shape[1] - 95)
+    )
+    assert run(capsys, *two[:3], *options, "--preview").code == 0
+    assert pixels(tmp_path / "a-step-01.png").shape == (16, 16, 3)
+
+
 def test_eta_draws_anew_on_the_way_and_is_written_down(tiny_bundle: Bundle, tmp_path: Path, capsys) -> None:
     drawn = {}
     for eta in (None, 0, 0.5):
@@ -130,6 +150,7 @@ def test_eta_draws_anew_on_the_way_and_is_written_down(tiny_bundle: Bundle, tmp_
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
+        (("--compare-samplers", "all", "--previews", "x.png"), "--previews is of single pictures"),
         (("--sampler", "euler", "--eta", 0.5), "The sampler 'euler' has no eta; ddim and tcd have."),
         (("--sampler", "tcd", "--eta", 1.5), "An eta of 1.5 is impossible; expected 0"),
         (("--compare-samplers", "all", "--eta", 0.5), "takes neither --steps, --sampler nor --eta"),

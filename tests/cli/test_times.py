@@ -34,6 +34,9 @@ def test_estimates_are_labelled_and_held_against_two_seconds(tiny_bundle: Bundle
     assert outcome.code == 0
     assert "Time on iPhone 14 Pro (A16), estimated" in outcome.out
     assert "within the budget of 2 s" in outcome.out and "off by" in outcome.out
+    assert "Time on iPhone 14 Pro, estimated: " in outcome.out.splitlines()[2]
+    assert "by block" not in outcome.out
+    outcome = run(capsys, "inspect", tiny_bundle.root, "--device", "iphone-14-pro", "--all")
     assert "unet: one call by block, division estimated" in outcome.out
 
 

@@ -42,6 +42,19 @@ def verdict(footprint: Footprint, limit: MemoryLimit) -> str:
     return "iOS would kill the app"
 
 
+def fit_verdict(bundle: Bundle) -> str | None:
+    """The estimated memory of a bundle and the phones it fits, in a sentence; None of what isn't Core ML packages."""
+    footprint = estimated_footprint(bundle)
+    if footprint is None:
+        return None
+    verdicts = [(limit.memory_gb, verdict(footprint, limit)) for limit in memory_limits().limits]
+    needed = f"{in_bytes(footprint.all_loaded())} at the peak, {in_bytes(footprint.one_at_a_time())} one at a time"
+    if len({said for _, said in verdicts}) == 1:
+        return f"Memory, estimated: {needed}; {verdicts[0][1]} on every phone ({verdicts[0][0]:g} GB and more)."
+    told = "; ".join(f"{memory:g} GB: {said}" for memory, said in verdicts)
+    return f"Memory, estimated: {needed}. Phones with {told}."
+
+
 def warnings(footprint: Footprint) -> Iterator[str]:
     """A sentence for each class of phones on which iOS would kill the app whatever it does."""
     for limit in memory_limits().limits:
