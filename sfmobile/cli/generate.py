@@ -124,12 +124,13 @@ def generate(
         ),
     ] = None,
     previews_by: Annotated[
-        PreviewKind,
+        PreviewKind | None,
         typer.Option(
             "--previews-by",
-            help="linear: small and rough, for next to nothing; decoder: as the picture would be, one call a step.",
+            help="linear: small and rough, for next to nothing; tiny: by the bundle's own component for previews, one "
+            "call a step, the default where it has one; decoder: as the picture would be, one call a step.",
         ),
-    ] = "linear",
+    ] = None,
     preview: Annotated[bool, typer.Option("--preview", hidden=True, help="--previews-by decoder, beside -o.")] = False,
     sheet: Annotated[
         Path | None, typer.Option("--sheet", metavar="FILE.png", help="Also write all pictures side by side.")
@@ -155,7 +156,6 @@ def generate(
     check_output(output, sheet, prompts, previews)
     if compare_samplers is not None and (previews is not None or preview):
         raise UsageError("--previews is of single pictures, --compare-samplers of the last; leave one out.")
-    kind = previews_by if previews is not None else "decoder" if preview else None
     compared = (
         None if compare_samplers is None else comparison(compare_samplers, compare_steps, prompts, steps, sampler, eta)
     )
@@ -181,6 +181,8 @@ def generate(
             )
             compare(pipeline, request, *compared, output, json_output, observer)
             return
+        own: PreviewKind = "tiny" if pipeline.manifest.pipeline.preview in pipeline.manifest.components else "linear"
+        kind = previews_by or own if previews is not None else "decoder" if preview else None
         for number, prompt in enumerate(prompts, start=1):
             request = Request(prompt, negative, seed, steps, guidance, sampler, eta, given, syntax, controls)
             drawing = pipeline.draw(request, preview=kind or False, observer=observer)

@@ -11,4 +11,4 @@ FITS: tuple[Fit, ...] = get_args(Fit)
 DEFAULT_FIT: Fit = "fill"
 
 # Who makes the pictures of what each step predicts, see `sfmobile.sampling.previews`.
-PreviewKind = Literal["linear", "decoder"]
+PreviewKind = Literal["linear", "tiny", "decoder"]

@@ -272,6 +272,13 @@ class TextToImage:
         self._done_with(decoder)
         return image
 
+    def decode_tiny(self, latents: np.ndarray) -> np.ndarray:
+        """As `decode`, by the component for previews, which takes the latents as the loop has them."""
+        preview = self.manifest.pipeline.preview
+        image = self.component(preview).predict({"latents": latents})["image"]
+        check_finite(image, preview)
+        return image
+
     def moments(self, image: np.ndarray) -> np.ndarray:
         """What the encoder says of an image float32 (1, 3, H, W), -1 to 1: means and log variances (1, 2 C, h, w)."""
         encoder = self.manifest.pipeline.encoder
@@ -468,19 +475,26 @@ class Pipeline(TextToImage):
     ) -> Drawing:
         """Draw `request` and tell how long it took.
 
-        preview: also a picture of what each step predicts, "linear" or by the "decoder", which True is.
+        preview: also a picture of what each step predicts: "linear", by the "tiny" decoder that a bundle may hold, or
+        by the "decoder", which True is. Raises `UsageError` if the bundle holds no tiny one.
         """
         observer = observer or Observer()
         for what, text in (("prompt", request.prompt), ("negative prompt", request.negative_prompt)):
             for warning in self.cut(text, request.syntax).warnings_of(what):
                 observer.note(warning)
+        if preview == "tiny" and self.manifest.pipeline.preview not in self.manifest.components:
+            raise UsageError(
+                "The bundle has no component for previews; export it with --preview DIR, a tiny autoencoder for these "
+                "latents, or take --previews-by linear."
+            )
         steps = self.steps(request)
         observer.start(shortened(request.prompt), self.calls(request))
         begun = time.perf_counter()
         previews: Previews | None = None
         if preview:
             kind: PreviewKind = "decoder" if preview is True else preview
-            previews = Previews(self.decode, self.manifest.latents, self.settings(request), kind)
+            decode = self.decode_tiny if kind == "tiny" else self.decode
+            previews = Previews(decode, self.manifest.latents, self.settings(request), kind)
         seconds: list[float] = []
         latents: np.ndarray | None = None
         for step in steps:

@@ -2,7 +2,8 @@
 
 Linear: an affine map from latent channels to colours, at the resolution of the latents, for next to nothing. Its
 factors are the bundle's own decoder's: least squares over what that makes of patches of noise, one call before the
-loop. Decoded: by the decoder itself, one call a step. Swift has the same two (`LinearPreview`).
+loop. Tiny: by the bundle's component for previews, a tiny autoencoder's decoder, one call a step. Decoded: by the
+decoder itself, one call a step. Swift has the first and the last (`LinearPreview`).
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ class Predicted(Protocol):
 class Previews:
     """Watches one run: called with each step, it keeps a picture of what the step predicts.
 
-    decode: the pipeline's, from latents of the loop to an image. settings: of the picture that is drawn.
+    decode: from latents of the loop to an image, by the decoder, or by the component for previews if `kind` is "tiny".
+    settings: of the picture that is drawn.
     """
 
     def __init__(

@@ -18,8 +18,12 @@ from sfmobile.export.exported import export_checkpoint
 from sfmobile.export.options import ExportOptions
 from sfmobile.inspect.estimate.times import calls_per_picture
 from sfmobile.runtime.opening import open_runtime, open_source
+from sfmobile.sampling.picture import to_pixels
+from sfmobile.sampling.pipeline import Request
+from sfmobile.sampling.previews import Previews
 from sfmobile.verify.signal import psnr
 from tests.nets.oracles import PARITY_DB, agreement_db, randomise, seeded
+from tests.sampling.pipelines import reference_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +63,21 @@ def test_its_decoder_is_a_component_that_decodes_as_in_diffusers(
     # Found again by the manifest, file and all.
     assert Source.recorded(bundle.manifest).preview == path
     assert open_source(bundle).sha256("preview") == record.source_sha256
+
+
+def test_what_a_step_predicts_is_shown_by_it(
+    tiny_checkpoint: Checkpoint, taesd: tuple[Path, diffusers.AutoencoderTiny]
+) -> None:
+    path, theirs = taesd
+    request = Request("a", steps=2, guidance_scale=1.0)
+    with reference_pipeline(open_checkpoint(tiny_checkpoint.root, preview=path)) as pipeline:
+        previews = Previews(pipeline.decode_tiny, pipeline.manifest.latents, pipeline.settings(request), "tiny")
+        pipeline.generate(request, previews)
+        predicted = [step.denoised for step in pipeline.steps(request)]
+    with torch.no_grad():
+        expected = [to_pixels(theirs.decode(torch.from_numpy(latents)).sample.numpy()) for latents in predicted]
+    for shown, picture in zip(previews.pictures, expected, strict=True):
+        assert psnr(picture, shown.pixels, peak=255) >= 60
 
 
 def test_what_can_not_preview_is_refused(
