@@ -103,27 +103,38 @@ class Source:
 
     @classmethod
     def recorded(cls, manifest: Manifest, given: Path | str | None = None) -> Source:
-        """The source of a bundle, whose base is at `given` where it isn't where the manifest says."""
+        """The source of a bundle, whose base is at `given` where it isn't where the manifest says.
+
+        Files laid over it that aren't where the manifest says are taken from inside the base or beside it.
+        """
         record = manifest.source
+        # What has moved is looked for by its name beside the checkpoint; its checksum says whether it is the same.
+        near = Path(given if given is not None else record.id)
+
+        def found(path: str) -> Path:
+            recorded = Path(path)
+            beside = (near / recorded.name, near.parent / recorded.name)
+            return next((one for one in (recorded, *beside) if one.exists()), recorded)
+
         return cls(
             id=str(given if given is not None else record.id),
             revision=record.revision if given is None else None,
             loras=tuple(
-                LoraChoice(Path(one.path), one.scale, one.sha256) for one in record.overlays if one.kind == "lora"
+                LoraChoice(found(one.path), one.scale, one.sha256) for one in record.overlays if one.kind == "lora"
             ),
             embeddings=tuple(
-                EmbeddingChoice(Path(one.path), one.tokens[0], one.sha256)
+                EmbeddingChoice(found(one.path), one.tokens[0], one.sha256)
                 for one in record.overlays
                 if one.kind == "embedding"
             ),
-            vae=next((Path(one.path) for one in record.overlays if one.kind == "vae"), None),
+            vae=next((found(one.path) for one in record.overlays if one.kind == "vae"), None),
             vae_sha256=next((one.sha256 for one in record.overlays if one.kind == "vae"), None),
-            preview=next((Path(one.path) for one in record.overlays if one.kind == "preview"), None),
+            preview=next((found(one.path) for one in record.overlays if one.kind == "preview"), None),
             preview_sha256=next((one.sha256 for one in record.overlays if one.kind == "preview"), None),
-            tokenizer=None if record.tokenizer is None else Path(record.tokenizer),
+            tokenizer=None if record.tokenizer is None else found(record.tokenizer),
             prediction=record.prediction,
             controls=tuple(
-                ControlNetChoice(one.component.removeprefix(CONTROL_PREFIX), Path(one.path), one.sha256)
+                ControlNetChoice(one.component.removeprefix(CONTROL_PREFIX), found(one.path), one.sha256)
                 for one in record.overlays
                 if one.kind == "controlnet"
             ),

@@ -73,7 +73,8 @@ def open_source(
         absent = next((path for path in source.files if not path.exists()), None)
         if absent is not None:
             raise UsageError(
-                f"'{absent}', which '{bundle.root}' was exported with, isn't here; put it back, or export again."
+                f"'{absent}', which '{bundle.root}' was exported with, isn't here; put it back, or a file of its name "
+                "beside the checkpoint, or export again."
             )
         raise UsageError(
             f"The checkpoint '{recorded.id}' that '{bundle.root}' was exported from isn't here; "

@@ -99,8 +99,12 @@ def guide(conditional: Tensor, unconditional: Tensor, scale: Tensor) -> Tensor:
 
 
 def guidance_sinusoid(scale: Tensor, channels: int) -> Tensor:
-    """(B,) to (B, channels, 1, 1): sinusoid of 1000 w, the input of a w-conditioned UNet (arXiv 2210.03142)."""
+    """Guidance scales (B,) to (B, channels, 1, 1), the input of a UNet that is conditioned on them.
+
+    The sinusoid of 1000 times w = scale - 1 (arXiv 2310.04378, section 4.3), as `sampling.time_embedding` computes it
+    on the host for whatever was trained so.
+    """
     half = channels // 2
     frequencies = torch.exp(-torch.log(torch.tensor(10000.0)) * torch.arange(half) / (half - 1)).to(scale.device)
-    angles = scale[:, None] * 1000.0 * frequencies[None]
+    angles = (scale[:, None] - 1) * 1000.0 * frequencies[None]
     return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :, None, None]

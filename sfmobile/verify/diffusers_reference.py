@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,9 +48,9 @@ def why_not(checkpoint: Checkpoint) -> str | None:
     for package in ("diffusers", "transformers"):
         if importlib.util.find_spec(package) is None:
             return f"{package} isn't installed"
-    # A ControlNet changes nothing of a picture that it isn't given one for, a preview decoder of none.
-    if any(record.kind not in ("controlnet", "preview") for record in checkpoint.laid.records):
-        return "a LoRA, an embedding or another autoencoder is laid over it"
+    unread = _unread_overlay(checkpoint)
+    if unread is not None:
+        return unread
     for folder, expected in NETWORK_CLASSES.items():
         found = read_config(checkpoint.tokenizer_dir.parent / folder / "config.json").get("_class_name", expected[0])
         if found not in expected:
@@ -59,6 +60,50 @@ def why_not(checkpoint: Checkpoint) -> str | None:
     if needed > available:
         return f"it needs about {needed / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB are free"
     return None
+
+
+def _unread_overlay(checkpoint: Checkpoint) -> str | None:
+    """Why diffusers can't lay over a checkpoint what we do, or None if it can."""
+    import importlib.util
+
+    from safetensors import safe_open
+
+    source = checkpoint.source
+    if source.vae is not None and not source.vae.is_dir():
+        return f"the autoencoder '{source.vae.name}' is a single file, whose config diffusers fetches from the Hub"
+    if source.loras and importlib.util.find_spec("peft") is None:
+        return "diffusers reads a LoRA with peft, which isn't installed"
+    for lora in source.loras:
+        with safe_open(lora.path, "numpy") as file:
+            names = list(file.keys())
+        if any(name.startswith("lora_te") for name in names):
+            return f"diffusers gives the text encoder other weights of '{lora.path.name}', whose names are kohya's"
+        if any("hada_" in name or "lokr_" in name for name in names):
+            return f"'{lora.path.name}' is of a kind that diffusers doesn't merge"
+    return None
+
+
+def with_tokens(prompt: str, checkpoint: Checkpoint) -> str:
+    """`prompt` with the tokens that were laid over the checkpoint, which no other prompt would show."""
+    added = [record.tokens[0] for record in checkpoint.laid.records if record.kind == "embedding"]
+    return " ".join([prompt, *added])
+
+
+def _lay(pipeline: Any, checkpoint: Checkpoint) -> None:
+    """Lay over diffusers' pipeline what is laid over the checkpoint, by its own means."""
+    import diffusers
+
+    source = checkpoint.source
+    if source.vae is not None:
+        name = read_config(source.vae / "config.json").get("_class_name", "AutoencoderKL")
+        pipeline.vae = getattr(diffusers, name).from_pretrained(source.vae, use_safetensors=True)
+    for embedding in source.embeddings:
+        folder, file = str(embedding.path.parent), embedding.path.name
+        pipeline.load_textual_inversion(folder, weight_name=file, token=embedding.token, local_files_only=True)
+    for lora in source.loras:
+        pipeline.load_lora_weights(str(lora.path.parent), weight_name=lora.path.name, local_files_only=True)
+        pipeline.fuse_lora(lora_scale=lora.scale)
+        pipeline.unload_lora_weights()
 
 
 def compare_reading(
@@ -74,6 +119,7 @@ def compare_reading(
     steps = manifest.pipeline.default_steps if request.steps is None else request.steps
     scale = manifest.guidance.default_scale if request.guidance_scale is None else request.guidance_scale
     noise = initial_latents(request.seed, ours.latent_shape())
+    request = replace(request, prompt=with_tokens(request.prompt, checkpoint))
     texts = {"prompt": request.prompt}
     if is_guided(scale) and not manifest.pipeline.takes_guidance:
         texts["negative prompt"] = request.negative_prompt
@@ -127,6 +173,7 @@ class _Theirs:
             )
         else:
             opened = kind.from_pretrained(folder, use_safetensors=True, **options)
+        _lay(opened, checkpoint)
         self.pipeline = opened.to(torch.float32)
         self.pipeline.set_progress_bar_config(disable=True)
         encoder = self.pipeline.text_encoder
@@ -163,7 +210,10 @@ class _Theirs:
         with torch.inference_mode():
             for name, text in texts.items():
                 ids = pipeline.tokenizer(
-                    text, padding="max_length", max_length=pipeline.tokenizer.model_max_length, truncation=True
+                    pipeline.maybe_convert_prompt(text, pipeline.tokenizer),
+                    padding="max_length",
+                    max_length=pipeline.tokenizer.model_max_length,
+                    truncation=True,
                 ).input_ids
                 found[f"{name}: tokens"] = np.asarray([ids], np.int32)
                 embedding, _ = pipeline.encode_prompt(text, "cpu", 1, False, clip_skip=skipped_layers or None)

@@ -75,6 +75,8 @@ def manifest_of(
                 bos_token_id=checkpoint.tokenizer.bos_token_id,
                 eos_token_id=checkpoint.tokenizer.eos_token_id,
                 pad_token_id=checkpoint.tokenizer.pad_token_id,
+                added_tokens=checkpoint.tokenizer.added_tokens,
+                exact_tokens=checkpoint.tokenizer.exact_tokens,
                 files={"tokenizer/vocab.json": NO_FILE, "tokenizer/merges.txt": NO_FILE},
             )
         },

@@ -6,18 +6,22 @@ import json
 import shutil
 from pathlib import Path
 
-from diffusers import PNDMScheduler
+import torch
+from diffusers import AutoencoderKL, PNDMScheduler
+from safetensors.torch import save_file
 
 from sfmobile.bench.verify_report import SampleAgreement
 from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.directory import Checkpoint
+from sfmobile.checkpoint.hub import open_checkpoint
 from sfmobile.export.exporter import export_bundle
 from sfmobile.export.options import ExportOptions
 from sfmobile.runtime.torch import TorchRuntime
 from sfmobile.sampling.pipeline import Request, TextToImage
 from sfmobile.verify.constants import reference_pipeline
 from sfmobile.verify.diffusers_reference import READING_GATE_DB, compare_reading, why_not
-from tests.checkpoint.diffusers_files import stable_diffusion_2
+from tests.checkpoint.diffusers_files import stable_diffusion_1, stable_diffusion_2
+from tests.sampling.pipelines import reference_pipeline as sampled
 
 REQUEST = Request("a red apple", "blurry", seed=3, steps=3)
 
@@ -78,6 +82,47 @@ def test_a_misread_checkpoint_is_caught_at_the_stage_where_it_starts(
     stages = read(Checkpoint.open(root), tiny_bundle)
     off = [name for name, stage in stages.items() if not stage.agreement.reaches(READING_GATE_DB)]
     assert off[0] == "step 1 of 3"
+
+
+def test_what_is_laid_over_a_checkpoint_is_laid_over_it_by_diffusers_too(tmp_path: Path) -> None:
+    theirs = stable_diffusion_1()
+    theirs.save_pretrained(tmp_path / "base")
+    width = theirs.text_encoder.config.hidden_size
+    lora = tmp_path / "lora.safetensors"
+    save_file(
+        {
+            **low_rank("unet", theirs.unet, "to_q"),
+            **low_rank("text_encoder.text_model", theirs.text_encoder, "q_proj"),
+        },
+        lora,
+    )
+    save_file({"<toy>": torch.randn(2, width)}, tmp_path / "toy.safetensors")
+    torch.manual_seed(5)
+    other = AutoencoderKL.from_config(theirs.vae.config)
+    other.save_pretrained(tmp_path / "vae")
+    checkpoint = open_checkpoint(
+        tmp_path / "base", lora=[f"{lora}:0.8"], embedding=[tmp_path / "toy.safetensors"], vae=tmp_path / "vae"
+    )
+    assert why_not(checkpoint) is None
+    with sampled(checkpoint) as pipeline:
+        stages = {stage.input: stage for stage in compare_reading(checkpoint, pipeline, REQUEST)}
+        check_stages(checkpoint, stages)
+        # Left out on one side, each is seen where it begins.
+        bare = Checkpoint.open(tmp_path / "base")
+        seen = {stage.input: stage for stage in compare_reading(bare, pipeline, REQUEST)}
+        off = [name for name, stage in seen.items() if not stage.agreement.reaches(READING_GATE_DB)]
+        assert off[0] == "prompt: embedding" and {"step 1 of 4", "image"} <= set(off)
+
+
+def low_rank(prefix: str, net: torch.nn.Module, layer: str) -> dict[str, torch.Tensor]:
+    """A LoRA of rank 2 on every such layer of `net`, by peft's names."""
+    found = {}
+    for name, module in net.named_modules():
+        if name.endswith(layer):
+            stem = f"{prefix}.{name.removeprefix('text_model.')}"
+            found[f"{stem}.lora_A.weight"] = torch.randn(2, module.in_features)
+            found[f"{stem}.lora_B.weight"] = torch.randn(module.out_features, 2)
+    return found
 
 
 def test_what_diffusers_has_no_class_for_is_said(tiny_snapfusion_checkpoint: Checkpoint) -> None:

@@ -71,7 +71,14 @@ def test_what_is_laid_over_is_in_the_bundle_and_found_again(base: Path, tmp_path
     assert Tokenizer(bundle.tokenizer_dir, manifest.tokenizer).encode("<toy>")[0, 1:3].tolist() == [49408, 49409]
     # Its weights are compared with what was exported.
     assert open_source(bundle).tokenizer == source.tokenizer
-    (tmp_path / "lora.safetensors").unlink()
+    # What has moved is found beside the checkpoint, by its name; what it must be is recorded.
+    moved = base.parent / "lora.safetensors"
+    (tmp_path / "lora.safetensors").rename(moved)
+    assert has_source(bundle, base) and open_source(bundle).sha256("text_encoder") == source.sha256("text_encoder")
+    save_file({key: 2 * tensor for key, tensor in lora.items()}, moved)
+    with pytest.raises(ArtifactError, match=r"lora.safetensors"):
+        open_source(bundle)
+    moved.unlink()
     assert not has_source(bundle, base)
     with pytest.raises(UsageError, match=r"lora.safetensors', which '.*' was exported with, isn't here; put it back"):
         open_source(bundle)
