@@ -85,7 +85,7 @@ def times(path: Path) -> None:
 
 def sizes(path: Path) -> None:
     point: Any = SimpleNamespace(bytes=1, label="6", measured=SimpleNamespace(final_db=30.0))
-    result: Any = SimpleNamespace(component="unet", point=point, uniform=(point,), curve=(point,))
+    result: Any = SimpleNamespace(component="unet", final="latents", point=point, uniform=(point,), curve=(point,))
     plot_sizes([result], path, "a")
 
 

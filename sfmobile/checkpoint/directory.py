@@ -377,6 +377,8 @@ class Checkpoint:
             one.model_copy(update={"chunks": chunks}) if isinstance(one, TextCondition) else one
             for one in self.description.conditions
         )
+        if conditions == self.description.conditions:
+            return self
         return replace(self, description=replace(self.description, conditions=conditions))
 
     def _check_part(self, part: PartName) -> None:

@@ -79,7 +79,7 @@ def write_checkpoint(
     weights: dict[PartName, Weights] = {}
     part: PartName
     for part in FOLDERS:
-        net = nets[part]
+        net = nets.get(part)
         if net is not None:
             state = net.state_dict()
             weights[part] = Weights({key: tuple(value.shape) for key, value in state.items()}, state.__getitem__)

@@ -141,6 +141,19 @@ SERIALIZE = Name(
     "to write weights into the package at once (`MLModel.save` copies them from a temporary one)",
     takes=("prog", "weights_dir", "specification_version", "kwargs"),
 )
+FUNCTION = Name(
+    "coremltools.converters.mil",
+    "Function",
+    "to build a program whose inputs have names of our choice (`Builder.program` takes them from Python's)",
+    takes=("inputs", "opset_version"),
+    has=("set_outputs",),
+)
+PROGRAM = Name(
+    "coremltools.converters.mil",
+    "Program",
+    "to build a program whose inputs have names of our choice (`Builder.program` takes them from Python's)",
+    has=("add_function",),
+)
 WRITE_VALUE = Name(
     "coremltools.converters.mil.backend.mil.load",
     "MILProtoExporter.get_milproto_value",
@@ -185,6 +198,8 @@ NAMES: tuple[Name, ...] = (
     GRAPH_PASS_SCOPE,
     PASS_REGISTRY,
     SERIALIZE,
+    FUNCTION,
+    PROGRAM,
     WRITE_VALUE,
     WRITE_INLINE,
     WRITE_IN_FILE,

@@ -15,8 +15,9 @@ PALETTIZED = "_palettized"
 
 
 def constant_name(key: str) -> str:
-    """Name of the constant that holds the weight `key`."""
-    return re.sub(r"\W", "_", key)
+    """Name of the constant that holds the weight `key`: with letters, digits and underscores, no digit first."""
+    name = re.sub(r"\W", "_", key)
+    return f"_{name}" if name[:1].isdigit() else name
 
 
 def layer_constant(layer: str) -> str:

@@ -206,15 +206,14 @@ def _builder() -> tuple[Any, Any]:
 def _program(body: Callable[..., Any], given: Mapping[str, tuple[tuple[int, ...], Any]], target: Target) -> Program:
     """The MIL program of `body`, whose arguments are named and typed by `given`."""
     from coremltools.converters.mil import Builder as mb
-    from coremltools.converters.mil import Function
-    from coremltools.converters.mil import Program as MILProgram
 
+    from sfmobile.export import coremltools_names
     from sfmobile.export.lowering import coreml_target
 
     specs = {name: mb.TensorSpec(shape=shape, dtype=dtype) for name, (shape, dtype) in given.items()}
-    with Function(specs, coreml_target(target)) as function:
+    with coremltools_names.FUNCTION.load()(specs, coreml_target(target)) as function:
         made = body(**function.inputs)
         function.set_outputs(list(made) if isinstance(made, tuple) else [made])
-    program: Program = MILProgram()
+    program: Program = coremltools_names.PROGRAM.load()()
     program.add_function("main", function)
     return program
