@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,15 @@ from sfmobile.export.exporter import export_bundle
 from sfmobile.export.options import ExportOptions
 from sfmobile.runtime.opening import open_runtime
 from sfmobile.sampling.control import Control
+from sfmobile.sampling.given import Given, read_given
 from sfmobile.sampling.golden import golden_run
-from sfmobile.sampling.noise import initial_latents
+from sfmobile.sampling.noise import Noise
 from sfmobile.sampling.picture import read_settings
 from sfmobile.sampling.pipeline import Request, TextToImage
+from sfmobile.sampling.tasks import task_of
 from tests.bundle.mutate import mutate
 from tests.bundle.sample import BROKEN, SAMPLE
+from tests.checkpoint.families import NETWORKS_ONLY, blocks, write_family
 from tests.exported import SharedExports
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -66,7 +70,9 @@ def assert_same_run(bundle: Bundle, request: Request, folder: Path, *options: ob
         prompt = pipeline.cut(request.prompt, request.syntax)
         ids = np.concatenate([chunk.ids for chunk in prompt.chunks])
         np.testing.assert_array_equal(np.load(folder / "vectors/tokens.npy"), ids)
-        np.testing.assert_array_equal(latents[:1], initial_latents(request.seed, pipeline.latent_shape()))
+        noise = Noise(request.seed)
+        unit = task_of(bundle.manifest, request.given).draw(noise, pipeline.latent_shape())
+        np.testing.assert_array_equal(latents[:1], unit)
         steps = list(pipeline.steps(request))
         assert len(latents) == len(steps) + 1
         differences = [
@@ -200,3 +206,76 @@ def test_help_lists_the_commands_and_what_exit_codes_mean() -> None:
     for word in ("generate", "bench", "verify", "fetch", "Exit codes: 0 ok"):
         assert word in done.stdout
     assert "--latent-size" in sfbench("generate", "--help").stdout
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Given]:
+    """A picture and its mask as files that Pillow has compressed, and as Python reads them."""
+    folder = tmp_path_factory.mktemp("given")
+    rows, columns = np.mgrid[:16, :16] / 15
+    pixels = np.round(255 * np.stack([rows, columns, rows * columns], axis=-1)).astype(np.uint8)
+    cover = np.zeros((16, 16), np.uint8)
+    cover[3:12, 5:] = 255
+    Image.fromarray(pixels).save(folder / "picture.png", optimize=True)
+    Image.fromarray(cover).save(folder / "mask.png")
+    return folder / "picture.png", folder / "mask.png", Given(pixels, cover >= 128)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "euler", "heun", "pndm", "dpm++2m", "unipc"])
+def test_the_same_picture_from_a_picture_at_every_step(
+    sampler: str, tiny_encoding_bundle: Bundle, given: tuple[Path, Path, Given], tmp_path: Path
+) -> None:
+    picture, _, taken = given
+    request = Request("a red apple", seed=5, steps=5, sampler=sampler, given=replace(taken, mask=None, strength=0.84))
+    asked = ("--image", picture, "--strength", 0.84, "--steps", 5, "--sampler", sampler)
+    assert_same_run(tiny_encoding_bundle, request, tmp_path, *asked)
+
+
+@pytest.mark.parametrize(("strength", "options"), [(None, ()), (0.6, ("--strength", 0.6, "--no-paste"))])
+def test_the_same_picture_into_a_mask_at_every_step(
+    strength: float | None,
+    options: tuple[object, ...],
+    tiny_encoding_bundle: Bundle,
+    given: tuple[Path, Path, Given],
+    tmp_path: Path,
+) -> None:
+    picture, mask, taken = given
+    request = Request("a red apple", seed=6, steps=4, given=replace(taken, strength=strength, paste=strength is None))
+    asked = ("--image", picture, "--mask", mask, "--steps", 4, *options)
+    assert_same_run(tiny_encoding_bundle, request, tmp_path, *asked)
+
+
+@pytest.mark.parametrize("task", ["inpainting", "InstructPix2Pix"])
+def test_the_same_picture_of_models_made_for_it_at_every_step(
+    task: str, given: tuple[Path, Path, Given], tmp_path: Path
+) -> None:
+    family = NETWORKS_ONLY[task]
+    small = replace(family, unet={**family.unet, **blocks("x."), "layers_per_block": 1})
+    checkpoint = Checkpoint.open(write_family(small, tmp_path / "checkpoint"))
+    bundle = export_bundle(checkpoint, tmp_path / "bundle", ExportOptions())
+    wide = {}
+    for name, path in (("picture", given[0]), ("mask", given[1])):
+        wide[name] = tmp_path / f"{name}.png"
+        Image.open(path).resize((64, 64), Image.Resampling.NEAREST).save(wide[name])
+    mask = wide["mask"] if task == "inpainting" else None
+    taken, _ = read_given(wide["picture"], (64, 64), mask=mask)
+    request = Request("make it red", seed=7, steps=3, guidance_scale=5.0, given=taken)
+    asked = ("--image", wide["picture"], "--steps", 3, "--guidance", 5, *(() if mask is None else ("--mask", mask)))
+    assert_same_run(bundle, request, tmp_path, *asked)
+
+
+def test_a_picture_that_can_not_be_taken_is_one_sentence(
+    tiny_encoding_bundle: Bundle, bundle: Bundle, given: tuple[Path, Path, Given], tmp_path: Path
+) -> None:
+    Image.new("RGB", (32, 16)).save(tmp_path / "wide.png")
+    (tmp_path / "text.png").write_text("no picture")
+    for root, options, code, words in (
+        (tiny_encoding_bundle.root, ("--image", tmp_path / "wide.png"), 2, "draws 16x16 pixels"),
+        (tiny_encoding_bundle.root, ("--image", tmp_path / "text.png"), 4, "no PNG"),
+        (tiny_encoding_bundle.root, ("--image", given[0], "--strength", 0), 2, "makes no sense"),
+        (tiny_encoding_bundle.root, ("--image", given[0], "--mask", tmp_path / "wide.png"), 2, "of the picture's size"),
+        (tiny_encoding_bundle.root, ("--strength", 0.5), 2, "give one (--image)"),
+        (bundle.root, ("--image", given[0]), 4, "encoder"),
+    ):
+        done = with_worker("generate", root, "a red apple", *options, "-o", tmp_path / "out.png")
+        assert done.returncode == code and words in done.stderr, done.stderr

@@ -47,6 +47,8 @@ public struct ComponentName: RawRepresentable, Sendable, Hashable, Codable, Cust
     public static let textEncoder = ComponentName(known: "text_encoder")
     public static let unet = ComponentName(known: "unet")
     public static let decoder = ComponentName(known: "decoder")
+    /// What makes latents of a picture, where a bundle has it.
+    public static let encoder = ComponentName(known: "encoder")
 
     public let rawValue: String
     public var description: String { rawValue }
@@ -92,7 +94,7 @@ public struct PipelineRecord: Sendable, Equatable {
 
     public let family: Family
     public let task: Task
-    /// All that the task takes, in the order they run; a bundle may hold fewer.
+    /// All that the task takes and the optional ones that were asked for, in the order they run; a bundle may hold fewer.
     public let components: [ComponentName]
     public let conditions: [ConditionRecord]
     public let defaultSteps: Int

@@ -3,15 +3,21 @@
 /// With a UNet of batch 2 one call, rows (unconditional, conditional); with batch 1 two calls. At a scale of 1 or less
 /// there is no unconditional prediction: a UNet of batch 1 is called once; one of batch 2, whose shape is fixed, gets
 /// the conditional text in both rows and its first row is used. A UNet that takes the scale as an input is called once.
+///
+/// A model that edits pictures is guided by both (arXiv 2211.09800, equation 3), of three rows: unconditional +
+/// pictureScale · (pictured − unconditional) + scale · (conditional − pictured). Batch 1 takes three calls, batch 2 two.
 public struct ClassifierFreeGuidance: Sendable {
     public let batch: Int
     public let scale: Float
-    /// Inputs of the UNet beside latents and time, by name, each of one row.
+    /// Inputs of the UNet beside latents and time, by name, each of one row; "latents" is what stands behind the noisy ones.
     public typealias Conditions = [String: HostTensor]
 
     public let conditional: Conditions
     /// The same for the negative prompt; nil if the scale needs none, or is one of the conditions.
     public let unconditional: Conditions?
+    /// Of a model that edits: the negative prompt with the picture, which `unconditional` is without.
+    public let pictured: Conditions?
+    public let pictureScale: Float
     /// What the UNet gets of them, call by call: made once, so that a runner can keep its own copy.
     private let rows: [Conditions]
 
@@ -26,21 +32,29 @@ public struct ClassifierFreeGuidance: Sendable {
     public static func isGuided(_ scale: Double) -> Bool { scale > 1 }
 
     /// Hidden states have the shape (1, C, 1, S). Throws `UsageError` for another batch than 1 and 2.
-    public init(batch: Int, scale: Double, conditional: Conditions, unconditional: Conditions?) throws {
+    public init(
+        batch: Int, scale: Double, conditional: Conditions, unconditional: Conditions?, pictured: Conditions? = nil,
+        pictureScale: Double = 1
+    ) throws {
         self.batch = batch
         self.scale = Float(scale)
         self.conditional = conditional
         self.unconditional = unconditional
+        self.pictured = pictured
+        self.pictureScale = Float(pictureScale)
         func both(_ first: Conditions, _ second: Conditions) throws -> Conditions {
             var joined: Conditions = [:]
             for (name, row) in first { joined[name] = try HostTensor.concatenating([row, second[name] ?? row]) }
             return joined
         }
-        switch (batch, unconditional) {
-        case (1, nil): rows = [conditional]
-        case (1, let unconditional?): rows = [unconditional, conditional]
-        case (2, nil): rows = [try both(conditional, conditional)]
-        case (2, let unconditional?): rows = [try both(unconditional, conditional)]
+        let each = [unconditional, unconditional == nil ? nil : pictured, conditional].compactMap { $0 }
+        switch batch {
+        case 1: rows = each
+        // A batch that isn't full takes its last row again.
+        case 2:
+            rows = try stride(from: 0, to: each.count, by: 2).map { (first: Int) -> Conditions in
+                try both(each[first], first + 1 < each.count ? each[first + 1] : conditional)
+            }
         default: throw UsageError("a guidance batch of \(batch) is neither 1 nor 2.")
         }
     }
@@ -57,12 +71,22 @@ public struct ClassifierFreeGuidance: Sendable {
         let repeated = batch == 2 ? try HostTensor.concatenating([latents, latents]) : latents
         var outputs: [HostTensor] = []
         for conditions in rows {
-            let given: Conditions = ["latents": repeated, "time_embedding": embedding]
+            let noisy = try conditions["latents"].map { try HostTensor.joining(repeated, $0) } ?? repeated
+            let given: Conditions = ["latents": noisy, "time_embedding": embedding]
             let output = try await predict(given.merging(conditions) { first, _ in first })
             outputs += try output.split(into: batch)
         }
         guard unconditional != nil else { return outputs[0] }
-        let combined = ClassifierFreeGuidance.combine(outputs[0].floats, outputs[1].floats, scale: scale)
+        let first = outputs[0].floats
+        guard pictured != nil else {
+            let combined = ClassifierFreeGuidance.combine(first, outputs[1].floats, scale: scale)
+            return try HostTensor(shape: latents.shape, combined)
+        }
+        let (second, third, byText, byPicture) = (outputs[1].floats, outputs[2].floats, scale, pictureScale)
+        let combined = first.indices.map { (index: Int) -> Float in
+            let guided: Float = first[index] + byText * (third[index] - second[index])
+            return guided + byPicture * (second[index] - first[index])
+        }
         return try HostTensor(shape: latents.shape, combined)
     }
 

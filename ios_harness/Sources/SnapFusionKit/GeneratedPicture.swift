@@ -58,6 +58,19 @@ public struct GeneratedPicture: Sendable, Equatable {
         try self.init(width: width, height: height, pixels: pixels, settings: first.settings)
     }
 
+    /// How light each pixel is, 0 to 255 (ITU-R BT.601, rounded as Pillow does it).
+    public var luma: [UInt8] {
+        var light: [UInt8] = []
+        light.reserveCapacity(width * height)
+        for index in stride(from: 0, to: pixels.count, by: 3) {
+            var sum = 19595 * Int(pixels[index])
+            sum += 38470 * Int(pixels[index + 1])
+            sum += 7471 * Int(pixels[index + 2])
+            light.append(UInt8((sum + 0x8000) >> 16))
+        }
+        return light
+    }
+
     /// The PNG file, with the settings as JSON in its text metadata under the keyword Python reads.
     public func png() -> Data {
         var text: [(keyword: String, text: String)] = [("Software", "sfmobile")]

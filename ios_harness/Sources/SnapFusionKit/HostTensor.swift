@@ -71,6 +71,23 @@ public final class HostTensor: Sendable {
             shape: [batch * tensors.count] + first.shape.dropFirst(), tensors.flatMap(\.floats))
     }
 
+    /// Two tensors (B, C, H, W) that differ in their channels alone, those of `second` behind those of `first`.
+    public static func joining(_ first: HostTensor, _ second: HostTensor) throws -> HostTensor {
+        let (a, b) = (first.shape, second.shape)
+        guard a.count == 4, b.count == 4, a[0] == b[0], a[2...] == b[2...] else {
+            throw UsageError("channels of \(describe(a)) and \(describe(b)) can't be joined.")
+        }
+        let (ones, others) = (first.floats, second.floats)
+        let (one, other) = (ones.count / max(a[0], 1), others.count / max(a[0], 1))
+        var joined: [Float] = []
+        joined.reserveCapacity(ones.count + others.count)
+        for row in 0..<a[0] {
+            joined += ones[row * one..<(row + 1) * one]
+            joined += others[row * other..<(row + 1) * other]
+        }
+        return try HostTensor(shape: [a[0], a[1] + b[1], a[2], a[3]], joined)
+    }
+
     /// The `count` equal parts of this tensor along its first axis.
     public func split(into count: Int) throws -> [HostTensor] {
         guard count > 0, let batch = shape.first, batch % count == 0 else {

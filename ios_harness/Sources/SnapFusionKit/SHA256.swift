@@ -26,6 +26,13 @@ public struct SHA256Digest {
         public mutating func hexadecimal() -> String { hash.finalize().map(hexadecimalByte).joined() }
     #endif
 
+    /// Of bytes in memory.
+    public static func hexadecimal(of bytes: [UInt8]) -> String {
+        var digest = SHA256Digest()
+        digest.update(Data(bytes))
+        return digest.hexadecimal()
+    }
+
     /// Digest of a file, read in pieces of 4 MiB. Throws Foundation's error if it can't be read.
     public static func file(at url: URL) throws -> String {
         let handle = try FileHandle(forReadingFrom: url)

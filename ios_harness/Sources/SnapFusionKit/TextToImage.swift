@@ -12,7 +12,7 @@ public struct TextToImage: Sendable {
     /// Throws `FileFormatError` or `UsageError` if the bundle's tokenizer or constants can't be used, or its task is none
     /// that this harness runs.
     public init(bundle: ModelBundle, runner: any ComponentRunner, keepLoaded: Bool = true) throws {
-        guard bundle.manifest.pipeline.task == .textToImage else {
+        guard bundle.manifest.pipeline.task != .depthToImage else {
             throw UsageError(
                 "'\(bundle.manifest.name)' is for \(bundle.manifest.pipeline.task.rawValue), which this harness can't run "
                     + "yet.")
@@ -74,8 +74,10 @@ public struct TextToImage: Sendable {
         let steps = request.steps ?? manifest.pipeline.defaultSteps
         let scale = request.guidanceScale ?? manifest.guidance.defaultScale
         let record = try samplerRecord(of: request)
-        var sampler = try record.start(steps: steps)
+        let task = try DrawingTask(manifest, request.given)
+        var (sampler, begun) = try task.start(record, steps: steps)
         try ClassifierFreeGuidance.check(scale: scale)
+        if let scale = task.pictureGuidance { try ClassifierFreeGuidance.check(scale: scale) }
         if request.previews == .decoded && !keepLoaded {
             throw UsageError(
                 "decoded previews need the decoder beside the UNet; keep the components loaded, or take linear ones.")
@@ -83,7 +85,7 @@ public struct TextToImage: Sendable {
         let linear = request.previews == .linear ? try await fitPreview(report) : nil
 
         for control in request.controls { try control.check(in: manifest) }
-        let isGuided = ClassifierFreeGuidance.isGuided(scale) && !manifest.pipeline.takesGuidance
+        let isGuided = ClassifierFreeGuidance.isGuided(scale) && !manifest.pipeline.takesGuidance && task.mayBeGuided
         let prompt = try cut(request.prompt, request.syntax)
         let negative = try cut(request.negativePrompt, request.syntax)
 
@@ -99,18 +101,24 @@ public struct TextToImage: Sendable {
                 tokens: prompt.ids, negativeTokens: isGuided ? negative.ids : nil, seconds: encodingStart.secondsSince()))
         await doneWith(.textEncoder)
 
-        let guidance = try ClassifierFreeGuidance(
-            batch: manifest.guidance.batch, scale: scale, conditional: conditional, unconditional: unconditional)
         var generator = TorchGenerator(seed: request.seed)
-        var latents = try HostTensor(
-            shape: manifest.latents.shape, generator.normal(count: HostTensor.count(of: manifest.latents.shape)))
+        let drawn = task.draw(&generator, count: HostTensor.count(of: manifest.latents.shape))
+        var latents = try HostTensor(shape: manifest.latents.shape, drawn.unit)
         report(.noise(latents))
-        let noiseScale = sampler.noiseScale
-        latents = try HostTensor(shape: latents.shape, latents.floats.map { $0 * noiseScale })
+        var encoded = DrawingTask.Encoded()
+        if task.kind != .fromText {
+            loading += try await load(.encoder, report)
+            encoded = try await task.encode(drawn) { try await moments($0) }
+            await doneWith(.encoder)
+        }
+        let guidance = try task.guidance(
+            batch: manifest.guidance.batch, scale: scale, conditional, unconditional, encoded)
+        latents = try HostTensor(shape: latents.shape, task.begin(sampler, drawn, encoded))
         loading += try await load(.unet, report)
         let controlNets = request.controls.compactMap(\.component)
         for name in controlNets { loading += try await load(name, report) }
-        let context = StepContext(guidance: guidance, timesteps: sampler.timesteps, controls: request.controls)
+        let context = StepContext(
+            guidance: guidance, timesteps: Array(sampler.timesteps[begun...]), controls: request.controls)
         var ahead: (output: HostTensor, start: ContinuousClock.Instant)?
         for index in context.timesteps.indices {
             try Task.checkCancellation()
@@ -124,7 +132,8 @@ public struct TextToImage: Sendable {
             ahead = nil
             let result = try sampler.step(
                 modelOutput: output.floats, latents: latents.floats, noise: &generator)
-            latents = try HostTensor(shape: latents.shape, result.latents)
+            latents = try HostTensor(
+                shape: latents.shape, task.settle(result.latents, sampler, drawn, encoded))
             let denoised = try HostTensor(shape: latents.shape, result.denoised)
             let seconds = stepStart.secondsSince()
             let decoded = request.previews == .decoded ? try await decodePreview(denoised, report) : nil
@@ -159,8 +168,9 @@ public struct TextToImage: Sendable {
         let image = try await decode(latents)
         let decoderSeconds = decoderStart.secondsSince()
         let engine = try await runner.describe().description
-        let picture = try GeneratedPicture(
-            image: image, settings: settings(of: request, steps: steps, scale: scale, engine))
+        let picture = try task.finish(
+            GeneratedPicture(
+                image: image, settings: settings(of: request, steps: steps, scale: scale, engine, task.settings)))
         let totalSeconds = start.secondsSince() - loading
         await doneWith(.decoder)
         report(.picture(picture, decoderSeconds: decoderSeconds, totalSeconds: totalSeconds))
@@ -217,7 +227,7 @@ public struct TextToImage: Sendable {
             case .text(let input, _, _, _, _): found[input] = try await encode(prompt)
             case .guidanceEmbedding(let input, let dimension):
                 found[input] = try TimeEmbedding.guidance(scale: scale, dimension: dimension)
-            case .concatenated: break  // Of tasks that are refused.
+            case .concatenated: break  // Of the picture that is given: see `DrawingTask.guidance`.
             case .residuals: break  // Of each call: see `residuals`.
             }
         }
@@ -240,6 +250,11 @@ public struct TextToImage: Sendable {
     public func encode(_ tokens: [Int32]) async throws -> HostTensor {
         let ids = try HostTensor(shape: [1, tokens.count], tokens)
         return try await predict(.textEncoder, ["input_ids": ids], output: "encoder_hidden_states")
+    }
+
+    /// Means and log variances (1, 2 C, h, w) of the latents of an image (1, 3, H, W), -1 to 1.
+    public func moments(_ image: HostTensor) async throws -> HostTensor {
+        try await predict(.encoder, ["image": image], output: "moments")
     }
 
     /// Image (1, 3, H, W), about -1 to 1, of the loop's latents.
@@ -304,7 +319,7 @@ public struct TextToImage: Sendable {
     }
 
     private func settings(
-        of request: Request, steps: Int, scale: Double, _ engine: String
+        of request: Request, steps: Int, scale: Double, _ engine: String, _ ofTask: [OrderedJSON.Member]
     ) -> [OrderedJSON.Member] {
         let manifest = bundle.manifest
         let dropped = [
@@ -329,7 +344,7 @@ public struct TextToImage: Sendable {
             }
         }
         let syntax = request.syntax == .plain ? nil : OrderedJSON.Member("prompt_syntax", .string(request.syntax.rawValue))
-        return settings + controls + (syntax.map { [$0] } ?? [])
+        return settings + ofTask + controls + (syntax.map { [$0] } ?? [])
             + dropped.filter { $0.count > 0 }.map { .init($0.name, .integer($0.count)) }
     }
 }

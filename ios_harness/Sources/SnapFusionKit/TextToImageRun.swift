@@ -14,6 +14,8 @@ extension TextToImage {
         public var syntax: Prompt.Syntax
         /// Pictures for the bundle's ControlNets.
         public var controls: [Control] = []
+        /// The picture to start from, to repaint or to edit.
+        public var given: GivenPicture?
         /// Whether and how each step carries a picture of what it predicts.
         public var previews: Previews
 
@@ -28,6 +30,7 @@ extension TextToImage {
         public init(
             prompt: String, negativePrompt: String = "", seed: UInt64 = 0, steps: Int? = nil,
             guidanceScale: Double? = nil, sampler: String? = nil, eta: Double? = nil, syntax: Prompt.Syntax = .plain,
+            given: GivenPicture? = nil,
             previews: Previews = .none
         ) {
             self.prompt = prompt
@@ -38,6 +41,7 @@ extension TextToImage {
             self.sampler = sampler
             self.eta = eta
             self.syntax = syntax
+            self.given = given
             self.previews = previews
         }
     }

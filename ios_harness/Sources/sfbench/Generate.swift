@@ -54,6 +54,9 @@ struct Generate: AsyncParsableCommand {
     @Option(help: "What the picture should not look like.")
     var negative = ""
 
+    @OptionGroup(title: "Picture")
+    var given: GivenOptions
+
     @Flag(help: "Also a picture of what each step predicts.")
     var preview = false
 
@@ -87,12 +90,14 @@ struct Generate: AsyncParsableCommand {
         let runner = try engine.makeRunner()
         let pipeline = try TextToImage(bundle: engine.bundle, runner: runner, keepLoaded: !lowMemory)
         let controls = try control.map { try Control(argument: $0, start: controlStart, end: controlEnd) }
+        let given = try given.picture()
         var entries: [OrderedJSON] = []
         var pictures: [GeneratedPicture] = []
         for (index, prompt) in prompts.enumerated() {
             var request = TextToImage.Request(
                 prompt: prompt, negativePrompt: negative, seed: seed, steps: steps, guidanceScale: guidance,
-                sampler: sampler, eta: eta, syntax: promptSyntax, previews: preview ? .decoded : .none)
+                sampler: sampler, eta: eta, syntax: promptSyntax, given: given,
+                previews: preview ? .decoded : .none)
             request.controls = controls
             let name = output.deletingPathExtension().lastPathComponent
             let path =

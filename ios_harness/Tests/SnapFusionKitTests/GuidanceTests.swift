@@ -77,6 +77,39 @@ final class GuidanceTests: XCTestCase {
         XCTAssertEqual(inputs[0]["encoder_hidden_states"]?.floats, [Float](repeating: 3, count: 12))
     }
 
+    /// Rows 1 (neither), 2 (the picture) and 3 (both), the picture behind the latents of the last two.
+    private func edited(batch: Int) async throws -> (HostTensor, [[String: HostTensor]], ClassifierFreeGuidance) {
+        let calls = Calls()
+        func behind(_ value: Float, _ row: ClassifierFreeGuidance.Conditions) throws -> ClassifierFreeGuidance.Conditions {
+            row.merging(["latents": try HostTensor(shape: [1, 2, 1, 4], [Float](repeating: value, count: 8))]) { $1 }
+        }
+        let guidance = try ClassifierFreeGuidance(
+            batch: batch, scale: 2, conditional: behind(9, conditions(3)), unconditional: behind(0, conditions(1)),
+            pictured: behind(9, conditions(2)), pictureScale: 1.5)
+        let latents = try HostTensor(shape: [1, 1, 1, 4], [1, 2, 3, 4] as [Float])
+        let embedding = try HostTensor(shape: [batch, 2, 1, 1], [Float](repeating: 0, count: 2 * batch))
+        let output = try await guidance(latents: latents, embedding: embedding) { given in
+            let output = try await calls.unet(given)
+            // As a UNet that reads more channels than it writes.
+            let rows = try output.split(into: batch).map { try HostTensor(shape: [1, 1, 1, 4], Array($0.floats[..<4])) }
+            return try HostTensor.concatenating(rows)
+        }
+        return (output, await calls.inputs, guidance)
+    }
+
+    func testAnEditIsGuidedByTextAndByPicture() async throws {
+        for (batch, calls) in [(1, 3), (2, 2)] {
+            let (output, inputs, guidance) = try await edited(batch: batch)
+            // 1 + 1.5 · (2 − 1) + 2 · (3 − 2) = 4.5 times the latents
+            XCTAssertEqual(output.floats, [4.5, 9, 13.5, 18])
+            XCTAssertEqual(output.shape, [1, 1, 1, 4])
+            XCTAssertEqual([inputs.count, guidance.calls], [calls, calls])
+            let taken = try inputs.flatMap { try XCTUnwrap($0["latents"]).split(into: batch) }
+            XCTAssertTrue(taken.allSatisfy { $0.shape == [1, 3, 1, 4] && $0.floats[..<4] == [1, 2, 3, 4] })
+            XCTAssertEqual(taken.prefix(3).map { $0.floats[4] }, [0, 9, 9], "what stands behind the latents, by rows")
+        }
+    }
+
     func testScaleThatMeansNothingIsRefused() {
         for scale in [-1, .nan, .infinity] {
             XCTAssertThrowsError(try ClassifierFreeGuidance.check(scale: scale)) { XCTAssertTrue($0 is UsageError) }

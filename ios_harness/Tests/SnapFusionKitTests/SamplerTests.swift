@@ -64,6 +64,59 @@ final class SamplerTests: XCTestCase {
         XCTAssertThrowsError(try own.named("dreams")) { XCTAssertTrue("\($0)".contains("no sampler 'dreams'")) }
     }
 
+    /// A picture's latents, noised, under a network that tells that noise: every step of a walk without fresh noise stays
+    /// on the line between the two, whose ends no error of a solver's order can bend, and ends at the picture.
+    func testAWalkFromAPictureEntersWhereItsStrengthSays() throws {
+        let own = try XCTUnwrap(cases().first { $0.name == "euler" }).record
+        var generator = TorchGenerator(seed: 2)
+        let (clean, unit) = (generator.normal(count: 64), generator.normal(count: 64))
+        for name in ["ddim", "euler", "euler-karras", "heun", "dpm++2m", "dpm++2s", "unipc"] {
+            let record = try own.named(name)
+            var (sampler, call) = try record.start(steps: 10, strength: 0.75, allSteps: false)
+            XCTAssertEqual(call, 3 * sampler.callsPerStep, name)
+            var latents = sampler.noised(clean, unit)
+            for index in call..<sampler.timesteps.count {
+                let (signal, noise) = try XCTUnwrap(sampler.amplitudes, name)
+                XCTAssertGreaterThan(noise, 0, name)
+                let ofLevels = name.hasPrefix("euler") || name == "heun"
+                XCTAssertEqual(ofLevels ? signal : signal * signal + noise * noise, 1, accuracy: 1e-6, name)
+                let found = try sampler.step(modelOutput: unit, latents: latents, noise: &generator)
+                latents = found.latents
+                let expected = sampler.noised(clean, unit)
+                let isLast = index + 1 == sampler.timesteps.count
+                // DDIM ends at the least noise of its schedule.
+                XCTAssertLessThanOrEqual(
+                    maxDifference(latents, expected), isLast && name == "ddim" ? 0.2 : 1e-3, "\(name), call \(index + 1)")
+            }
+            XCTAssertNil(sampler.amplitudes, name)
+            XCTAssertEqual(sampler.noised(clean, unit), clean, name)
+        }
+    }
+
+    func testStrengthsThatCanNotBeTakenAreRefused() throws {
+        let all = try cases()
+        func record(_ name: String) throws -> SamplerRecord { try XCTUnwrap(all.first { $0.name == name }).record }
+        for (name, strength, words) in [
+            ("euler", 0, "makes no sense"), ("euler", 1.01, "makes no sense"), ("euler", .nan, "makes no sense"),
+            ("euler", 0.1, "leaves none of 5 steps"), ("pndm-runge-kutta", 0.5, "can't start from a picture"),
+            ("lcm", 0.05, "too few for 5 steps"),
+        ] {
+            XCTAssertThrowsError(try record(name).start(steps: 5, strength: strength, allSteps: true), name) {
+                XCTAssertTrue($0 is UsageError && "\($0)".contains(words), "\($0)")
+            }
+        }
+        XCTAssertEqual(try record("euler").start(steps: 5, strength: 1, allSteps: false).call, 0)
+    }
+
+    func testAConsistencyModelWalksAllItsStepsOfAShorterList() throws {
+        let lcm = try XCTUnwrap(cases().first { $0.name == "lcm" }).record
+        let whole = try lcm.start(steps: 4).timesteps
+        let (sampler, call) = try lcm.start(steps: 4, strength: 0.5, allSteps: true)
+        XCTAssertEqual(call, 0)
+        XCTAssertEqual(sampler.timesteps.count, 4)
+        XCTAssertEqual(sampler.timesteps[0], ((whole[0] + 1) / 2).rounded() - 1)
+    }
+
     func testEtaIsOfSamplersThatHaveOne() throws {
         let own = try XCTUnwrap(cases().first { $0.name == "euler" }).record
         XCTAssertThrowsError(try own.with(eta: 0.5)) { XCTAssertTrue("\($0)".contains("'euler' has no eta"), "\($0)") }

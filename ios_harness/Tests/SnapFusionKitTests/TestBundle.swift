@@ -45,11 +45,12 @@ enum TestBundle {
                     ([tensor("input_ids", [1, 77], "int32")], tensor("encoder_hidden_states", [1, 2, 1, 77]))
                 case .unet:
                     (called + (controlled ? residuals : []), tensor("model_output", [batch, 4, 4, 4]))
+                case .encoder: ([tensor("image", [1, 3, 8, 8])], tensor("moments", [1, 8, 4, 4]))
                 case _ where name.rawValue.hasPrefix("control_"):
                     (called + [tensor("picture", [1, 3, 8, 8])], residuals.joined(separator: ", "))
                 default: ([tensor("latents", [1, 4, 4, 4])], tensor("image", [1, 3, 8, 8]))
                 }
-            let runs = name == .textEncoder ? "per_prompt" : name == .decoder ? "per_picture" : "per_step"
+            let runs = name == .textEncoder ? "per_prompt" : name == .decoder || name == .encoder ? "per_picture" : "per_step"
             return """
                 "\(name)": {"runs": "\(runs)", "format": "mlprogram", "package": "\(name).mlpackage",
                   "inputs": [\(inputs.joined(separator: ", "))], "outputs": [\(outputs)],
@@ -61,7 +62,7 @@ enum TestBundle {
         let controls = components.filter { $0.rawValue.hasPrefix("control_") }.map { #""\#($0)""# }.joined(separator: ", ")
         let residuals =
             controls.isEmpty ? "" : #", {"kind": "residuals", "count": 2, "components": [\#(controls)]}"#
-        let all = controls.isEmpty ? "" : ", \(controls)"
+        let all = (controls.isEmpty ? "" : ", \(controls)") + (components.contains(.encoder) ? #", "encoder""# : "")
         return """
             {"schema_version": 2, "name": "test", "source": {"id": "test", "sha256": "\(sha)"}, "target": "ios17",
              "options": {}, "tools": {},
@@ -104,6 +105,10 @@ actor RecordingRunner: ComponentRunner {
         self.wrongShape = wrongShape
     }
 
+    /// What the encoder says of an image (1, 3, 8, 8): means (1, 4, 4, 4), and one log variance for all.
+    static func means(_ image: [Float]) -> [Float] { (0..<64).map { image[$0] + 0.25 * image[$0 + 128] } }
+    static let logVariance: Float = -2
+
     func describe() async throws -> RuntimeRecord { RuntimeRecord(engine: .mil, description: "arithmetic") }
 
     func load(_ name: ComponentName) async throws -> LoadTiming {
@@ -144,6 +149,10 @@ actor RecordingRunner: ComponentRunner {
                 "residual_1": try HostTensor(
                     shape: [latents.shape[0], 4, 2, 2], (0..<latents.shape[0] * 16).map { Float($0) * bright }),
             ]
+        case .encoder:
+            let means = RecordingRunner.means(try XCTUnwrap(inputs["image"]).floats)
+            let moments = means + [Float](repeating: RecordingRunner.logVariance, count: means.count)
+            outputs = ["moments": try HostTensor(shape: [1, 8, 4, 4], moments)]
         default:
             let latents = try XCTUnwrap(inputs["latents"]).floats
             outputs = ["image": try HostTensor(shape: [1, 3, 8, 8], (0..<192).map { latents[$0 % 64] / 4 })]

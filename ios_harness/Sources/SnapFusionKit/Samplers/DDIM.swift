@@ -18,6 +18,14 @@ public struct DDIM: Sampler {
         try NoiseSchedule.check(signal: alphasCumprod, at: walked[0], record.process)
     }
 
+    public mutating func begin(at call: Int) { index = call }
+
+    public var amplitudes: (signal: Double, noise: Double)? {
+        guard index < walked.count else { return nil }
+        let alpha = Double(alphasCumprod[walked[index]])
+        return (alpha.squareRoot(), (1 - alpha).squareRoot())
+    }
+
     public mutating func step(
         modelOutput: [Float], latents: [Float], noise generator: inout TorchGenerator
     ) throws -> SamplerStep {

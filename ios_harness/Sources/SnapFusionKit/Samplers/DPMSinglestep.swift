@@ -20,6 +20,12 @@ public struct DPMSinglestep: Sampler {
         return index + 1 < timesteps.count || !(record.lowerOrderFinal || record.finalSigma == .zero)
     }
 
+    public mutating func begin(at call: Int) { index = call }
+
+    public var amplitudes: (signal: Double, noise: Double)? {
+        index < timesteps.count ? (points[index].alpha, points[index].sigma) : nil
+    }
+
     public mutating func step(
         modelOutput: [Float], latents: [Float], noise: inout TorchGenerator
     ) throws -> SamplerStep {

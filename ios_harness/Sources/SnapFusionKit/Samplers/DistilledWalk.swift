@@ -8,9 +8,9 @@ struct DistilledWalk: Sendable {
     let alphasCumprod: [Float]
 
     /// Throws `UsageError` for steps that can't be taken, and for a model that starts from pure noise.
-    init(_ record: ConsistencyRecord, steps: Int) throws {
+    init(_ record: ConsistencyRecord, steps: Int, share: Double) throws {
         self.record = record
-        walked = try record.distilledTimesteps(steps)
+        walked = try record.distilledTimesteps(steps, share)
         timesteps = walked.map(Float.init)
         alphasCumprod = try NoiseSchedule.alphasCumprod(record.process)
         try NoiseSchedule.check(signal: alphasCumprod, at: walked[0], record.process)
@@ -25,16 +25,22 @@ struct DistilledWalk: Sendable {
 
 extension ConsistencyRecord {
     /// `steps` of the distillation's timesteps, from its last one on, falling. Throws `UsageError`.
-    fileprivate func distilledTimesteps(_ steps: Int) throws -> [Int] {
+    fileprivate func distilledTimesteps(_ steps: Int, _ share: Double) throws -> [Int] {
         try NoiseSchedule.check(steps: steps, process)
         guard steps <= distilledSteps, distilledSteps <= process.trainTimesteps else {
             throw UsageError(
                 "expected 1 to \(distilledSteps) steps, those this sampler's model was distilled on; found \(steps).")
         }
+        let taken = Int(Double(distilledSteps) * share)
+        guard steps <= taken else {
+            throw UsageError(
+                "a strength of \(share) leaves \(taken) of the \(distilledSteps) timesteps this sampler's model was "
+                    + "distilled on, too few for \(steps) steps; take fewer, or a higher strength.")
+        }
         let distance = process.trainTimesteps / distilledSteps
         return (0..<steps).map { step in
-            let place = Int((Double(distilledSteps) / Double(steps) * Double(step)).rounded(.down))
-            return (distilledSteps - place) * distance - 1
+            let place = Int((Double(taken) / Double(steps) * Double(step)).rounded(.down))
+            return (taken - place) * distance - 1
         }
     }
 }

@@ -16,6 +16,9 @@ struct LevelWalk: Sendable {
     var here: Double { sigmas[index] }
     var following: Double { sigmas[index + 1] }
 
+    /// Amplitudes of signal and noise before this call; nil behind the last.
+    var amplitudes: (signal: Double, noise: Double)? { index < timesteps.count ? (1, here) : nil }
+
     /// Latents scaled to variance 1.
     func modelInput(_ latents: [Float]) -> [Float] {
         let scale = Float((here * here + 1).squareRoot())
@@ -39,6 +42,8 @@ public struct Euler: Sampler {
     public var timesteps: [Float] { walk.timesteps }
     public var noiseScale: Float { walk.noiseScale }
     public func modelInput(_ latents: [Float]) -> [Float] { walk.modelInput(latents) }
+    public mutating func begin(at call: Int) { walk.index = call }
+    public var amplitudes: (signal: Double, noise: Double)? { walk.amplitudes }
 
     public mutating func step(
         modelOutput: [Float], latents: [Float], noise: inout TorchGenerator

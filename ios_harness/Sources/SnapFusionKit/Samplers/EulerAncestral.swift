@@ -12,6 +12,8 @@ public struct EulerAncestral: Sampler {
     public var timesteps: [Float] { walk.timesteps }
     public var noiseScale: Float { walk.noiseScale }
     public func modelInput(_ latents: [Float]) -> [Float] { walk.modelInput(latents) }
+    public mutating func begin(at call: Int) { walk.index = call }
+    public var amplitudes: (signal: Double, noise: Double)? { walk.amplitudes }
 
     public mutating func step(
         modelOutput: [Float], latents: [Float], noise: inout TorchGenerator

@@ -10,8 +10,18 @@ public struct LCM: Sampler {
     public var timesteps: [Float] { walk.timesteps }
 
     /// Throws `UsageError` for steps that can't be taken.
-    public init(_ record: ConsistencyRecord, steps: Int) throws {
-        walk = try DistilledWalk(record, steps: steps)
+    ///
+    /// - Parameter share: of the distillation's timesteps, the least noisy ones, that are walked.
+    public init(_ record: ConsistencyRecord, steps: Int, share: Double = 1) throws {
+        walk = try DistilledWalk(record, steps: steps, share: share)
+    }
+
+    public mutating func begin(at call: Int) { index = call }
+
+    public var amplitudes: (signal: Double, noise: Double)? {
+        guard index < timesteps.count else { return nil }
+        let (alpha, sigma) = walk.powers(index)
+        return (alpha, sigma)
     }
 
     public mutating func step(

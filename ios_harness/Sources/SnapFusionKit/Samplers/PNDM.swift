@@ -17,9 +17,11 @@ public struct PNDM: Sampler {
 
     public let record: PNDMRecord
     public let timesteps: [Float]
-    private let transfers: [Transfer]
+    private var transfers: [Transfer]
     private let alphasCumprod: [Float]
+    private let distance: Int
     private var index = 0
+    private var begun = 0
     private var outputs: [[Float]] = []
     private var start: [Float] = []
     private var sum: [Float] = []
@@ -28,13 +30,9 @@ public struct PNDM: Sampler {
     public init(_ record: PNDMRecord, steps: Int) throws {
         self.record = record
         let grid = try NoiseSchedule.walked(record.process, steps)
-        let distance = record.process.trainTimesteps / steps
+        distance = record.process.trainTimesteps / steps
         if record.skipRungeKutta {
-            var calls = grid.map { Transfer(told: $0, from: $0, to: $0 - distance) }
-            if grid.count > 1 {
-                calls.insert(Transfer(told: grid[1], from: grid[1] + distance, to: grid[1]), at: 1)
-            }
-            transfers = calls
+            transfers = PNDM.improvedEuler(Array(grid.prefix(2)) + grid.dropFirst(), distance, begun: 0)
         } else {
             guard steps > PNDM.rungeKuttaSteps else {
                 throw UsageError(
@@ -46,6 +44,33 @@ public struct PNDM: Sampler {
         timesteps = transfers.map { Float($0.told) }
         alphasCumprod = try NoiseSchedule.alphasCumprod(record.process)
         try NoiseSchedule.check(signal: alphasCumprod, at: grid[0], record.process)
+    }
+
+    public mutating func begin(at call: Int) throws {
+        guard record.skipRungeKutta || call == 0 else {
+            throw UsageError(
+                "a PNDM sampler that begins with Runge-Kutta can't start from a picture; take another, ddim say.")
+        }
+        (index, begun) = (call, call)
+        if record.skipRungeKutta {
+            transfers = PNDM.improvedEuler(transfers.map(\.told), distance, begun: call)
+        }
+    }
+
+    public var amplitudes: (signal: Double, noise: Double)? {
+        guard index < transfers.count else { return nil }
+        let alpha = Double(alphasCumprod[transfers[index].told])
+        return (alpha.squareRoot(), (1 - alpha).squareRoot())
+    }
+
+    /// Of a list that tells the second timestep twice; the second call from `begun` on repeats the first one's step.
+    private static func improvedEuler(_ told: [Int], _ distance: Int, begun: Int) -> [Transfer] {
+        var calls = told.map { Transfer(told: $0, from: $0, to: $0 - distance) }
+        if begun + 1 < told.count {
+            let reached = told[begun + 1]
+            calls[begun + 1] = Transfer(told: reached, from: reached + distance, to: reached)
+        }
+        return calls
     }
 
     private static func rungeKutta(_ grid: [Int], _ distance: Int) -> [Transfer] {
@@ -82,9 +107,9 @@ public struct PNDM: Sampler {
     /// What stands for the network's output in this call's step, and the latents it starts from.
     private mutating func estimate(_ output: [Float], _ x: [Float]) -> ([Float], [Float]) {
         if record.skipRungeKutta {
-            if index == 1 { return (zip(output, outputs[0]).map { ($0 + $1) / 2 }, start) }
+            if index == begun + 1 { return (zip(output, outputs[0]).map { ($0 + $1) / 2 }, start) }
             keep(output)
-            if index == 0 {
+            if index == begun {
                 start = x
                 return (output, x)
             }

@@ -8,6 +8,13 @@ public protocol Sampler: Sendable {
     var timesteps: [Float] { get }
     /// Standard deviation of the latents that the walk starts from.
     var noiseScale: Float { get }
+    /// Network calls that one step takes, but for those that begin or end a walk.
+    var callsPerStep: Int { get }
+    /// Lets the walk begin at its network call `call` instead of its first, from `noised` latents. Throws `UsageError`
+    /// if it can't.
+    mutating func begin(at call: Int) throws
+    /// Amplitudes of signal and noise in the latents before the next call; nil behind the last.
+    var amplitudes: (signal: Double, noise: Double)? { get }
     /// The latents as the network takes them at the next call: scaled to the variance it was trained on.
     func modelInput(_ latents: [Float]) -> [Float]
     /// From the latents of this call and the network's output for them to those of the next call. What is drawn comes
@@ -26,6 +33,14 @@ public struct SamplerStep: Sendable {
 
 extension Sampler {
     public var noiseScale: Float { 1 }
+    public var callsPerStep: Int { 1 }
+
+    /// The denoised latents `clean` as they would be before the next call; behind the last they are themselves.
+    public func noised(_ clean: [Float], _ unit: [Float]) -> [Float] {
+        guard let amplitudes else { return clean }
+        return Latents.sum(amplitudes.signal, clean, amplitudes.noise, unit)
+    }
+
     public func modelInput(_ latents: [Float]) -> [Float] { latents }
 
     /// Throws `UsageError` unless call `index` can be made with these.
@@ -54,6 +69,34 @@ extension SamplerRecord {
         case .lcm(let record): try LCM(record, steps: steps)
         case .tcd(let record): try TCD(record, steps: steps)
         }
+    }
+}
+
+extension SamplerRecord {
+    /// A walk that a picture's latents enter, noised as much as `strength` says, and the call it begins at.
+    ///
+    /// Of `steps` the last whole `steps` · `strength` are walked, as in `sfmobile.sampling.samplers.starting`.
+    ///
+    /// - Parameter allSteps: all are walked, of a shorter list: as the pipeline of consistency models does it.
+    /// - Throws: `UsageError` for a strength that makes no sense or leaves no step.
+    public func start(steps: Int, strength: Double, allSteps: Bool) throws -> (sampler: any Sampler, call: Int) {
+        guard strength > 0, strength <= 1 else {
+            throw UsageError("the strength \(strength) makes no sense; expected above 0 (the picture) to 1 (noise).")
+        }
+        switch self {
+        case .lcm(let record) where allSteps: return (try LCM(record, steps: steps, share: strength), 0)
+        case .tcd(let record) where allSteps: return (try TCD(record, steps: steps, share: strength), 0)
+        default: break
+        }
+        var sampler = try start(steps: steps)
+        let walked = Int(Double(steps) * strength)
+        guard walked > 0 else {
+            throw UsageError(
+                "a strength of \(strength) leaves none of \(steps) steps; take a higher one, or more steps.")
+        }
+        let call = (steps - walked) * sampler.callsPerStep
+        try sampler.begin(at: call)
+        return (sampler, call)
     }
 }
 

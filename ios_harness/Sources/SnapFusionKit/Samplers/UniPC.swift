@@ -35,6 +35,12 @@ public struct UniPC: Sampler {
         return goesNowhere ? 1 : order
     }
 
+    public mutating func begin(at call: Int) { index = call }
+
+    public var amplitudes: (signal: Double, noise: Double)? {
+        index < timesteps.count ? (points[index].alpha, points[index].sigma) : nil
+    }
+
     public mutating func step(
         modelOutput: [Float], latents: [Float], noise: inout TorchGenerator
     ) throws -> SamplerStep {
