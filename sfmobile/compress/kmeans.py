@@ -293,19 +293,28 @@ def pack_bits(indices: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     """Indices of `bits` bits each, packed from the least significant bit on, as MIL's constexpr_lut_to_dense reads
     them: (M,) to (ceil(M * bits / 8),)."""
     packed = np.zeros((indices.size * bits + 7) // 8, np.uint8)
-    pending = np.uint32(0)
-    held = 0
-    place = 0
-    for index in indices:
-        pending |= np.uint32(index) << np.uint32(held)
-        held += bits
-        while held >= 8:
-            packed[place] = pending & np.uint32(0xFF)
-            pending >>= np.uint32(8)
-            held -= 8
-            place += 1
-    if held > 0:
-        packed[place] = pending & np.uint32(0xFF)
+    # Eight indices are a whole number of bytes: no bit is carried from group to group, and nothing waits for it.
+    groups = indices.size // 8
+    shift = np.uint64(bits)
+    for group in range(groups):
+        start = 8 * group
+        word = np.uint64(indices[start + 7])
+        word = (word << shift) | np.uint64(indices[start + 6])
+        word = (word << shift) | np.uint64(indices[start + 5])
+        word = (word << shift) | np.uint64(indices[start + 4])
+        word = (word << shift) | np.uint64(indices[start + 3])
+        word = (word << shift) | np.uint64(indices[start + 2])
+        word = (word << shift) | np.uint64(indices[start + 1])
+        word = (word << shift) | np.uint64(indices[start])
+        for byte in range(bits):
+            packed[group * bits + byte] = word & np.uint64(0xFF)
+            word >>= np.uint64(8)
+    word = np.uint64(0)
+    for position in range(indices.size - 1, 8 * groups - 1, -1):
+        word = (word << shift) | np.uint64(indices[position])
+    for byte in range(groups * bits, packed.size):
+        packed[byte] = word & np.uint64(0xFF)
+        word >>= np.uint64(8)
     return packed
 
 
