@@ -89,9 +89,8 @@ def test_text_that_is_not_unicode_is_refused() -> None:
 
 
 def test_a_bundles_record_decides_the_special_tokens(tiny_checkpoint: Checkpoint) -> None:
-    record = manifest_of(tiny_checkpoint).tokenizer.model_copy(
-        update={"bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 0}
-    )
+    ends = {"bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 0}
+    record = manifest_of(tiny_checkpoint).tokenizer.model_copy(update={**ends, "added_tokens": {}, "exact_tokens": {}})
     found = Tokenizer(TOKENIZER_DIR, record).encode("a cat")
     assert found[0].tolist() == [49406, 320, 2368, 49407, *[0] * 73]
 
