@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.directory import Checkpoint
@@ -15,7 +14,7 @@ from sfmobile.checkpoint.hub import open_checkpoint
 from sfmobile.export.options import ExportOptions
 from sfmobile.testing import write_synthetic_checkpoint
 from tests.checkpoint.added_tokens import LAYOUTS
-from tests.exported import SharedExports, export_tiny, shared_folder
+from tests.exported import SharedExports, export_tiny, made_once, shared_folder
 from tests.tiny import (
     TINY_ASYMMETRIC_AUTOENCODER,
     TINY_AUTOENCODER,
@@ -47,19 +46,17 @@ def added_tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """A tiny checkpoint in fp16 that diffusers can load too. Shared: don't write into it."""
-    root = shared_folder(tmp_path_factory) / "tiny"
-    with FileLock(f"{root}.lock"):
-        if not root.exists():
-            draft = root.with_name("tiny.draft")
-            write_synthetic_checkpoint(
-                draft,
-                unet_layout=TINY_UNET,
-                text_encoder_layout=TINY_TEXT_ENCODER,
-                autoencoder_layout=TINY_AUTOENCODER,
-                latent_size=TINY_LATENT_SIZE,
-            )
-            draft.rename(root)
-    return Checkpoint.open(root)
+
+    def write(draft: Path) -> None:
+        write_synthetic_checkpoint(
+            draft,
+            unet_layout=TINY_UNET,
+            text_encoder_layout=TINY_TEXT_ENCODER,
+            autoencoder_layout=TINY_AUTOENCODER,
+            latent_size=TINY_LATENT_SIZE,
+        )
+
+    return Checkpoint.open(made_once(shared_folder(tmp_path_factory) / "tiny", write))
 
 
 @pytest.fixture(scope="session")
@@ -93,12 +90,12 @@ def tiny_encoding_bundle(
     tiny_bundle: Bundle, tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory
 ) -> Bundle:
     """The tiny bundle with the image encoder. Shared: don't write into it."""
-    root = shared_folder(tmp_path_factory) / "tiny-encoding"
-    with FileLock(f"{root}.lock"):
-        if not root.exists():
-            draft = Path(shutil.copytree(tiny_bundle.root, root.with_name("tiny-encoding.draft")))
-            export_tiny(tiny_checkpoint, draft, ExportOptions(components=("encoder",))).root.rename(root)
-    return Bundle.open(root)
+
+    def export(draft: Path) -> None:
+        shutil.copytree(tiny_bundle.root, draft)
+        export_tiny(tiny_checkpoint, draft, ExportOptions(components=("encoder",)))
+
+    return Bundle.open(made_once(shared_folder(tmp_path_factory) / "tiny-encoding", export))
 
 
 @pytest.fixture(scope="session")
@@ -108,15 +105,15 @@ def tiny_controlled_bundle(
     """The tiny checkpoint under a ControlNet called edges, what doesn't depend on it reused. Don't write into it."""
     from tests.controlnets import write_controlnet
 
-    root = shared_folder(tmp_path_factory) / "controlled"
-    with FileLock(f"{root}.lock"):
-        if not root.exists():
-            write_controlnet(root.with_name("controlnet-edges"))
-            draft = Path(shutil.copytree(tiny_bundle.root, root.with_name("controlled.draft")))
-            control = f"edges={root.with_name('controlnet-edges')}"
-            export_tiny(open_checkpoint(tiny_checkpoint.root, control=[control]), draft, ExportOptions())
-            draft.rename(root)
-    return Bundle.open(root)
+    folder = shared_folder(tmp_path_factory)
+    control = folder / "controlnet-edges"
+
+    def export(draft: Path) -> None:
+        write_controlnet(control)
+        shutil.copytree(tiny_bundle.root, draft)
+        export_tiny(open_checkpoint(tiny_checkpoint.root, control=[f"edges={control}"]), draft, ExportOptions())
+
+    return Bundle.open(made_once(folder / "controlled", export))
 
 
 @pytest.fixture(scope="session")

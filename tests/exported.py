@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,16 @@ def shared_folder(factory: pytest.TempPathFactory) -> Path:
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
     folder.mkdir(exist_ok=True)
     return folder
+
+
+def made_once(root: Path, make: Callable[[Path], object]) -> Path:
+    """`root`, made by `make` at a draft's place by whichever process asks first."""
+    with FileLock(f"{root}.lock"):
+        if not root.exists():
+            draft = root.with_name(f"{root.name}.draft")
+            make(draft)
+            draft.rename(root)
+    return root
 
 
 @dataclass(frozen=True)

@@ -53,11 +53,11 @@ def open_checkpoint(
     An opened checkpoint is returned as it is. revision: of a model on the Hub, its newest without it. lora: files
     merged into the weights ("detail.safetensors:0.8"). embedding: files of textual inversion ("cat.safetensors:<cat>").
     vae: a directory or file of another autoencoder. preview: of a tiny one (TAESD), whose decoder shows what steps
-    predict. tokenizer: a directory, for a single file whose vocabulary isn't
-    CLIP's. prediction: what a single file's UNet predicts, where its keys don't say. control: directories of
-    ControlNets with their names ("canny=path/to/controlnet"). ema: a single file's averaged weights. full_precision: of
-    two precisions on the Hub, the one that ONNX files of float32 are made from. parts: whose weights are read, so that
-    a pickle in another's folder is no obstacle.
+    predict. tokenizer: a directory, for a single file whose vocabulary isn't CLIP's. prediction: what a single file's
+    UNet predicts, where its keys don't say. control: directories of ControlNets with their names
+    ("canny=path/to/controlnet"). ema: a single file's averaged weights. full_precision: of two precisions on the Hub,
+    the one that ONNX files of float32 are made from. parts: whose weights are read, so that a pickle in another's
+    folder is no obstacle.
 
     Raises `ArtifactError` if it is neither or something is damaged or for another model, `UnavailableError` if the Hub
     can't be reached.

@@ -79,12 +79,7 @@ def _with_autoencoder(checkpoint: Checkpoint, source: Source) -> tuple[Checkpoin
     other = read_autoencoder(source.vae)
     _check_hash(source.vae, other.digest, source.vae_sha256)
     layout = autoencoder_layout(other.config, other.file)
-    wanted = checkpoint.unet_layout.out_channels
-    if layout.latent_channels != wanted:
-        raise ArtifactError(
-            f"{other.file}: its latents have {layout.latent_channels} channels and the UNet's {wanted}; it is for "
-            "another model."
-        )
+    _check_channels(checkpoint, other.file, layout.latent_channels)
     halves = autoencoder_parts(other.config, other.file)
     parts: tuple[PartName, ...] = tuple(part for part in PARTS if FOLDERS[part] != "vae" or part in halves)
     record = AutoencoderRecord(path=str(source.vae), sha256=other.digest)
@@ -99,6 +94,15 @@ def _with_autoencoder(checkpoint: Checkpoint, source: Source) -> tuple[Checkpoin
         ),
         record,
     )
+
+
+def _check_channels(checkpoint: Checkpoint, file: Path, channels: int) -> None:
+    """Raise `ArtifactError` for an autoencoder of other latents than the UNet's."""
+    wanted = checkpoint.unet_layout.out_channels
+    if channels != wanted:
+        raise ArtifactError(
+            f"{file}: its latents have {channels} channels and the UNet's {wanted}; it is for another model."
+        )
 
 
 def _with_controls(checkpoint: Checkpoint, source: Source) -> tuple[Checkpoint, tuple[OverlayRecord, ...]]:
@@ -127,12 +131,7 @@ def _with_preview(checkpoint: Checkpoint, source: Source) -> tuple[Checkpoint, P
             f"{other.file}: a preview is decoded by an AutoencoderTiny (TAESD), and this is a large autoencoder; give "
             "that with --vae, or leave --preview out: every bundle previews with its own decoder too."
         )
-    wanted = checkpoint.unet_layout.out_channels
-    if layout.latent_channels != wanted:
-        raise ArtifactError(
-            f"{other.file}: its latents have {layout.latent_channels} channels and the UNet's {wanted}; it is for "
-            "another model."
-        )
+    _check_channels(checkpoint, other.file, layout.latent_channels)
     if layout.scaling_factor != 1:
         raise ArtifactError(
             f"{other.file}: 'scaling_factor' is {layout.scaling_factor:g}; expected 1: a preview decodes latents as "

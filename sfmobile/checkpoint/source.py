@@ -28,15 +28,7 @@ class LoraChoice:
     @classmethod
     def parse(cls, text: str) -> LoraChoice:
         """`FILE[:scale]`. Raises `UsageError` for a scale that is no finite number."""
-        file, colon, end = text.rpartition(":")
-        if not colon or Path(text).exists():
-            return cls(absolute(text))
-        try:
-            scale = float(end)
-        except ValueError:
-            raise UsageError(f"--lora {text}: '{end}' is no scale; expected FILE or FILE:SCALE, such as 0.8.") from None
-        if not math.isfinite(scale):
-            raise UsageError(f"--lora {text}: the scale is {end}; expected a finite number such as 0.8.")
+        file, scale = file_and_scale(text, f"--lora {text}")
         return cls(absolute(file), scale)
 
 
@@ -152,6 +144,21 @@ class Source:
             *(control.path for control in self.controls),
             *others,
         )
+
+
+def file_and_scale(text: str, option: str) -> tuple[str, float]:
+    """The parts of `FILE[:scale]`, 1 without one. Raises `UsageError`, which begins with `option` as it was given, for
+    a scale that is no finite number."""
+    file, colon, end = text.rpartition(":")
+    if not colon or Path(text).exists():
+        return text, 1.0
+    try:
+        scale = float(end)
+    except ValueError:
+        raise UsageError(f"{option}: '{end}' is no scale; expected FILE or FILE:SCALE, such as 0.8.") from None
+    if not math.isfinite(scale):
+        raise UsageError(f"{option}: the scale is {end}; expected a finite number such as 0.8.")
+    return file, scale
 
 
 def expanded(path: Path | str) -> Path:

@@ -156,6 +156,10 @@ def generate(
     check_output(output, sheet, prompts, previews)
     if compare_samplers is not None and (previews is not None or preview):
         raise UsageError("--previews is of single pictures, --compare-samplers of the last; leave one out.")
+    if previews_by is not None and previews is None:
+        raise UsageError("--previews-by says who makes the pictures of --previews DIR|FILE.png; give that too.")
+    if not control and (control_start, control_end) != (0.0, 1.0):
+        raise UsageError("--control-start and --control-end are of --control NAME=FILE; give that too.")
     compared = (
         None if compare_samplers is None else comparison(compare_samplers, compare_steps, prompts, steps, sampler, eta)
     )

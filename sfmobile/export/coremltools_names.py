@@ -98,36 +98,13 @@ TYPES = Name(
     "coremltools.converters.mil.mil",
     "types",
     "to know what an operation's result is",
-    has=("fp16", "fp32", "fp64", "builtin_to_string", "nptype_from_builtin", "string_to_builtin"),
+    has=("fp16", "fp32", "fp64", "builtin_to_string", "nptype_from_builtin"),
 )
 OPSET_IS_AT_LEAST = Name(
     "coremltools.converters.mil.mil.block",
     "is_current_opset_version_compatible_with",
     "to choose the operations that a target has",
     takes=("opset_version",),
-)
-REPLACE_USES = Name(
-    "coremltools.converters.mil.mil.block",
-    "Block.replace_uses_of_var_after_op",
-    "to put lookup tables in the place of weights",
-    takes=("anchor_op", "old_var", "new_var", "no_check_var_types"),
-)
-REMOVE_OPERATIONS = Name(
-    "coremltools.converters.mil.mil.block",
-    "Block.remove_ops",
-    "to take out weights that lookup tables have replaced",
-    takes=("ops_to_remove",),
-)
-SCOPE_INFO = Name(
-    "coremltools.converters.mil.mil.scope",
-    "ScopeInfo",
-    "to say where operations come from that it adds, which coremltools demands",
-    takes=("source", "data"),
-)
-GRAPH_PASS_SCOPE = Name(
-    "coremltools.converters.mil.mil.scope",
-    "ScopeSource.COREMLTOOLS_GRAPH_PASS",
-    "to say where operations come from that it adds, which coremltools demands",
 )
 PASS_REGISTRY = Name(
     "coremltools.converters.mil.mil.passes.pass_registry",
@@ -192,10 +169,6 @@ NAMES: tuple[Name, ...] = (
     PROMOTE_INPUT_DTYPES,
     TYPES,
     OPSET_IS_AT_LEAST,
-    REPLACE_USES,
-    REMOVE_OPERATIONS,
-    SCOPE_INFO,
-    GRAPH_PASS_SCOPE,
     PASS_REGISTRY,
     SERIALIZE,
     FUNCTION,

@@ -191,18 +191,17 @@ def export(
     source: a diffusers-format directory, a single file, a Hugging Face Hub id, or an opened checkpoint. revision, lora,
     embedding, vae, preview, tokenizer, prediction, control, ema: as `open_checkpoint` takes them. attention:
     split-einsum suits the Neural Engine, original the GPU. bits: per weight, 1, 2, 3, 4, 6 or 8; "none" for fp16;
-    without it 6 (ONNX:
-    none). group_size: a lookup table per so many output channels (ios18). recipe: bits layer by layer, in place of
-    both. target: the earliest system the packages run on, ios17 without it. component: only these, in place of all of
-    the checkpoint's pipeline. extra: optional components beside them: "encoder", to start from a picture.
-    latent_size: (height, width), the checkpoint's own without it; several with multifunction. guidance_batch: 2 for
-    both halves of guidance in one call.
-    chunks: packages the UNet is cut into. multifunction: packages of several functions over the same weights (ios18);
-    multifunction_decoder: the decoder's too, which iOS 18 was seen to crash with.
+    without it 6 (ONNX: none). group_size: a lookup table per so many output channels (ios18). recipe: bits layer by
+    layer, in place of both. target: the earliest system the packages run on, ios17 without it. component: only these,
+    in place of all of the checkpoint's pipeline. extra: optional components beside them: "encoder", to start from a
+    picture. latent_size: (height, width), the checkpoint's own without it; several with multifunction. guidance_batch:
+    2 for both halves of guidance in one call. chunks: packages the UNet is cut into. multifunction: packages of several
+    functions over the same weights (ios18); multifunction_decoder: the decoder's too, which iOS 18 was seen to crash
+    with.
     format: "onnx" for ONNX files, of onnx_precision; "coreai", experimental, for .aimodels. clip_skip: last layers of
     the text encoder to leave out, counted as diffusers does. prompt_chunks: of 75 tokens that the UNet reads, for long
-    prompts. default_steps, default_guidance: of a picture that nobody
-    asks otherwise for; the checkpoint's own without them. author, licence, model_version, metadata: written into every
+    prompts. default_steps, default_guidance: of a picture that nobody asks otherwise for; the checkpoint's own without
+    them. author, licence, model_version, metadata: written into every
     package. golden: record a reference run for tests, of golden_steps steps, by default the model's own or as many as
     a minute has room for. force: rebuild what is whole and current too. form: "apple" writes the packages also in the
     form that Apple's Swift package loads, into the folder apple of the bundle.

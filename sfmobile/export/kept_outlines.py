@@ -50,7 +50,7 @@ def outline_key(
     return sha256_of_value(
         {
             "component": component,
-            "layout": [type(layout).__name__, asdict(layout)],
+            "layout": [type(layout).__name__, asdict(layout, dict_factory=_unnamed)],
             "attention": attention,
             "target": target,
             "inputs": [(one.name, one.shape, one.dtype) for one in inputs],
@@ -59,6 +59,11 @@ def outline_key(
             "code": _code(),
         }
     )
+
+
+def _unnamed(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A layout is what it builds, whatever a checkpoint calls it."""
+    return {key: value for key, value in fields if key != "name"}
 
 
 def kept_outline(key: str, draw: Callable[[], Outline], anew: bool = False) -> Outline:

@@ -10,12 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from sfmobile.bundle.manifest import Manifest
-from sfmobile.checkpoint.source import CONTROL_PREFIX
+from sfmobile.checkpoint.source import CONTROL_PREFIX, file_and_scale
 from sfmobile.errors import UsageError
 from sfmobile.runtime.protocol import LoadedComponent
 from sfmobile.sampling.given import PictureSource, read_given
@@ -66,22 +65,14 @@ def parse_control(text: str) -> tuple[str, str, float]:
     name, equals, rest = text.partition("=")
     if not equals or not name or not rest:
         raise UsageError(f"--control {text} names no picture; expected NAME=FILE or NAME=FILE:SCALE, canny=edges.png.")
-    file, colon, end = rest.rpartition(":")
-    if not colon or Path(rest).exists():
-        return name, rest, 1.0
-    try:
-        scale = float(end)
-    except ValueError:
-        raise UsageError(f"--control {text}: '{end}' is no scale; expected NAME=FILE or NAME=FILE:SCALE.") from None
-    return name, file, scale
+    return (name, *file_and_scale(rest, f"--control {text}"))
 
 
 def check_controls(controls: Sequence[Control], manifest: Manifest) -> None:
     """Raise `UsageError` for a ControlNet that the bundle hasn't, a picture of another size, or a scale or share that
     means nothing."""
     condition = manifest.pipeline.residuals
-    latents = manifest.latents
-    size = (latents.pixels_per_latent * latents.height, latents.pixels_per_latent * latents.width)
+    size = manifest.latents.picture_size
     names = [] if condition is None else [name.removeprefix(CONTROL_PREFIX) for name in condition.components]
     for control in controls:
         if control.name not in names:

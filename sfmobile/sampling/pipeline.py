@@ -266,26 +266,22 @@ class TextToImage:
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """Image of the loop's latents, float32 (1, 3, H, W), about [-1, 1] and not clamped."""
-        decoder = self.manifest.pipeline.decoder
-        image = self.component(decoder).predict({"latents": self.decoder_input(latents)})["image"]
-        check_finite(image, decoder)
-        self._done_with(decoder)
-        return image
+        return self._once(self.manifest.pipeline.decoder, "latents", self.decoder_input(latents), "image")
 
     def decode_tiny(self, latents: np.ndarray) -> np.ndarray:
         """As `decode`, by the component for previews, which takes the latents as the loop has them."""
-        preview = self.manifest.pipeline.preview
-        image = self.component(preview).predict({"latents": latents})["image"]
-        check_finite(image, preview)
-        return image
+        return self._once(self.manifest.pipeline.preview, "latents", latents, "image")
 
     def moments(self, image: np.ndarray) -> np.ndarray:
         """What the encoder says of an image float32 (1, 3, H, W), -1 to 1: means and log variances (1, 2 C, h, w)."""
-        encoder = self.manifest.pipeline.encoder
-        moments = self.component(encoder).predict({"image": image})["moments"]
-        check_finite(moments, encoder)
-        self._done_with(encoder)
-        return moments
+        return self._once(self.manifest.pipeline.encoder, "image", image, "moments")
+
+    def _once(self, name: ComponentName, taken: str, value: np.ndarray, given: str) -> np.ndarray:
+        """What a component of one input and one output gives, checked."""
+        found = self.component(name).predict({taken: value})[given]
+        check_finite(found, name)
+        self._done_with(name)
+        return found
 
     def generate(self, request: Request, observe: Callable[[Step], None] | None = None) -> Picture:
         """Draw `request`; `observe` is shown each step."""

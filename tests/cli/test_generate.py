@@ -151,6 +151,8 @@ def test_eta_draws_anew_on_the_way_and_is_written_down(tiny_bundle: Bundle, tmp_
     ("options", "problem"),
     [
         (("--compare-samplers", "all", "--previews", "x.png"), "--previews is of single pictures"),
+        (("--previews-by", "decoder"), "--previews-by says who makes the pictures of --previews"),
+        (("--control-end", 0.5), "--control-start and --control-end are of --control NAME=FILE"),
         (("--sampler", "euler", "--eta", 0.5), "The sampler 'euler' has no eta; ddim and tcd have."),
         (("--sampler", "tcd", "--eta", 1.5), "An eta of 1.5 is impossible; expected 0"),
         (("--compare-samplers", "all", "--eta", 0.5), "takes neither --steps, --sampler nor --eta"),

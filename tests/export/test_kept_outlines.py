@@ -101,3 +101,5 @@ def test_another_version_of_anything_is_another_outline(
             patch.setattr(kept_outlines, name, lambda: "another")
             keys.append(key())
     assert len(set(keys)) == 4 and key() == keys[0]
+    # What a checkpoint calls it is no other architecture.
+    assert key(layout=replace(layout, name="another")) == keys[0]

@@ -19,6 +19,7 @@ from sfmobile.verify.diffusers_reference import why_not
 from sfmobile.verify.signal import psnr
 from tests.controlnets import write_controlnet
 from tests.sampling.pipelines import reference_pipeline
+from tests.sampling.recorded import recorder
 from tests.tiny import TINY_UNET
 
 REQUEST = Request("a red apple", "blurry", seed=3, steps=4, guidance_scale=5.0)
@@ -53,12 +54,7 @@ def theirs(checkpoint: Checkpoint, folders: dict[str, Path], request: Request) -
         checkpoint.root, controlnet=nets, torch_dtype=torch.float32, safety_checker=None
     )
     pipeline.set_progress_bar_config(disable=True)
-    found: list[np.ndarray] = []
-
-    def keep(_: Any, index: int, __: Any, values: dict[str, Any]) -> dict[str, Any]:
-        found.append(values["latents"].numpy().copy())
-        return {}
-
+    found, keep = recorder()
     pipeline(
         request.prompt,
         image=[torch.from_numpy(control.picture) for control in request.controls],

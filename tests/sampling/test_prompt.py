@@ -18,6 +18,7 @@ from sfmobile.sampling.prompt import cut, weighed
 from sfmobile.sampling.tokenizer import Tokenizer
 from sfmobile.verify.signal import psnr
 from tests.sampling.pipelines import reference_pipeline
+from tests.sampling.recorded import recorder
 from tests.tiny import REPOSITORY, TOKENIZER_DIR
 
 # What the web UI's own text engine says: see `tests/golden/generate_prompts.py`.
@@ -129,12 +130,7 @@ def theirs(checkpoint: Checkpoint, embeddings: dict[str, torch.Tensor], request:
     """Latents behind each step of diffusers' pipeline, which takes embeddings of any length."""
     pipeline = StableDiffusionPipeline.from_pretrained(checkpoint.root, torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
-    found: list[np.ndarray] = []
-
-    def keep(_: Any, index: int, __: Any, values: dict[str, Any]) -> dict[str, Any]:
-        found.append(values["latents"].numpy().copy())
-        return {}
-
+    found, keep = recorder()
     pipeline(
         **embeddings,
         num_inference_steps=request.steps,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from sfmobile.sampling.samplers.named import NAMES
 from sfmobile.verify.signal import psnr
 from tests.checkpoint.families import NETWORKS_ONLY, TEXT_TO_IMAGE, Family, blocks, write_family
 from tests.sampling.pipelines import reference_pipeline
+from tests.sampling.recorded import recorder
 
 GATE_DB = 80.0
 SIDE = 64
@@ -86,8 +87,8 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
 class Theirs:
     """A run of diffusers: latents behind every step, and the picture."""
 
-    latents: list[np.ndarray] = field(default_factory=list)
-    picture: np.ndarray = field(default_factory=lambda: np.zeros(()))
+    latents: list[np.ndarray]
+    picture: np.ndarray
 
 
 @cache
@@ -102,12 +103,7 @@ def theirs(name: str, root: Path, request: Request, **options: Any) -> Theirs:
     own = DDIMScheduler.from_pretrained(root / "scheduler").config
     kind, constants = SCHEDULERS[request.sampler or "ddim"]
     pipeline.scheduler = getattr(diffusers, kind).from_config(own, **constants)
-    found = Theirs()
-
-    def keep(_: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        found.latents.append(tensors["latents"].numpy().copy())
-        return {}
-
+    latents, keep = recorder()
     # The consistency pipelines have no negative prompt.
     negative = {} if "Consistency" in name else {"negative_prompt": request.negative_prompt}
     result = pipeline(
@@ -121,8 +117,7 @@ def theirs(name: str, root: Path, request: Request, **options: Any) -> Theirs:
         **negative,
         **options,
     )
-    found.picture = np.asarray(result.images[0])
-    return found
+    return Theirs(latents, np.asarray(result.images[0]))
 
 
 def follows(pipeline: TextToImage, request: Request, expected: Theirs, gate: float = GATE_DB) -> None:

@@ -156,24 +156,22 @@ def _unet(manifest: Manifest, record: ComponentRecord) -> Adapter:
 
 
 def _decoder(_: Manifest, record: ComponentRecord) -> Adapter:
-    (latents,), (image,) = record.inputs, record.outputs
-    return Adapter(
-        package="VAEDecoder",
-        inputs=(_tensor("z", latents.shape, "float16", latents.description),),
-        outputs=(_tensor("image", image.shape, "float32", image.description),),
-        renamed={latents.name: "z", image.name: f"{ADDED}image"},
-        back=_in_float32("image", image.shape),
-    )
+    return _renaming("VAEDecoder", record, "z", "image")
 
 
 def _encoder(_: Manifest, record: ComponentRecord) -> Adapter:
-    (image,), (moments,) = record.inputs, record.outputs
+    return _renaming("VAEEncoder", record, "x", "latent")
+
+
+def _renaming(package: str, record: ComponentRecord, taken: str, given: str) -> Adapter:
+    """For a component of one input and one output: Apple's names for them, and the output in float32."""
+    (source,), (made,) = record.inputs, record.outputs
     return Adapter(
-        package="VAEEncoder",
-        inputs=(_tensor("x", image.shape, "float16", image.description),),
-        outputs=(_tensor("latent", moments.shape, "float32", moments.description),),
-        renamed={image.name: "x", moments.name: f"{ADDED}latent"},
-        back=_in_float32("latent", moments.shape),
+        package=package,
+        inputs=(_tensor(taken, source.shape, "float16", source.description),),
+        outputs=(_tensor(given, made.shape, "float32", made.description),),
+        renamed={source.name: taken, made.name: f"{ADDED}{given}"},
+        back=_in_float32(given, made.shape),
     )
 
 

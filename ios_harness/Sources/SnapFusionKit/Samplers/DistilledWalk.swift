@@ -21,6 +21,13 @@ struct DistilledWalk: Sendable {
         let alpha = Double(alphasCumprod[walked[index]])
         return (alpha.squareRoot(), (1 - alpha).squareRoot())
     }
+
+    /// The same as a sampler says it: nil behind the last call.
+    func amplitudes(_ index: Int) -> (signal: Double, noise: Double)? {
+        guard index < walked.count else { return nil }
+        let (alpha, sigma) = powers(index)
+        return (alpha, sigma)
+    }
 }
 
 extension ConsistencyRecord {

@@ -15,11 +15,7 @@ public struct TCD: Sampler {
 
     public mutating func begin(at call: Int) { index = call }
 
-    public var amplitudes: (signal: Double, noise: Double)? {
-        guard index < timesteps.count else { return nil }
-        let (alpha, sigma) = walk.powers(index)
-        return (alpha, sigma)
-    }
+    public var amplitudes: (signal: Double, noise: Double)? { walk.amplitudes(index) }
 
     public mutating func step(
         modelOutput: [Float], latents: [Float], noise: inout TorchGenerator
