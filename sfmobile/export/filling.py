@@ -23,7 +23,7 @@ from sfmobile.errors import ArtifactError
 from sfmobile.export.outline import Outline, left_out
 from sfmobile.mlpackage import schema
 from sfmobile.mlpackage.names import palettized_name
-from sfmobile.mlpackage.package import WEIGHT_FILE, WEIGHTS_FOLDER, new_weight_file
+from sfmobile.mlpackage.package import WEIGHT_FILE, WEIGHTS_FOLDER, new_weight_file, rename_reads
 from sfmobile.mlpackage.types import DATA_TYPES, tensor_type
 from sfmobile.mlpackage.value import read_value
 from sfmobile.mlpackage.weight_file import MODEL_PATH, Blob, WeightFiles, WeightWriter
@@ -107,7 +107,7 @@ def fill(
                 advance(tensor_type(operation.outputs[0].type).elements)
             elif stored:
                 operation.attributes["val"].CopyFrom(_place(stored["val"], weights))
-    _rename(block, renamed)
+    rename_reads(block.operations, renamed)
     return model
 
 
@@ -190,12 +190,3 @@ def _look_up(operation: Any, stored: Mapping[str, _Stored], weights: WeightWrite
             operation.inputs[operand].arguments.add().value.CopyFrom(value)
         else:
             operation.attributes[operand].CopyFrom(value)
-
-
-def _rename(block: Any, renamed: Mapping[str, str]) -> None:
-    """Let what read the constants read the lookups in their place."""
-    for operation in block.operations:
-        for argument in operation.inputs.values():
-            for binding in argument.arguments:
-                if binding.WhichOneof("binding") == "name" and binding.name in renamed:
-                    binding.name = renamed[binding.name]

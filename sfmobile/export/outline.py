@@ -85,15 +85,19 @@ def draw_outline(
     program = lower(exported, inputs, outputs, target)
     keys = weight_names(exported)
     _check_untouched(program, keys, {key: tuple(value.shape) for key, value in exported.state_dict.items()})
-    with quiet(), names.weights_by_name({name: f"{LEFT_OUT}{key}" for name, key in keys.items()}):
-        model = names.SERIALIZE.load()(
+    return Outline(serialized(program, target, {name: f"{LEFT_OUT}{key}" for name, key in keys.items()}))
+
+
+def serialized(program: Program, target: Target, files: Mapping[str, str]) -> Any:
+    """A program as the protobuf of a model: constants named in `files` as values of those, all others written in."""
+    with quiet(), names.weights_by_name(files):
+        return names.SERIALIZE.load()(
             program,
             weights_dir="",
             specification_version=coreml_target(target).value,
             convert_to="mlprogram",
             convert_from="pytorch",
         )
-    return Outline(model)
 
 
 def _check_untouched(program: Program, keys: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -12,7 +12,7 @@ is exactly what was written and checked.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,15 @@ def _values(operation: Any) -> Iterator[Any]:
             if argument.WhichOneof("binding") == "value":
                 yield argument.value
     yield from (operation.attributes[name] for name in sorted(operation.attributes))
+
+
+def rename_reads(operations: Iterable[Any], renamed: Mapping[str, str]) -> None:
+    """Let protobuf `operations` read values by their new names."""
+    for operation in operations:
+        for argument in operation.inputs.values():
+            for binding in argument.arguments:
+                if binding.WhichOneof("binding") == "name" and binding.name in renamed:
+                    binding.name = renamed[binding.name]
 
 
 def write_model(model: Any, package: Path) -> None:

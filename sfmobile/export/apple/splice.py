@@ -7,20 +7,15 @@ bundle's own file: a second name of it where the file system has those.
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from sfmobile.bundle.choices import Target
 from sfmobile.bundle.manifest import TensorRecord
 from sfmobile.bundle.store import link_or_copy
 from sfmobile.errors import ArtifactError
-from sfmobile.export import coremltools_names as names
 from sfmobile.export.apple.adapters import ADDED, Adapter
-from sfmobile.export.quiet import quiet
 from sfmobile.mlpackage import schema
 from sfmobile.mlpackage.package import (
     COREML_FOLDER,
@@ -30,6 +25,7 @@ from sfmobile.mlpackage.package import (
     WEIGHTS_FOLDER,
     Package,
     new_weight_file,
+    rename_reads,
     write_model,
 )
 
@@ -87,13 +83,10 @@ def _weights(package: Path) -> Path:
     return package / DATA_FOLDER / COREML_FOLDER / WEIGHTS_FOLDER / WEIGHT_FILE
 
 
-def _rename(operations: Iterable[Any], renamed: Mapping[str, str], source: Path) -> None:
+def _rename(operations: Sequence[Any], renamed: Mapping[str, str], source: Path) -> None:
     """Give values their new names wherever they are made and read."""
+    rename_reads(operations, renamed)
     for operation in operations:
-        for argument in operation.inputs.values():
-            for binding in argument.arguments:
-                if binding.WhichOneof("binding") == "name" and binding.name in renamed:
-                    binding.name = renamed[binding.name]
         for output in operation.outputs:
             if output.name.startswith(ADDED):
                 raise ArtifactError(f"'{source}' has a value '{output.name}', a name of what Apple's form adds.")
@@ -117,43 +110,19 @@ def _operations(program: Program | None, target: Target) -> list[Any]:
     """The operations of a small program as protobuf, their constants written into them."""
     if program is None:
         return []
-    from sfmobile.export.lowering import coreml_target
+    from sfmobile.export.outline import serialized
 
-    names_taken = _named(program)
-    with quiet(), tempfile.TemporaryDirectory() as folder:
-        model = names.SERIALIZE.load()(
-            program,
-            weights_dir=folder,
-            specification_version=coreml_target(target).value,
-            convert_to="mlprogram",
-            convert_from="pytorch",
-        )
-    function = model.mlProgram.functions[MAIN]
-    operations = list(function.block_specializations[function.opset].operations)
-    for operation in operations:
-        value = operation.attributes["val"] if operation.type == "const" else None
-        if value is not None and value.WhichOneof("value") == "blobFileValue":
-            constant = np.asarray(names_taken[operation.outputs[0].name])
-            value.ClearField("blobFileValue")
-            tensor = value.immediateValue.tensor
-            if constant.dtype == np.float32:
-                tensor.floats.values.extend(constant.ravel().tolist())
-            else:
-                # float16, which the format keeps as bytes.
-                tensor.bytes.values = constant.tobytes()
-    return operations
+    _name_apart(program)
+    function = serialized(program, target, {}).mlProgram.functions[MAIN]
+    return list(function.block_specializations[function.opset].operations)
 
 
-def _named(program: Program) -> dict[str, Any]:
-    """The values of a program's constants, which get names that nothing else has."""
-    values: dict[str, Any] = {}
+def _name_apart(program: Program) -> None:
+    """Give a program's constants names that nothing else has."""
     for operation in program.functions[MAIN].operations:
-        if operation.op_type == "const":
-            variable = operation.outputs[0]
-            if not variable.name.startswith(ADDED):
-                operation.name = variable.name = f"{ADDED}{variable.name}"
-            values[variable.name] = variable.val
-    return values
+        variable = operation.outputs[0]
+        if operation.op_type == "const" and not variable.name.startswith(ADDED):
+            operation.name = variable.name = f"{ADDED}{variable.name}"
 
 
 def _set_type(type_: Any, record: TensorRecord) -> None:
