@@ -88,7 +88,7 @@ def test_pictures_are_read_brought_to_the_size_and_told(tiny_controlled_bundle: 
             ("edges", "names no picture"),
             (f"edges={tmp_path / 'edges.png'}:much", "'much' is no scale"),
             (f"pose={tmp_path / 'edges.png'}", "no ControlNet 'pose'"),
-            (f"edges={tmp_path / 'edges.png'}:inf", "The scale inf of 'edges'"),
+            (f"edges={tmp_path / 'edges.png'}:inf", "the scale is inf; expected a finite number"),
         ):
             with pytest.raises(UsageError, match=said):
                 pipeline.controls([text])
