@@ -27,9 +27,9 @@ from sfmobile.mlpackage.types import TensorType
 from sfmobile.runtime.choices import Precision
 from sfmobile.runtime.coreai.asset import bridged
 from sfmobile.runtime.mil.evaluate import Evaluator
+from sfmobile.signal import psnr
 from sfmobile.tables import Table, as_text
 from sfmobile.verify.coreai_reference import OPERATORS_GATE_DB
-from sfmobile.verify.signal import psnr
 
 Value = np.ndarray | str | float | int | bool
 

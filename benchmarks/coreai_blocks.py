@@ -33,10 +33,10 @@ from sfmobile.nets.layout import SD15_UNET
 from sfmobile.nets.unet import UNet, UNetStage
 from sfmobile.runtime.coreai.asset import bridged
 from sfmobile.runtime.mil.evaluate import Evaluator
+from sfmobile.signal import psnr
 from sfmobile.tables import Table, as_text
 from sfmobile.testing import random_weight
 from sfmobile.verify.coreai_reference import OPERATORS_GATE_DB
-from sfmobile.verify.signal import psnr
 
 TOKENS = 77
 Result = TypeVar("Result")

@@ -205,7 +205,7 @@ def signal(checkpoint: Path, work: Path, *, ours: bool) -> dict[str, float]:
     from sfmobile.mlpackage.program import load_program
     from sfmobile.runtime.mil.evaluate import Evaluator
     from sfmobile.sampling.time_embedding import sinusoid
-    from sfmobile.verify.signal import psnr
+    from sfmobile.signal import psnr
 
     opened = Checkpoint.open(checkpoint)
     torch.manual_seed(0)

@@ -175,7 +175,7 @@ def compare(family: Family, folder: Path, options: argparse.Namespace) -> dict[s
 
     from sfmobile.checkpoint.directory import Checkpoint
     from sfmobile.sampling.time_embedding import guidance_sinusoid, sinusoid
-    from sfmobile.verify.signal import psnr
+    from sfmobile.signal import psnr
 
     checkpoint = Checkpoint.open(folder / "checkpoint")
     layout, size = checkpoint.unet_layout, options.latent_size

@@ -78,7 +78,7 @@ def compare(checkpoint: Path, bundle: Path, name: str) -> dict[str, float]:
     from sfmobile.checkpoint.directory import Checkpoint
     from sfmobile.mlpackage.program import load_program
     from sfmobile.runtime.mil.evaluate import Evaluator
-    from sfmobile.verify.signal import psnr
+    from sfmobile.signal import psnr
 
     opened = Bundle.open(bundle)
     record = next(record for key, record in opened.manifest.components.items() if key == name)

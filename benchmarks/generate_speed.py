@@ -169,7 +169,7 @@ def drawing(description: str, load: float, seconds: float, memory: object, pixel
 
 def report(drawings: dict[str, Drawing], gate: float, as_json: bool) -> int:
     """Print both and the ratio; the exit code."""
-    from sfmobile.verify.signal import psnr
+    from sfmobile.signal import psnr
 
     theirs = drawings["diffusers"]
     ratios = {name: drawing.picture_seconds / theirs.picture_seconds for name, drawing in drawings.items()}

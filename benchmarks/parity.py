@@ -30,8 +30,8 @@ from sfmobile.nets.layout import SD15_AUTOENCODER, SD15_TEXT_ENCODER, SD15_UNET
 from sfmobile.nets.text_encoder import TextEncoder, causal_mask
 from sfmobile.nets.unet import UNet
 from sfmobile.sampling.time_embedding import sinusoid
+from sfmobile.signal import psnr
 from sfmobile.testing import random_weight
-from sfmobile.verify.signal import psnr
 
 GATE_DB = 90.0
 BATCH = 2

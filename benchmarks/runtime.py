@@ -34,8 +34,8 @@ from sfmobile.mlpackage.program import load_program
 from sfmobile.nets.attention import ATTENTION_FORMS, AttentionForm, set_attention_form
 from sfmobile.nets.layout import SD15_UNET, AutoencoderLayout, Stage, TextEncoderLayout, UNetLayout
 from sfmobile.runtime.mil.evaluate import Evaluator
+from sfmobile.signal import psnr
 from sfmobile.testing import write_synthetic_checkpoint
-from sfmobile.verify.signal import psnr
 
 GATE_DB = 90.0
 

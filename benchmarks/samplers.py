@@ -30,9 +30,9 @@ from sfmobile.sampling.picture import Picture, labelled_sheet
 from sfmobile.sampling.pipeline import Request
 from sfmobile.sampling.samplers.named import NAMES, named, walkers
 from sfmobile.sampling.samplers.starting import start
+from sfmobile.signal import psnr
 from sfmobile.tables import Table
 from sfmobile.testing import SD15_SCHEDULER
-from sfmobile.verify.signal import psnr
 from tests.sampling.pipelines import reference_pipeline
 from tests.sampling.samplers.oracles import FakeNetwork, noise, scheduler_of, their_step
 

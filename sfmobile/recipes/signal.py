@@ -36,7 +36,7 @@ from sfmobile.sampling.samplers.named import ddim_of
 from sfmobile.sampling.samplers.starting import start
 from sfmobile.sampling.time_embedding import guidance_sinusoid, sinusoid
 from sfmobile.sampling.tokenizer import Tokenizer
-from sfmobile.verify.signal import psnr
+from sfmobile.signal import psnr
 
 Float32 = NDArray[np.float32]
 Advance = Callable[[int], None]

@@ -18,6 +18,7 @@ from sfmobile.mlpackage.description import Image
 from sfmobile.runtime.choices import ModelRuntime, Precision
 from sfmobile.runtime.features import is_picture
 from sfmobile.runtime.model import Model
+from sfmobile.signal import psnr
 from sfmobile.tables import Table, as_text, in_milliseconds, shortened
 
 if TYPE_CHECKING:
@@ -216,11 +217,7 @@ def compared(outputs: Mapping[str, Any], path: Path) -> dict[str, float]:
 def _psnr(value: np.ndarray, reference: np.ndarray) -> float:
     """Infinite for equal arrays, NaN where only one of them has a number."""
     wide, wanted = value.astype(np.float64), reference.astype(np.float64)
-    if np.array_equal(wide, wanted, equal_nan=True):
-        return float("inf")
-    error, peak = float(np.mean((wide - wanted) ** 2)), float(np.abs(wanted).max(initial=0))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return float(10 * np.log10(np.float64(peak**2) / error))
+    return float("inf") if np.array_equal(wide, wanted, equal_nan=True) else psnr(wanted, wide)
 
 
 def _as_array(value: Any) -> np.ndarray | None:

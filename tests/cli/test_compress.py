@@ -20,8 +20,8 @@ from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.compress.recipe import Recipe, compressible_layers
 from sfmobile.recipes.signal import StoredNetwork
 from sfmobile.runtime.opening import open_runtime
+from sfmobile.signal import psnr
 from sfmobile.testing import write_synthetic_checkpoint
-from sfmobile.verify.signal import psnr
 from tests.cli.run import Outcome, run
 from tests.tiny import TINY_AUTOENCODER, TINY_LATENT_SIZE, TINY_TEXT_ENCODER, TINY_UNET
 

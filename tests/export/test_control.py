@@ -18,7 +18,7 @@ from sfmobile.export.footprint import bundle_footprint
 from sfmobile.export.options import ExportOptions
 from sfmobile.sampling.control import Control
 from sfmobile.sampling.pipeline import Request
-from sfmobile.verify.signal import psnr
+from sfmobile.signal import psnr
 from tests.controlnets import write_controlnet
 from tests.log import Log
 

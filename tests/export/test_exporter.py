@@ -30,7 +30,7 @@ from sfmobile.mlpackage.program import load_program
 from sfmobile.nets.attention import AttentionForm
 from sfmobile.runtime.mil.evaluate import Evaluator
 from sfmobile.sampling.golden import GoldenRun
-from sfmobile.verify.signal import psnr
+from sfmobile.signal import psnr
 from tests.exported import SharedExports
 
 ROOT = Path(__file__).parents[2]

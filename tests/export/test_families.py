@@ -16,10 +16,10 @@ from sfmobile.export.options import ExportOptions
 from sfmobile.observer import Observer
 from sfmobile.runtime.opening import open_runtime
 from sfmobile.sampling.pipeline import Request, TextToImage
+from sfmobile.signal import psnr
 from sfmobile.verify.diffusers_reference import compare_reading
 from sfmobile.verify.recording import Recorder
 from sfmobile.verify.runs import call_again, excited_reference
-from sfmobile.verify.signal import psnr
 from sfmobile.verify.verification import compare_calls
 from tests.checkpoint.families import NETWORKS_ONLY, TEXT_TO_IMAGE, Family, blocks, write_family
 from tests.sampling.pipelines import reference_pipeline

@@ -14,18 +14,15 @@ from sfmobile.errors import UsageError
 from sfmobile.export.multifunction import merge_packages
 from sfmobile.export.options import EVERY_STEP, SIZED, ExportOptions
 from sfmobile.runtime.opening import open_runtime
-from sfmobile.verify.signal import psnr
-from tests.exported import SharedExports
+from sfmobile.signal import psnr
+from tests.exported import MULTIFUNCTION, SharedExports
 
 SIZES = ((8, 8), (8, 16))
 
 
 @pytest.fixture(scope="module")
 def bundle(tiny_exports: SharedExports) -> Bundle:
-    options = ExportOptions(
-        target="ios18", bits=4, multifunction=True, more_latent_sizes=SIZES[1:], multifunction_decoder=True
-    )
-    return tiny_exports(options)
+    return tiny_exports(MULTIFUNCTION)
 
 
 def alone(tiny_exports: SharedExports, size: tuple[int, int], batch: int) -> Bundle:

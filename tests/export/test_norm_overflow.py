@@ -27,7 +27,7 @@ from sfmobile.export.package import PackageMetadata
 from sfmobile.export.weights import load_network
 from sfmobile.mlpackage.program import load_program
 from sfmobile.runtime.mil.runtime import MilRuntime
-from sfmobile.verify.signal import psnr
+from sfmobile.signal import psnr
 
 LARGEST = 20000.0
 GATE_DB = 45.0

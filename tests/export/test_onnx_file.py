@@ -18,7 +18,7 @@ from sfmobile.export.onnx_file import write_onnx
 from sfmobile.export.options import ExportOptions
 from sfmobile.export.package import PackageMetadata
 from sfmobile.nets.attention import Attention, set_attention_form
-from sfmobile.verify.signal import psnr
+from sfmobile.signal import psnr
 
 GATES: dict[FloatType, float] = {"float32": 110, "float16": 65}
 

@@ -22,7 +22,7 @@ from sfmobile.export.plan import plan_export
 from sfmobile.inspect.estimate.times import calls_per_picture
 from sfmobile.mlpackage.program import load_program
 from sfmobile.runtime.mil.evaluate import Evaluator
-from sfmobile.verify.signal import psnr
+from sfmobile.signal import psnr
 from tests.exported import SharedExports
 
 

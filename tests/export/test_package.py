@@ -19,7 +19,7 @@ from sfmobile.export.network import NetworkPackage
 from sfmobile.export.package import PackageMetadata
 from sfmobile.mlpackage.program import load_program
 from sfmobile.runtime.mil.evaluate import Evaluator
-from sfmobile.verify.signal import psnr
+from sfmobile.signal import psnr
 
 METADATA = PackageMetadata("Decodes.", "A. U. Thor", "MIT", "1.2", {"colour": "red", "b": "2"})
 

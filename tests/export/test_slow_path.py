@@ -19,7 +19,7 @@ from sfmobile.export.options import ExportOptions
 from sfmobile.export.quiet import quiet
 from sfmobile.mlpackage.program import Program, load_program
 from sfmobile.runtime.mil.evaluate import Evaluator
-from sfmobile.verify.signal import psnr
+from sfmobile.signal import psnr
 
 # What the usual path spells out where ours has one operation (instance_norm, layer_norm, a transposing matmul), what it
 # casts, and the guard it puts around token ids.

@@ -12,8 +12,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from sfmobile.checkpoint.config import autoencoder_config, text_encoder_config, unet_config
 from sfmobile.checkpoint.weights import PartName, stored_names, stored_shape
 from sfmobile.nets.layout import AutoencoderLayout, TextEncoderLayout, UNetLayout
+from sfmobile.signal import psnr
 from sfmobile.testing import random_weight
-from sfmobile.verify.signal import psnr
 
 PARITY_DB = 90.0
 

@@ -6,7 +6,7 @@ import sfmobile
 from sfmobile.bundle.directory import Bundle
 from sfmobile.export.options import ExportOptions
 from sfmobile.sampling.pipeline import Request
-from sfmobile.verify.signal import psnr
+from sfmobile.signal import psnr
 from tests.exported import SharedExports
 from tests.log import Log
 

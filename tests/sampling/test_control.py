@@ -15,8 +15,8 @@ from sfmobile.errors import ArtifactError, UsageError
 from sfmobile.nets.layout import Stage
 from sfmobile.sampling.control import Control
 from sfmobile.sampling.pipeline import Request, Step
+from sfmobile.signal import psnr
 from sfmobile.verify.diffusers_reference import why_not
-from sfmobile.verify.signal import psnr
 from tests.controlnets import write_controlnet
 from tests.sampling.pipelines import reference_pipeline
 from tests.sampling.recorded import recorder

@@ -17,8 +17,8 @@ from sfmobile.errors import UsageError
 from sfmobile.nets.layout import UNetLayout
 from sfmobile.sampling.pipeline import Request, Step
 from sfmobile.sampling.samplers.named import named
+from sfmobile.signal import psnr
 from sfmobile.testing import SD15_SCHEDULER, write_synthetic_checkpoint
-from sfmobile.verify.signal import psnr
 from tests.checkpoint.diffusers_files import stable_diffusion_1, stable_diffusion_2
 from tests.sampling.pipelines import reference_pipeline
 from tests.tiny import TINY_AUTOENCODER, TINY_TEXT_ENCODER, TINY_UNET

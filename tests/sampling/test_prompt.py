@@ -16,7 +16,7 @@ from sfmobile.sampling.emphasis import read
 from sfmobile.sampling.pipeline import Request, Step
 from sfmobile.sampling.prompt import cut, weighed
 from sfmobile.sampling.tokenizer import Tokenizer
-from sfmobile.verify.signal import psnr
+from sfmobile.signal import psnr
 from tests.sampling.pipelines import reference_pipeline
 from tests.sampling.recorded import recorder
 from tests.tiny import REPOSITORY, TOKENIZER_DIR

@@ -19,7 +19,7 @@ from sfmobile.errors import ArtifactError, UsageError
 from sfmobile.sampling.given import Given, pasted
 from sfmobile.sampling.pipeline import Request, TextToImage
 from sfmobile.sampling.samplers.named import NAMES
-from sfmobile.verify.signal import psnr
+from sfmobile.signal import psnr
 from tests.checkpoint.families import NETWORKS_ONLY, TEXT_TO_IMAGE, Family, blocks, write_family
 from tests.sampling.pipelines import reference_pipeline
 from tests.sampling.recorded import recorder

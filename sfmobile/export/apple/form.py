@@ -28,6 +28,7 @@ from sfmobile.observer import Observer
 from sfmobile.runtime.model import Model
 from sfmobile.runtime.opening import open_runtime
 from sfmobile.sampling.time_embedding import sinusoid
+from sfmobile.signal import psnr
 
 if TYPE_CHECKING:
     from sfmobile.bundle.directory import Bundle
@@ -220,10 +221,9 @@ def compare(bundle: Bundle, name: ComponentName, packages: tuple[Path, ...]) -> 
         if source in own:
             given[theirs.name] = own[source].astype(np.float32)
     with open_runtime("mil", bundle).load(name) as component:
-        expected = component.predict(own)[record.outputs[0].name].astype(np.float64)
-    found = adapter.as_bundles(run_chain(packages, given)[adapter.outputs[0].name].astype(np.float64))
-    error = float(np.sqrt(np.mean(np.square(expected - found))))
-    agreement = float("inf") if error == 0 else 20 * float(np.log10(np.abs(expected).max() / error))
+        expected = component.predict(own)[record.outputs[0].name]
+    found = adapter.as_bundles(run_chain(packages, given)[adapter.outputs[0].name])
+    agreement = psnr(expected, found)
     if not agreement >= CHECK_DB:
         raise GateError(
             f"{name} in Apple's form gives other values than the bundle's: {agreement:.1f} dB, expected {CHECK_DB:g} "

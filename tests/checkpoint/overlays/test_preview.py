@@ -13,7 +13,7 @@ from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.checkpoint.hub import open_checkpoint
 from sfmobile.checkpoint.source import Source
-from sfmobile.errors import ArtifactError
+from sfmobile.errors import ArtifactError, UsageError
 from sfmobile.export.exported import export_checkpoint
 from sfmobile.export.options import ExportOptions
 from sfmobile.inspect.estimate.times import calls_per_picture
@@ -21,7 +21,7 @@ from sfmobile.runtime.opening import open_runtime, open_source
 from sfmobile.sampling.picture import to_pixels
 from sfmobile.sampling.pipeline import Request
 from sfmobile.sampling.previews import Previews
-from sfmobile.verify.signal import psnr
+from sfmobile.signal import psnr
 from tests.nets.oracles import PARITY_DB, agreement_db, randomise, seeded
 from tests.sampling.pipelines import reference_pipeline
 
@@ -40,8 +40,20 @@ def taesd(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, diffusers.Aut
     return root, net
 
 
+@pytest.fixture(scope="module")
+def previewing(
+    tiny_checkpoint: Checkpoint,
+    taesd: tuple[Path, diffusers.AutoencoderTiny],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Bundle:
+    checkpoint = open_checkpoint(tiny_checkpoint.root, preview=taesd[0])
+    root = tmp_path_factory.mktemp("previewing") / "bundle"
+    made = export_checkpoint(checkpoint, root, ExportOptions(components=("preview",)), golden=False)
+    return Bundle.open(made.root)
+
+
 def test_its_decoder_is_a_component_that_decodes_as_in_diffusers(
-    tiny_checkpoint: Checkpoint, taesd: tuple[Path, diffusers.AutoencoderTiny], tmp_path: Path
+    tiny_checkpoint: Checkpoint, taesd: tuple[Path, diffusers.AutoencoderTiny], previewing: Bundle
 ) -> None:
     path, theirs = taesd
     checkpoint = open_checkpoint(tiny_checkpoint.root, preview=path)
@@ -52,9 +64,7 @@ def test_its_decoder_is_a_component_that_decodes_as_in_diffusers(
         expected = theirs.decode(latents).sample
         assert agreement_db(expected, checkpoint.load("preview")(latents)) >= PARITY_DB
     assert checkpoint.sha256("decoder") == tiny_checkpoint.sha256("decoder")
-    options = ExportOptions(components=("preview",))
-    made = export_checkpoint(checkpoint, tmp_path / "bundle", options, golden=False)
-    bundle = Bundle.open(made.root)
+    bundle = previewing
     record = bundle.manifest.components["preview"]
     assert (record.runs, calls_per_picture(bundle.manifest, "preview")) == ("per_preview", 1)
     with open_runtime("mil", bundle).load("preview") as program:
@@ -63,6 +73,14 @@ def test_its_decoder_is_a_component_that_decodes_as_in_diffusers(
     # Found again by the manifest, file and all.
     assert Source.recorded(bundle.manifest).preview == path
     assert open_source(bundle).sha256("preview") == record.source_sha256
+
+
+def test_a_component_is_exported_beside_it_only_with_the_same_option(
+    tiny_checkpoint: Checkpoint, taesd: tuple[Path, diffusers.AutoencoderTiny], previewing: Bundle
+) -> None:
+    options = ExportOptions(components=("decoder",))
+    with pytest.raises(UsageError, match=f"holds preview of an export with --preview {taesd[0]}; give that again, or"):
+        export_checkpoint(Checkpoint.open(tiny_checkpoint.root), previewing.root, options, golden=False)
 
 
 def test_what_a_step_predicts_is_shown_by_it(

@@ -19,7 +19,7 @@ from sfmobile.export.apple.form import AppleForm, notes_of, refuse_misfits, run_
 from sfmobile.export.options import ExportOptions
 from sfmobile.mlpackage.package import COREML_FOLDER, DATA_FOLDER, WEIGHT_FILE, WEIGHTS_FOLDER
 from sfmobile.runtime.model import Model
-from sfmobile.verify.signal import psnr
+from sfmobile.signal import psnr
 from tests.cli.run import run
 from tests.exported import SharedExports
 

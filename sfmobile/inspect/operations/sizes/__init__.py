@@ -1,0 +1,1 @@
+"""How sizes go from value to value in a program."""
