@@ -20,7 +20,7 @@ from sfmobile.bundle.pipeline import (
     TextCondition,
     in_running_order,
 )
-from sfmobile.checkpoint.config import Json
+from sfmobile.checkpoint.config import AUTOENCODER_CLASS, TINY_AUTOENCODER_CLASS, UNET_CLASS, Json, read_config
 from sfmobile.errors import ArtifactError
 from sfmobile.nets.layout import UNetLayout
 
@@ -68,6 +68,13 @@ _FROM_A_PICTURE = frozenset({"StableDiffusionImg2ImgPipeline", "LatentConsistenc
 OPTIONAL: dict[ComponentKey, str] = {"encoder": "to start from a picture, or to repaint a part of one"}
 # Schedulers that only distilled models, of one step to eight, are published with.
 _FEW_STEP_SCHEDULERS = frozenset({"LCMScheduler", "TCDScheduler"})
+# Classes that modules may be of; sfmobile's own write layouts that diffusers doesn't have.
+_CLASSES = {
+    "unet": ("UNet2DConditionModel", UNET_CLASS),
+    "vae": ("AutoencoderKL", TINY_AUTOENCODER_CLASS, AUTOENCODER_CLASS),
+    "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
+    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+}
 # Modules that a bundle has or needs none of.
 _USED_MODULES = frozenset({"text_encoder", "tokenizer", "unet", "vae", "scheduler", "feature_extractor"})
 
@@ -111,6 +118,7 @@ def describe(
     kind = PIPELINES.get(name) if isinstance(name, str) else None
     if not isinstance(name, str) or kind is None:
         raise ArtifactError(_unknown(file, name))
+    _check_classes(file, index)
     task, content, needs = kind.task, kind.content, kind.needs
     extra = unet.in_channels - latent_channels
     notes: list[str] = []
@@ -148,6 +156,23 @@ def describe(
         notes=tuple(notes),
         optional=tuple(part for part in OPTIONAL if part in parts and part not in needs),
     )
+
+
+def _check_classes(file: Path, index: Json) -> None:
+    """Raise `ArtifactError` for a module that diffusers would read as something else than it is read as here."""
+    for module, classes in _CLASSES.items():
+        value = index.get(module)
+        if not isinstance(value, list):
+            continue
+        name = value[-1] if value else None
+        config = file.parent / module / "config.json"
+        written = read_config(config).get("_class_name", name) if config.is_file() else name
+        if name not in classes or written != name:
+            found = f" and {config} is of a {written}" if written != name else ""
+            raise ArtifactError(
+                f"{file}: '{module}' is {f'a {name}' if name else 'none'}{found}; expected {' or '.join(classes)}"
+                f"{' in both' if found else ''}, which is what sfmobile reads it as: name that if it is meant."
+            )
 
 
 def _is_few_step(scheduler: Json) -> bool:

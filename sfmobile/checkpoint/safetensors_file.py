@@ -52,6 +52,10 @@ class SafetensorsFile(Mapping[str, "Tensor"]):
             raise ArtifactError(f"'{path}' {found}; expected {what}, a .safetensors file.")
         try:
             handle: _Handle = safe_open(path, framework="pt")
+        except PermissionError as error:
+            raise ArtifactError(
+                f"{path} can't be read ({error.strerror or error}); let this user read it, or copy it again."
+            ) from error
         except (SafetensorError, OSError) as error:
             refuse_other_formats(path, what)
             raise ArtifactError(

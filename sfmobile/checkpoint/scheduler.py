@@ -347,6 +347,12 @@ def read_scheduler_file(root: Path) -> Json:
     return validated(dict[str, Any], value, f"'{file}'", what, "copy the checkpoint again")
 
 
+def _class_of(index: Json) -> str | None:
+    """The class that diffusers reads a scheduler's file with, whatever wrote it, where `model_index.json` names one."""
+    named = index.get("scheduler")
+    return named[1] if isinstance(named, list) and len(named) == 2 and isinstance(named[1], str) else None
+
+
 def read_sampler(root: Path, index: Json) -> ReadSampler:
     """The sampler of the checkpoint at `root`, whose `model_index.json` is `index`.
 
@@ -356,11 +362,13 @@ def read_sampler(root: Path, index: Json) -> ReadSampler:
     """
     file = root / SCHEDULER_FILE
     config = read_scheduler_file(root)
-    found = config.get("_class_name", "DDIMScheduler")
     kinds = {**OWN, **REPLACED}
-    if not isinstance(found, str) or found not in kinds:
+    written = config.get("_class_name", "DDIMScheduler")
+    found = _class_of(index) or written
+    other = next((name for name in (written, found) if not isinstance(name, str) or name not in kinds), None)
+    if other is not None:
         raise ArtifactError(
-            f"{file}: {found} walks another diffusion process than Stable Diffusion's; expected a checkpoint with one "
+            f"{file}: {other} walks another diffusion process than Stable Diffusion's; expected a checkpoint with one "
             f"of {', '.join(sorted(kinds))}."
         )
     if index.get("_class_name") != OUR_PIPELINE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -11,6 +12,7 @@ from sfmobile.errors import UsageError
 
 if TYPE_CHECKING:
     from sfmobile.bundle.manifest import Manifest
+    from sfmobile.bundle.overlays import OverlayRecord
 
 Prediction = Literal["epsilon", "v_prediction"]
 # What the component of a ControlNet is called: this and the name that it is given.
@@ -172,3 +174,15 @@ def expanded(path: Path | str) -> Path:
 def absolute(path: Path | str) -> Path:
     """`path` as it is found from any directory."""
     return expanded(path).absolute()
+
+
+def option_of(record: OverlayRecord) -> str:
+    """The option of the command line that lays it over a checkpoint again."""
+    path = shlex.quote(record.path)
+    if record.kind == "controlnet":
+        return f"--control {record.component.removeprefix(CONTROL_PREFIX)}={path}"
+    if record.kind == "lora":
+        return f"--lora {path}:{record.scale:g}"
+    if record.kind == "embedding":
+        return f"--embedding {path}:{shlex.quote(record.tokens[0])}"
+    return f"--{record.kind} {path}"

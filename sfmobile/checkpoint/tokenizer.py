@@ -43,7 +43,9 @@ _NO_STRIPPING = {"lstrip": False, "rstrip": False, "single_word": False, "specia
 _TokenId = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 # The keys of a JSON object are strings.
 _DecimalId = Annotated[int, Field(ge=0, lt=2**31)]
-SPECIAL_LISTS = ("additional_special_tokens", "extra_special_tokens")
+SPECIAL_LISTS = ("additional_special_tokens", "extra_special_tokens", "model_specific_special_tokens")
+# Another value of these gives other ids, in ways that sfmobile's tokenizer hasn't.
+_FIXED: Json = {"padding_side": "right", "truncation_side": "right", "split_special_tokens": False}
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,15 @@ def read_tokenizer(folder: Path) -> TokenizerConstants:
             f"{folder / MERGES_FILE} is missing; expected CLIP's byte-pair merges beside the vocabulary."
         )
     config = _optional(folder / CONFIG_FILE)
-    names = SPECIAL_NAMES | {key: config[key] for key in (*SPECIAL_NAMES, *SPECIAL_LISTS) if config.get(key)}
+    for key, value in _FIXED.items():
+        if config.get(key, value) != value:
+            raise ArtifactError(
+                f"{folder / CONFIG_FILE}: '{key}' is {config[key]!r}; expected {value!r}, as CLIP was trained: set it "
+                "to that if it was never meant."
+            )
+    names = SPECIAL_NAMES | _special_names(config)
     if config.get(DECODER_KEY) is None:
-        special = _optional(folder / SPECIAL_FILE)
-        names |= {key: special[key] for key in (*SPECIAL_NAMES, *SPECIAL_LISTS) if special.get(key)}
+        names |= _special_names(_optional(folder / SPECIAL_FILE))
     for key in ("bos_token", "eos_token"):
         if _content(names[key], folder) not in vocab:
             raise ArtifactError(_unknown_special(folder, names[key]))
@@ -109,6 +116,20 @@ def read_tokenizer(folder: Path) -> TokenizerConstants:
         added_tokens={token.content: index for index, token in tokens.items() if not token.exact},
         exact_tokens={token.content: index for index, token in tokens.items() if token.exact},
     )
+
+
+def _special_names(config: Json) -> Json:
+    """What a file says of special tokens. A key of anyone's own that ends in `_token` names one too: those that CLIP
+    has no use for are found in a text all the same."""
+    return {
+        key: value
+        for key, value in config.items()
+        if value and (key in SPECIAL_NAMES or key in SPECIAL_LISTS or _names_token(key, value))
+    }
+
+
+def _names_token(key: str, value: Any) -> bool:
+    return key.endswith("_token") and isinstance(value, (str, dict))
 
 
 def _max_length(value: object, file: Path) -> int:
@@ -164,7 +185,7 @@ def _fast_tokens(folder: Path) -> dict[int, _AddedToken]:
 
 
 def _special_tokens(names: Json, folder: Path) -> Iterator[_AddedToken]:
-    several: list[Any] = []
+    several = [name for key, name in names.items() if key not in SPECIAL_NAMES and key not in SPECIAL_LISTS]
     for key in SPECIAL_LISTS:
         value = names.get(key) or []
         several += value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]

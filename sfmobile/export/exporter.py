@@ -19,6 +19,7 @@ from sfmobile.bundle.manifest import (
 )
 from sfmobile.bundle.store import BundleWriter, require_disk
 from sfmobile.checkpoint.directory import Checkpoint
+from sfmobile.checkpoint.source import option_of
 from sfmobile.checkpoint.tokenizer import MERGES_FILE, VOCAB_FILE, copy_tokenizer
 from sfmobile.errors import UsageError
 from sfmobile.export.build import ComponentBuild
@@ -111,10 +112,21 @@ def _kept_components(
     for name, record in others.items():
         if name not in builds or record.source_sha256 != builds[name].source_sha256():
             raise UsageError(
-                f"'{writer.target}' holds {name} of another checkpoint ('{manifest.source.id}'); export all "
-                "components, or choose another directory."
+                f"'{writer.target}' holds {name} of {_other_source(manifest.source, setting.checkpoint)}, or choose "
+                "another directory."
             )
     return others
+
+
+def _other_source(recorded: SourceRecord, checkpoint: Checkpoint) -> str:
+    """What a component that stays is of, and what lets it stay: another checkpoint, or other files laid over one."""
+    before, now = ([option_of(one) for one in records] for records in (recorded.overlays, checkpoint.laid.records))
+    missing, added = ([one for one in some if one not in others] for some, others in ((before, now), (now, before)))
+    if missing:
+        return f"an export with {' '.join(missing)}; give that again, or export all components"
+    if added:
+        return f"an export without {' '.join(added)}; leave that out, or export all components"
+    return f"another checkpoint ('{recorded.id}'); export all components"
 
 
 def _latents(setting: Setting) -> LatentsRecord:

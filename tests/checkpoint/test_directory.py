@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sfmobile.checkpoint.directory import Checkpoint
+from sfmobile.checkpoint.safetensors_file import SafetensorsFile
 from sfmobile.checkpoint.weights import PARTS, PartName
 from sfmobile.errors import ArtifactError
 from tests.checkpoint.diffusers_files import stable_diffusion_1, stable_diffusion_2
@@ -312,6 +313,19 @@ def test_a_damaged_shard_is_named(damage: str, tmp_path: Path) -> None:
     harm(tmp_path / "unet", shard)
     with pytest.raises(ArtifactError, match=f"unet/{shard} {sentence}"):
         Checkpoint.open(tmp_path)
+
+
+def test_a_shard_that_this_user_may_not_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("safetensors.safe_open", denied)
+    with pytest.raises(
+        ArtifactError, match=r"a\.safetensors can't be read \(Permission denied\); let this user read it"
+    ):
+        SafetensorsFile(tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize(
