@@ -1,22 +1,28 @@
 """The mutation score of `sfmobile verify`: single faults put into bundles, and what catches them.
 
-    python benchmarks/mutants.py BUNDLE... --source CHECKPOINT -n 60 [-o TABLE.txt]
+    python benchmarks/mutants.py BUNDLE... --source CHECKPOINT -n 60 [-o TABLE.txt] [--kept OUTCOMES.jsonl]
 
 A fault that changes no output of the component, on inputs that excite all of it, is none: it is counted apart. What
 catches the others is, in this order, the look at the stored weights, the look at the operations' attributes, or the
 comparison of the programs in fp32 with the networks of the stored weights; faults in the manifest and the tokenizer
 are caught by deriving both anew from the checkpoint and, without it, by replaying the golden run.
+
+What became of each fault is appended to the file of `--kept`; run again after an interruption, only the others are
+tried.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +37,12 @@ from sfmobile.tables import Table
 from sfmobile.verify.constants import constant_faults
 from sfmobile.verify.exactness import QUICK, look, prove_component
 from sfmobile.verify.excitation import exciting_inputs
-from sfmobile.verify.mutants import KINDS, Mutant, manifest_mutants, package_mutants, write_mutant
+from sfmobile.verify.mutants.manifest import manifest_mutants
+from sfmobile.verify.mutants.mutant import Mutant, write_mutant
+from sfmobile.verify.mutants.package import KINDS, package_mutants
 from sfmobile.verify.replay import replay_faults
 from sfmobile.verify.signal import agreement
+from sfmobile.verify.weights import Known
 
 WAYS = ("weights", "attributes", "programs", "constants", "refused")
 SURVIVED, EQUIVALENT = "survived", "equivalent"
@@ -74,6 +83,28 @@ class Score:
         return Table(title, ("kind", *WAYS, EQUIVALENT, SURVIVED, "caught"), tuple(rows), caption=caption)
 
 
+class Kept:
+    """What became of the mutants that were tried before, in a file of one JSON object a line; nowhere without one."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        lines = path.read_text(encoding="utf-8").splitlines() if path is not None and path.exists() else []
+        self.found: dict[str, list[object]] = {}
+        for line in lines:
+            self.found.update(json.loads(line))
+
+    def of(self, bundle: Bundle, mutant: Mutant, tried: Callable[[], tuple[str, bool]]) -> tuple[str, bool]:
+        """Its outcome, and whether the golden run alone shows it; `tried` only if it isn't known."""
+        key = f"{bundle.root.name}: {mutant}"
+        if key not in self.found:
+            self.found[key] = list(tried())
+            if self.path is not None:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({key: self.found[key]}) + "\n")
+        outcome, replayed = self.found[key]
+        return str(outcome), bool(replayed)
+
+
 def main() -> None:
     """Make the mutants of every bundle and print the scores."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -82,14 +113,16 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=60, help="Faults in each component's package.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, help="The tables as text; stdout without it.")
+    parser.add_argument("--kept", type=Path, help="Where outcomes are kept, to go on from after an interruption.")
     options = parser.parse_args()
+    kept = Kept(options.kept)
     checkpoint = Checkpoint.open(options.source)
     machine = describe_machine()
     total, texts = Score(), []
     for place, root in enumerate(options.bundle):
         bundle = Bundle.open(root, check="sizes")
         start = time.perf_counter()
-        score = score_bundle(bundle, checkpoint, options.n, options.seed + place)
+        score = score_bundle(bundle, checkpoint, options.n, options.seed + place, kept)
         total.add(score)
         seconds = f"mil fp32; {machine.processor}, {machine.cores} cores, {time.perf_counter() - start:.0f} s."
         texts.append(str(score.table(f"{root.name}: faults, and what caught them", seconds)))
@@ -105,7 +138,7 @@ def main() -> None:
         options.output.write_text(text, encoding="utf-8")
 
 
-def score_bundle(bundle: Bundle, checkpoint: Checkpoint, count: int, seed: int) -> Score:
+def score_bundle(bundle: Bundle, checkpoint: Checkpoint, count: int, seed: int, kept: Kept) -> Score:
     """`count` faults in each package, and every one of the list in the manifest and the tokenizer."""
     score = Score()
     # Beside the bundle, so that what isn't changed can be linked.
@@ -114,21 +147,40 @@ def score_bundle(bundle: Bundle, checkpoint: Checkpoint, count: int, seed: int) 
         for component in bundle.manifest.components:
             # As many kinds as there are faults to make, drawn anew for each component and bundle.
             kinds = np.random.default_rng([seed, sum(component.encode())]).permutation(KINDS)[:count].tolist()
+            known = Known()
             for mutant in package_mutants(bundle, component, count, seed, kinds):
-                score.take(mutant, by_what(bundle, checkpoint, component, mutant, root))
+                tried = partial(by_what, bundle, checkpoint, component, mutant, root, known)
+                score.take(mutant, kept.of(bundle, mutant, tried)[0])
         for mutant in manifest_mutants(bundle):
-            copy = write_mutant(bundle, mutant, root)
-            score.take(mutant, "constants" if constant_faults(copy, checkpoint) else SURVIVED)
-            score.replayed[mutant.kind] += bool(replay_faults(copy))
-            shutil.rmtree(root)
+            outcome, replayed = kept.of(bundle, mutant, partial(by_constants, bundle, checkpoint, mutant, root))
+            score.take(mutant, outcome)
+            score.replayed[mutant.kind] += replayed
     return score
 
 
-def by_what(bundle: Bundle, checkpoint: Checkpoint, component: str, mutant: Mutant, root: Path) -> str:
-    """What catches a mutant: one of `WAYS` ("refused" if it doesn't run), or that nothing does."""
+def by_constants(bundle: Bundle, checkpoint: Checkpoint, mutant: Mutant, root: Path) -> tuple[str, bool]:
+    """Whether the constants catch a mutant of them, and whether the golden run alone does."""
     copy = write_mutant(bundle, mutant, root)
     try:
-        looked = look(copy, checkpoint, component, Observer())
+        return "constants" if constant_faults(copy, checkpoint) else SURVIVED, bool(replay_faults(copy))
+    finally:
+        shutil.rmtree(root)
+
+
+def by_what(
+    bundle: Bundle, checkpoint: Checkpoint, component: str, mutant: Mutant, root: Path, known: Known
+) -> tuple[str, bool]:
+    """What catches a mutant: one of `WAYS` ("refused" if it doesn't run), or that nothing does.
+
+    known: the best tables of the source's weights, which no mutant changes.
+    """
+    return _by_what(bundle, checkpoint, component, mutant, root, known.of_another_package()), False
+
+
+def _by_what(bundle: Bundle, checkpoint: Checkpoint, component: str, mutant: Mutant, root: Path, known: Known) -> str:
+    copy = write_mutant(bundle, mutant, root)
+    try:
+        looked = look(copy, checkpoint, component, Observer(), known)
         if looked.weights.faults:
             return "weights"
         if looked.attributes:

@@ -19,6 +19,10 @@ from sfmobile.sampling.golden import golden_run
 from sfmobile.sampling.pipeline import Request
 
 GOLDEN = Request("a red apple", steps=2)
+# One package a component for two sizes and both guidance batches: seven programs, so exported once for all tests.
+MULTIFUNCTION = ExportOptions(
+    target="ios18", bits=4, multifunction=True, more_latent_sizes=((8, 16),), multifunction_decoder=True
+)
 
 
 def export_tiny(checkpoint: Checkpoint, root: Path, options: ExportOptions) -> Bundle:

@@ -25,7 +25,7 @@ from sfmobile.tables import Table, as_text
 class Agreement(StrictModel):
     """How close a result is to its reference.
 
-    psnr_db: 20 log10(peak / rms error), see `sfmobile.verify.signal.psnr`; null where it has no finite value, which
+    psnr_db: 20 log10(peak / rms error), see `sfmobile.signal.psnr`; null where it has no finite value, which
     is where `identical` (infinite) or where `nonfinite` values are NaN or infinite on either side (then it fails any
     gate).
     """
@@ -342,6 +342,7 @@ class VerifyReport(StrictModel):
     seed: int
     steps: int
     guidance_scale: float
+    sampler: str | None = Field(default=None, description="what walked; null in reports from before it was chosen")
     exact: Exactness | None = None
     evaluations: tuple[EvaluationAgreement, ...]
     rounded: EvaluationAgreement | None = None
@@ -373,6 +374,7 @@ class VerifyReport(StrictModel):
     def tables(self) -> list[Table]:
         """The figures for people, an answer each."""
         last = f"{len(self.prompts)} prompts, seed {self.seed}, {self.steps} steps, guidance {self.guidance_scale:g}"
+        last += "" if self.sampler is None else f", {self.sampler}"
         found = []
         if self.exact is not None:
             title = "Exact: the programs in fp32 against our networks with the weights they store"

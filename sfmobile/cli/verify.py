@@ -54,6 +54,7 @@ def verify(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the noise.")] = 0,
     guidance: Annotated[float | None, typer.Option("--guidance", help="Guidance scale; the model's default.")] = None,
+    sampler: options.SamplerOption = None,
     precision: Annotated[
         list[str] | None,
         typer.Option("--precision", metavar="fp32|fp16", help="Only this evaluation; both without it."),
@@ -95,6 +96,7 @@ def verify(
             steps=steps,
             seed=seed,
             guidance=guidance,
+            sampler=sampler,
             precision=options.parse_choices("--precision", precision, PRECISIONS),
             runtime=runtime,
             compute_unit=compute_unit,

@@ -28,7 +28,8 @@ class Constant:
     position: of the operation that holds it, in the package's block. file_bytes: what that operation keeps in a weight
     file, metadata included. compressed: decoded by a constexpr op. stored: the arrays that a compressed constant is
     decoded from, by the argument of the last constexpr op. sources: the constants among them that have a name.
-    encoded: that op's kind and its arguments' values, for who decodes it elsewhere.
+    encoded: that op's kind and its arguments' values, for who decodes it elsewhere. mark: where its content lies; two
+    constants of one package that have the same mark hold the same.
     """
 
     type: TensorType
@@ -39,6 +40,7 @@ class Constant:
     stored: dict[str, TensorType] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
     encoded: Callable[[], tuple[str, dict[str, np.ndarray | str]]] | None = None
+    mark: Callable[[], bytes] | None = None
 
 
 # What an operation reads: a value by its name, or a constant written into the operation.
@@ -276,7 +278,8 @@ class _Reader:
         if isinstance(type_, ListType):
             type_ = ListType(type_.data_type, (len(proto.immediateValue.list.values),), type_.length)
         in_file = type_.bytes + BLOB_METADATA.size if proto.WhichOneof("value") == "blobFileValue" else 0
-        return Constant(type_, partial(self._load, operation, proto), operation.position, in_file)
+        load, mark = partial(self._load, operation, proto), partial(proto.SerializeToString, deterministic=True)
+        return Constant(type_, load, operation.position, in_file, mark=mark)
 
     def _load(self, operation: Operation, proto: Any) -> np.ndarray | str:
         try:
@@ -305,9 +308,9 @@ class _Reader:
                     file_bytes += item.file_bytes
         for index, (name, type_) in enumerate(operation.outputs):
             load = partial(self._decompress, operation, index)
-            encoded = partial(self._encoded, operation)
+            encoded, mark = partial(self._encoded, operation), partial(self._mark, operation)
             self.program.constants[name] = Constant(
-                type_, load, operation.position, file_bytes, True, stored, tuple(sources), encoded
+                type_, load, operation.position, file_bytes, True, stored, tuple(sources), encoded, mark
             )
 
     def _encoded(self, operation: Operation) -> tuple[str, dict[str, np.ndarray | str]]:
@@ -321,6 +324,14 @@ class _Reader:
                 )
             arguments[argument] = constant.load()
         return operation.kind, arguments
+
+    def _mark(self, operation: Operation) -> bytes:
+        """The marks of what a constexpr op decodes."""
+        parts = [operation.kind.encode()]
+        for argument, items in operation.inputs.items():
+            found = [self.program.constant(item) for item in items]
+            parts += [argument.encode(), *(one.mark() for one in found if one is not None and one.mark is not None)]
+        return b"\0".join(parts)
 
     def _decompress(self, operation: Operation, index: int) -> np.ndarray:
         _, arguments = self._encoded(operation)

@@ -37,7 +37,7 @@ def asset_weights(
     source, recipe and `advance` as in `weights.compare_weights`. Raises as `Asset` does for what isn't whole.
     """
     candidates = _candidates(paths)
-    values: dict[str, np.ndarray] = {}
+    whole = 0
     faults: list[WeightFault] = []
     worst: tuple[str, float] | None = None
     compressed = 0
@@ -54,13 +54,13 @@ def asset_weights(
             # Fewer entries may be used than there are; the error is held to what is recorded.
             stored = stored.model_copy(update={"bits": wanted.bits})
         fault, error = compare_weight(parameter, stored, found, expected, wanted)
-        values[parameter] = found.reshape(expected.shape)
+        whole += found.size == expected.size
         compressed += stored.bits != FULL_BITS
         if math.isfinite(error) and error > (worst[1] if worst else 0.0):
             worst = parameter, error
         if fault is not None:
             faults.append(fault)
-    return StoredWeights(values, len(source), compressed, worst, tuple(faults))
+    return StoredWeights(len(source), compressed, whole == len(source), worst, tuple(faults))
 
 
 def _candidates(paths: Sequence[Path]) -> dict[tuple[int, ...], list[Candidate]]:

@@ -7,14 +7,15 @@ Tests hold both to coremltools' own decompression.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from sfmobile.compress.compiled import compiled
 from sfmobile.mlpackage.program import Constant
 
 LOOKUP = "constexpr_lut_to_dense"
-# Indices decoded at a time, whole bytes of any number of bits: a stream of bits takes a byte for each.
-PIECE = 1 << 16
 
 
 def decode(constant: Constant) -> np.ndarray:
@@ -31,17 +32,31 @@ def decode(constant: Constant) -> np.ndarray:
 
 
 def packed_lookup(packed: np.ndarray, lut: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """iOS 16's form: a table of 2^n entries, n-bit indices in one stream of bits, the lowest bit first."""
+    """iOS 16's form: a table of 2^n entries, n-bit indices in one stream of bits, the lowest bit first.
+
+    Raises `ValueError` for a table of another size or a stream that is too short.
+    """
     bits = (lut.size - 1).bit_length()
-    dense = np.empty(math.prod(shape), lut.dtype)
-    for start in range(0, dense.size, PIECE):
-        stream = np.unpackbits(packed[start * bits // 8 :][: PIECE * bits // 8], bitorder="little")
-        piece = dense[start : start + PIECE]
-        indices = np.zeros(piece.size, np.uint8)
+    # Its bit pattern is what is looked up: the compiled loops know no half floats.
+    words = np.ascontiguousarray(lut.reshape(-1)).view(f"u{lut.itemsize}")
+    dense = np.empty(math.prod(shape), words.dtype)
+    if lut.size != 1 << bits:
+        raise ValueError(f"a table of {lut.size} entries; expected a power of two")
+    if packed.size * 8 < dense.size * bits:
+        raise ValueError(f"{packed.size} bytes of indices; expected {dense.size} of {bits} bits each")
+    _look_up(np.ascontiguousarray(packed).reshape(-1).view(np.uint8), words, bits, dense)
+    return dense.view(lut.dtype).reshape(shape)
+
+
+@compiled
+def _look_up(packed: NDArray[np.uint8], lut: NDArray[Any], bits: int, dense: NDArray[Any]) -> None:
+    """The entry at each index, bit by bit."""
+    for position in range(dense.size):
+        index = 0
         for bit in range(bits):
-            indices |= stream[bit::bits][: piece.size] << np.uint8(bit)
-        piece[:] = lut[indices]
-    return dense.reshape(shape)
+            place = position * bits + bit
+            index |= ((packed[place >> 3] >> (place & 7)) & 1) << bit
+        dense[position] = lut[index]
 
 
 def grouped_lookup(indices: np.ndarray, lut: np.ndarray) -> np.ndarray:

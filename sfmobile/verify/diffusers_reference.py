@@ -29,11 +29,14 @@ from sfmobile.sampling.picture import to_pixels
 from sfmobile.verify.signal import agreement
 
 if TYPE_CHECKING:
+    from sfmobile.bundle.samplers import SamplerRecord
     from sfmobile.checkpoint.directory import Checkpoint
     from sfmobile.sampling.pipeline import Request, TextToImage
 
 # Two readings of one checkpoint in torch fp32 differ by the order of sums; families agree at 92 dB and more.
 READING_GATE_DB = 80.0
+# How names of the text encoder's layers begin in kohya's LoRAs.
+KOHYA_TEXT = "lora_te"
 NETWORK_CLASSES = {"unet": ("UNet2DConditionModel",), "vae": ("AutoencoderKL", "AutoencoderTiny")}
 # Weights in fp32, and as much again for activations and for both networks' copies in turn.
 MEMORY_FACTOR = 2.5
@@ -76,8 +79,12 @@ def _unread_overlay(checkpoint: Checkpoint) -> str | None:
     for lora in source.loras:
         with safe_open(lora.path, "numpy") as file:
             names = list(file.keys())
-        if any(name.startswith("lora_te") for name in names):
-            return f"diffusers gives the text encoder other weights of '{lora.path.name}', whose names are kohya's"
+            layers = {name.partition(".")[0] for name in names if name.startswith(KOHYA_TEXT)}
+            given = [f"{layer}.alpha" for layer in layers]
+            alphas = {float(file.get_tensor(name)) if name in names else None for name in given}
+        # Where they differ, diffusers 0.42 looks for layers by their names of transformers 4.
+        if len(alphas) > 1:
+            return f"diffusers gives all of the text encoder one alpha, and '{lora.path.name}' has several"
         if any("hada_" in name or "lokr_" in name for name in names):
             return f"'{lora.path.name}' is of a kind that diffusers doesn't merge"
     return None
@@ -125,7 +132,7 @@ def compare_reading(
         texts["negative prompt"] = request.negative_prompt
     encodes = manifest.pipeline.encoder in manifest.components
     with _quiet():
-        theirs = _Theirs(checkpoint)
+        theirs = _Theirs(checkpoint, None if request.sampler is None else ours.sampler_record(request))
         skipped = manifest.pipeline.text.skipped_layers
         found = theirs.run(
             texts, request.seed, noise, steps, scale, skipped, manifest.latents.pixels_per_latent, advance, encodes
@@ -156,9 +163,12 @@ def compare_reading(
 
 
 class _Theirs:
-    """diffusers' pipeline of a checkpoint, with its own scheduler, or theirs of what replaces that here."""
+    """diffusers' pipeline of a checkpoint, with its own scheduler, or theirs of what replaces that here.
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    sampler: another one than the checkpoint's.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, sampler: SamplerRecord | None = None) -> None:
         import diffusers
         import torch
 
@@ -180,13 +190,14 @@ class _Theirs:
         if not hasattr(encoder, "text_model"):
             # Where diffusers 0.42 looks for the final norm if it skips layers; transformers 5 has it one floor higher.
             object.__setattr__(encoder, "text_model", encoder)
-        if checkpoint.sampler_replaced:
-            # Theirs isn't ours: what stands in for it is compared with their class of that.
-            config = scheduler_config(checkpoint.sampler)
+        walked = sampler or checkpoint.sampler
+        if sampler is not None or checkpoint.sampler_replaced:
+            # Theirs isn't ours: what walks in its place is compared with their class of that.
+            config = scheduler_config(walked)
             self.pipeline.scheduler = getattr(diffusers, config["_class_name"]).from_config(config)
-        if checkpoint.sampler.kind == "ddim" and checkpoint.sampler.timestep_spacing == "linspace":
+        if walked.kind == "ddim" and walked.timestep_spacing == "linspace":
             _walk_own_list(self.pipeline.scheduler)
-        self.eta = getattr(checkpoint.sampler, "eta", 0.0)
+        self.eta = getattr(walked, "eta", 0.0)
 
     def run(
         self,

@@ -32,7 +32,7 @@ from sfmobile.verify.reach import Reach
 from sfmobile.verify.recording import Call
 from sfmobile.verify.signal import agreement
 from sfmobile.verify.stored import StoredRuntime
-from sfmobile.verify.weights import StoredWeights, compare_weights
+from sfmobile.verify.weights import Known, StoredWeights, compare_weights
 
 if TYPE_CHECKING:
     from sfmobile.bundle.choices import ComponentName
@@ -50,8 +50,8 @@ EXACT_GATE_DB = 95.0
 class Thoroughness:
     """How much is tried of each component.
 
-    calls: of the trajectory. excitations: inputs that excite what it doesn't. reach: whether the operations that these
-    leave at rest are looked for, which runs the program once more, operation by operation.
+    calls: of the trajectory. excitations: inputs that excite what it does and what it doesn't. reach: whether the
+    operations that these leave at rest are looked for, which runs the program once more, operation by operation.
     """
 
     calls: int = 2
@@ -60,7 +60,7 @@ class Thoroughness:
 
 
 THOROUGH = Thoroughness()
-QUICK = Thoroughness(calls=1, excitations=1, reach=False)
+QUICK = Thoroughness(calls=0, excitations=1, reach=False)
 
 
 @dataclass(frozen=True)
@@ -80,13 +80,19 @@ class Looked:
     attributes: tuple[str, ...]
 
 
-def look(bundle: Bundle, checkpoint: Checkpoint, name: ComponentName, observer: Observer) -> Looked:
-    """The stored weights of one component against the checkpoint's, and its operations' attributes."""
+def look(
+    bundle: Bundle, checkpoint: Checkpoint, name: ComponentName, observer: Observer, known: Known | None = None
+) -> Looked:
+    """The stored weights of one component against the checkpoint's, and its operations' attributes.
+
+    known: of looks at other functions of the same package.
+    """
     program = component_program(bundle, name)
     source = checkpoint.state_dict(name)
     observer.start(f"Stored weights: {name}", sum(tensor.numel() for tensor in source.values()))
     shapes = {key: tuple(tensor.shape) for key, tensor in source.items()}
-    weights = compare_weights(program, source, recorded_storage(bundle.manifest, name, shapes), observer.advance)
+    storage = recorded_storage(bundle.manifest, name, shapes)
+    weights = compare_weights(program, source, storage, observer.advance, known)
     return Looked(program, weights, tuple(attribute_faults(program, checkpoint.load(name, None))))
 
 
@@ -143,7 +149,7 @@ def prove_component(
     looked = looked or look(bundle, checkpoint, name, observer)
     program, weights, attributes = looked.program, looked.weights, looked.attributes
     stored = _record(weights)
-    if len(weights.values) < weights.compared:
+    if not weights.whole:
         # Its network can't be built from what is stored.
         return ExactAgreement(
             weights=stored, attributes=attributes, worst=None, gate_db=EXACT_GATE_DB, samples=(), passed=False
@@ -152,7 +158,7 @@ def prove_component(
     excitations = exciting_inputs(bundle.manifest, name, calls)[: thoroughness.excitations]
     inputs += [(f"excitation {number}", found) for number, found in enumerate(excitations, start=1)]
     observer.start(f"Exact: {name}", 2 * len(inputs) + thoroughness.reach)
-    reference = StoredRuntime(bundle, checkpoint, lambda _: weights.values)
+    reference = StoredRuntime(bundle, checkpoint, lambda _: program)
     with reference.load(name) as network:
         expected = list(_answers(name, network, inputs, observer.advance))
     with (package or MilRuntime(bundle)).load(name) as loaded:

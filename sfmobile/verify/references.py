@@ -26,7 +26,7 @@ from sfmobile.verify import diffusers_reference
 from sfmobile.verify.constants import reference_pipeline
 from sfmobile.verify.remembering import Remembering
 from sfmobile.verify.runs import call_again, draws
-from sfmobile.verify.verification import compare_calls, golden_reference, steps_of, worst_of
+from sfmobile.verify.verification import calls_of, compare_calls, golden_reference, worst_of
 
 if TYPE_CHECKING:
     from sfmobile.bundle.choices import ComponentName
@@ -45,7 +45,7 @@ class Asked:
     """What is to be compared.
 
     checkpoint: None where it isn't here. networks: ours of the checkpoint, which remember what they gave already.
-    drawings: the runs; the first is enough to read.
+    drawings: the runs; the first is enough to read. recalls: whether they are also asked what the golden run asked.
     """
 
     bundle: Bundle
@@ -54,6 +54,7 @@ class Asked:
     components: Sequence[ComponentName]
     observer: Observer
     networks: Remembering | None = None
+    recalls: bool = True
 
     @classmethod
     def of(
@@ -136,7 +137,7 @@ def _no_diffusers(asked: Asked) -> str | None:
 def _by_diffusers(asked: Asked, _: Sequence[Call]) -> Iterator[ReferenceAgreement]:
     assert asked.checkpoint is not None and asked.networks is not None
     drawing = asked.drawings[0]
-    asked.observer.start("Read: diffusers (torch fp32)", 2 * steps_of(asked.bundle, drawing))
+    asked.observer.start("Read: diffusers (torch fp32)", 2 * calls_of(asked.bundle, drawing))
     with reference_pipeline(asked.bundle, asked.checkpoint, asked.networks) as pipeline:
         stages = diffusers_reference.compare_reading(asked.checkpoint, pipeline, drawing, asked.observer.advance)
     gate = diffusers_reference.READING_GATE_DB
@@ -145,7 +146,7 @@ def _by_diffusers(asked: Asked, _: Sequence[Call]) -> Iterator[ReferenceAgreemen
 
 def _by_golden(asked: Asked, _: Sequence[Call]) -> Iterator[ReferenceAgreement]:
     """The recorded calls on our networks of today, where the checkpoint is here."""
-    if asked.networks is None:
+    if asked.networks is None or not asked.recalls:
         return
     golden = golden_reference(asked.bundle, asked.components)
     asked.observer.start("Read: golden vectors", len(golden.calls))

@@ -64,12 +64,14 @@ def record_reference(
     advance: Advance,
     components: Sequence[ComponentName],
     locate: Locate | None = None,
+    quick: bool = False,
 ) -> Recording:
     """Draw every request on `pipeline`, which runs on `recorder`; `advance` is told of each step.
 
-    Kept are the calls of the first, the middle and the last step (pure noise, half a picture, a picture) and all before
-    and behind them; a component that no run calls is given inputs made to excite it. components: what is asked for; a
-    run goes no further than they need. Raises `GateError` saying where, if the reference itself gives NaN.
+    Kept are the calls of the first, the middle and the last step (pure noise, half a picture, a picture; to be quick
+    the first alone) and all before and behind them; a component that no run calls is given inputs made to excite it.
+    components: what is asked for; a run goes no further than they need. Raises `GateError` saying where, if the
+    reference itself gives NaN.
     """
     # What the loop itself calls once it has the prompt's encoding.
     drawn = {pipeline.manifest.pipeline.unet, pipeline.manifest.pipeline.decoder}
@@ -88,7 +90,7 @@ def record_reference(
             for step in pipeline.steps(request):
                 latents.append(step.latents)
                 taken = recorder.take(f"prompt {number}, step {step.index + 1} of {step.count}")
-                if step.index in (0, step.count // 2, step.count - 1):
+                if step.index == 0 or (not quick and step.index in (step.count // 2, step.count - 1)):
                     calls += taken
                 advance(1)
             picture = None
@@ -135,17 +137,20 @@ def answer(
     advance: Advance,
     components: Sequence[ComponentName],
     locate: Locate | None = None,
+    loops: bool = True,
 ) -> Recording:
     """What `runtime` gives of the bundle's components for the inputs and the requests that `asked` recorded.
 
-    advance: told 1 for each call and for each step of the loop. The loop is run if all of its components are asked for.
+    advance: told 1 for each call and for each step of the loop. The loop is run if all of its components are asked for
+    (never unless it `loops`).
     """
     # The loop loads every component, which then answers the calls as well.
     remembering = Remembering(runtime, bundle.manifest.components, asked.calls)
     runs: list[Run] = []
-    if draws(bundle, components) and any(run.picture is not None for run in asked.runs):
+    if loops and draws(bundle, components) and any(run.picture is not None for run in asked.runs):
         recorder = Recorder(remembering)
-        with TextToImage.of_bundle(bundle, recorder) as pipeline:
+        # One run needs no component twice; at full size all of them together take what a laptop has.
+        with TextToImage.of_bundle(bundle, recorder, keep_loaded=len(asked.runs) > 1) as pipeline:
             runs = [draw(pipeline, recorder, request, advance, locate) for request in asked.requests]
     calls: list[Call] = []
     for name in components:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,8 +25,9 @@ from sfmobile.observer import Observer
 from sfmobile.runtime.mil.runtime import MilRuntime
 from sfmobile.runtime.opening import RuntimeRequest, choose_runtime, has_source, open_bundle, open_source
 from sfmobile.sampling.pipeline import Request
+from sfmobile.sampling.samplers.named import name_of, named
 from sfmobile.verify.constants import constant_faults, reference_pipeline
-from sfmobile.verify.exactness import QUICK, THOROUGH, by_function, prove_asset, prove_component
+from sfmobile.verify.exactness import QUICK, THOROUGH, by_function, look, prove_asset, prove_component
 from sfmobile.verify.gates import ROUNDED_GATE_DB, Gates
 from sfmobile.verify.recording import Call, Recorder
 from sfmobile.verify.references import REFERENCES, Asked, choose
@@ -34,6 +35,7 @@ from sfmobile.verify.remembering import Remembering
 from sfmobile.verify.replay import replay_faults
 from sfmobile.verify.runs import Recording, answer, draws, excited_reference, record_reference
 from sfmobile.verify.verification import compare, evaluation_work, golden_reference, reference_work, steps_of
+from sfmobile.verify.weights import Known
 
 if TYPE_CHECKING:
     from sfmobile.bundle.choices import ComponentName
@@ -60,6 +62,7 @@ def verify(
     steps: int | None = None,
     seed: int = 0,
     guidance: float | None = None,
+    sampler: str | None = None,
     precision: Precision | Sequence[Precision] = (),
     runtime: RuntimeChoice = "mil",
     compute_unit: ComputeUnit | None = None,
@@ -75,10 +78,11 @@ def verify(
 
     source: the checkpoint the bundle was exported from, if it isn't where it was. reference: of nets, golden,
     diffusers, coreai; by default the first three where they are here and fit in memory. component: only these, which
-    leaves out the loop. quick: one prompt, two steps, fewer inputs. gate: PSNR in dB of every component, by default 35
-    if palettized, else 60; picture_gate: of the final picture, by default what `gate` and guidance leave. prompt (two
-    of ours without it), negative, steps, seed, guidance: the runs that are compared. runtime: what executes the bundle;
-    precision: only these evaluations of it, by default fp32 and fp16 on mil; compute_unit: of the coreml runtime.
+    leaves out the loop. quick: one prompt, two steps, one input a component, the loop once. gate: PSNR in dB of every
+    component, by default 35 if palettized, else 60; picture_gate: of the final picture, by default what `gate` and
+    guidance leave. prompt (two of ours without it), negative, steps, seed, guidance, sampler (another than the bundle's
+    own, by name): the runs that are compared. runtime: what executes the bundle; precision: only these evaluations of
+    it, by default fp32 and fp16 on mil; compute_unit: of the coreml runtime.
 
     Raises `UsageError` for options that make no sense, `ArtifactError` for a bundle that isn't whole or a checkpoint
     that isn't its own, `UnavailableError` for a reference that can't be had, `GateError` for one that gives NaN itself.
@@ -88,17 +92,27 @@ def verify(
     requests = choose_evaluations(opened, runtime, precision, compute_unit, source, observer)
     checkpoint = open_source(opened, source, observer) if has_source(opened, source) else None
     prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt)
-    if checkpoint is None and (prompts or negative or steps is not None or seed or guidance is not None):
+    own = prompts or negative or seed or any(one is not None for one in (steps, guidance, sampler))
+    if checkpoint is None and own:
         raise UsageError("A run of your own needs the checkpoint as its reference; name it with --source.")
+    wanted: Sequence[ReferenceName] = (reference,) if isinstance(reference, str) else tuple(reference)
     left_out: list[str] = []
     if quick:
         steps, prompts = _hurried(opened, steps, prompts, left_out)
-    drawings = [Request(text, negative, seed, steps, guidance) for text in prompts or DEFAULT_PROMPTS]
+    drawings = [Request(text, negative, seed, steps, guidance, sampler) for text in prompts or DEFAULT_PROMPTS]
+    if sampler is not None:
+        named(opened.manifest.sampler, sampler)
     components = choose_components(opened, component)
-    if not draws(opened, components) and opened.manifest.can_draw:
-        left_out.append("the loop and the picture, which need every component")
+    if not draws(opened, components):
+        if opened.manifest.can_draw:
+            left_out.append("the loop and the picture, which need every component")
+    elif quick and len(requests) > 1:
+        left_out.append(f"the loop in {requests[0].precision}")
     asked = Asked.of(opened, checkpoint, drawings, components, observer)
-    wanted: Sequence[ReferenceName] = (reference,) if isinstance(reference, str) else tuple(reference)
+    if quick and checkpoint is not None and "golden" not in wanted:
+        # Today's networks are asked enough by the other answers; the replay of the golden run is cheap.
+        asked = replace(asked, recalls=False)
+        left_out.append("the golden run on today's networks")
     return _Verification(asked, requests, Gates(gate, picture_gate), choose(asked, wanted), quick).report(left_out)
 
 
@@ -114,6 +128,8 @@ def _hurried(
         left_out.append(f"a run in {default} steps, for one in {QUICK_STEPS}")
         steps = QUICK_STEPS
     left_out.append(f"{THOROUGH.calls + THOROUGH.excitations - QUICK.calls - QUICK.excitations} inputs of Exact")
+    if (steps or default) > 1:
+        left_out.append("components' calls behind the first step")
     left_out.append("a look for operations that no input reaches")
     return steps, every[:1]
 
@@ -184,6 +200,7 @@ class _Verification:
             guidance_scale=(
                 bundle.manifest.guidance.default_scale if first.guidance_scale is None else first.guidance_scale
             ),
+            sampler=name_of(bundle.manifest.sampler) if first.sampler is None else first.sampler,
             exact=exact,
             evaluations=tuple(evaluations),
             rounded=rounded,
@@ -209,7 +226,7 @@ class _Verification:
         assert asked.checkpoint is not None and asked.networks is not None
         request = RuntimeRequest(asked.bundle.root, "torch", "fp32", source=asked.checkpoint.source)
         runtime = asked.networks
-        if "golden" in used and asked.bundle.manifest.can_draw:
+        if "golden" in used and asked.recalls and asked.bundle.manifest.can_draw:
             runtime.expect(golden_reference(asked.bundle, asked.components).calls)
         asked.observer.start("Reference (torch fp32)", reference_work(asked.bundle, asked.drawings))
         recorder = Recorder(runtime)
@@ -219,7 +236,7 @@ class _Verification:
             return recording, runtime_record(request, runtime)
         with reference_pipeline(asked.bundle, asked.checkpoint, recorder) as pipeline:
             recording = record_reference(
-                pipeline, recorder, asked.drawings, asked.observer.advance, asked.components, locate
+                pipeline, recorder, asked.drawings, asked.observer.advance, asked.components, locate, self.quick
             )
         return recording, runtime_record(request, runtime)
 
@@ -236,6 +253,8 @@ class _Verification:
             for name in asked.components:
                 if bundle.manifest.components[name].format == "mlprogram":
                     how = QUICK if self.quick else THOROUGH
+                    # Functions of one package store most weights once.
+                    known = Known()
                     for label, one in by_function(bundle, name):
                         # Calls of the run fit the function that it ran.
                         own = label == name
@@ -246,7 +265,8 @@ class _Verification:
                             recording.of(name) if own else [],
                             asked.observer,
                             how,
-                            package=package if own else None,
+                            look(one, checkpoint, name, asked.observer, known),
+                            package if own else None,
                         )
                 elif bundle.manifest.components[name].format == "coreai":
                     components[name] = prove_asset(bundle, checkpoint, name, asked.observer)
@@ -265,15 +285,17 @@ class _Verification:
         evaluations: list[EvaluationAgreement] = []
         found: dict[Precision | None, tuple[Recording, RuntimeRecord]] = {}
         for request in self.requests:
+            # The last evaluation is the one nearest to a phone's.
+            loops = not self.quick or request is self.requests[-1]
             on_mil = request.kind == "mil"
             known = on_mil and request.precision == "fp32"
             runtime: Runtime = self._packages(reference) if known else request.open_on(bundle)
             described = runtime_record(request, runtime)
-            work = evaluation_work(bundle, reference, draws(bundle, asked.components))
+            work = evaluation_work(bundle, reference, loops and draws(bundle, asked.components))
             asked.observer.start(described.description, work)
             precision = request.precision or "fp32"
             locate = partial(_broken_operation, bundle, precision) if on_mil else None
-            given = answer(bundle, runtime, reference, asked.observer.advance, asked.components, locate)
+            given = answer(bundle, runtime, reference, asked.observer.advance, asked.components, locate, loops)
             checkpoint = asked.checkpoint if "nets" in self._used() else None
             diagnose = partial(find_fault, bundle, checkpoint, precision, self.gates) if on_mil else None
             evaluations.append(compare(reference, given, described, self.gates, bundle, diagnose))

@@ -22,6 +22,8 @@ from sfmobile.bench.verify_report import (
 )
 from sfmobile.sampling.picture import to_pixels
 from sfmobile.sampling.pipeline import Request
+from sfmobile.sampling.samplers.named import named
+from sfmobile.sampling.samplers.starting import start
 from sfmobile.verify.excitation import COUNT
 from sfmobile.verify.recording import Call
 from sfmobile.verify.runs import Recording, Run
@@ -50,8 +52,8 @@ def golden_reference(bundle: Bundle, components: Sequence[ComponentName] | None 
         outputs = {tensor.name: bundle.golden(f"{name}.{tensor.name}") for tensor in record.outputs}
         # Batch 1 was called once for each row that batch 2 takes together.
         batch = record.inputs[0].shape[0]
-        for start in range(0, len(next(iter(inputs.values()))), batch):
-            rows = slice(start, start + batch)
+        for first in range(0, len(next(iter(inputs.values()))), batch):
+            rows = slice(first, first + batch)
             calls.append(
                 Call(
                     name,
@@ -157,11 +159,18 @@ def steps_of(bundle: Bundle, request: Request) -> int:
     return bundle.manifest.pipeline.default_steps if request.steps is None else request.steps
 
 
+def calls_of(bundle: Bundle, request: Request) -> int:
+    """How many evaluations of the UNet a request takes. Raises `UsageError` for what can't be walked."""
+    own = bundle.manifest.sampler
+    record = own if request.sampler is None else named(own, request.sampler)
+    return start(record, steps_of(bundle, request)).calls
+
+
 def reference_work(bundle: Bundle, requests: Sequence[Request]) -> int:
     """How often `runs.record_reference` or `runs.excited_reference` advances."""
     if not bundle.manifest.can_draw:
         return COUNT * len(bundle.manifest.components)
-    return sum(steps_of(bundle, request) + 1 for request in requests)
+    return sum(calls_of(bundle, request) + 1 for request in requests)
 
 
 def evaluation_work(bundle: Bundle, reference: Recording, draws: bool = True) -> int:

@@ -10,11 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from sfmobile.compress.compiled import compiled
+from sfmobile.compress.kmeans import TABLE
 from sfmobile.compress.palettize import palettize_weight, worker_count
 from sfmobile.compress.recipe import FULL_BITS, LayerRecipe
 from sfmobile.mlpackage.names import PALETTIZED, constant_name
@@ -29,8 +32,6 @@ if TYPE_CHECKING:
 Look = Literal["missing", "shape", "not finite", "recipe", "order", "sign", "scale", "offset", "values"]
 # The best table isn't unique where values tie; its squared error is, up to the order of summation in float64.
 SLACK = 1e-5
-# Values summed at a time, in float64: what that takes stays in the processor's cache.
-PIECE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -53,18 +54,42 @@ class WeightFault:
 
 @dataclass(frozen=True)
 class StoredWeights:
-    """All weights of a component as they are stored, and what is wrong with them.
+    """How the weights of a component are stored, and what is wrong with them.
 
-    values: by parameter, float16 as a device reads them. compared: how many parameters there are. compressed: how many
-    of them are palettized.
+    compared: how many parameters there are. compressed: how many of them are palettized. whole: whether each is there
+    in its shape, so that a network can be built of them.
     worst: the parameter with the largest relative error, and that error; None if all are the source's to the bit.
     """
 
-    values: dict[str, np.ndarray]
     compared: int
     compressed: int
+    whole: bool
     worst: tuple[str, float] | None
     faults: tuple[WeightFault, ...]
+
+
+@dataclass
+class Known:
+    """What is worked out once for several looks at the weights of one source.
+
+    best: the least squared error that a recipe leaves of a parameter. compared: of one package, whose functions store
+    most weights once, by parameter and the mark of its constant.
+    """
+
+    best: dict[tuple[str, LayerRecipe], float] = field(default_factory=dict)
+    compared: dict[tuple[str, bytes], _Compared] = field(default_factory=dict)
+
+    def least_error(self, parameter: str, expected: np.ndarray, layer: LayerRecipe) -> float:
+        """Of the best tables of a weight, float16; nothing where it isn't palettized."""
+        if layer.bits == FULL_BITS:
+            return 0.0
+        if (parameter, layer) not in self.best:
+            self.best[parameter, layer] = palettize_weight(expected, layer).error
+        return self.best[parameter, layer]
+
+    def of_another_package(self) -> Known:
+        """For the same source's weights in another package."""
+        return Known(self.best)
 
 
 def compare_weights(
@@ -72,24 +97,28 @@ def compare_weights(
     source: Mapping[str, Tensor],
     recipe: Callable[[str], LayerRecipe | None],
     advance: Callable[[int], None] = lambda weights: None,
+    known: Known | None = None,
 ) -> StoredWeights:
     """Compare what `program` stores with the parameters of its network.
 
     source: by parameter name, in any float type. recipe: how a parameter is to be stored, or None where that isn't
     known (then any number of bits is taken, and its error held to that number). `advance` is told weights compared.
+    known: from other functions of the same package, and for them.
     """
     constants = dict(stored_constants(program))
+    known = known or Known()
 
     def compared(parameter: str) -> _Compared:
         constant = constants.get(constant_name(parameter))
-        expected = _half(source[parameter])
         if constant is None:
             missing = WeightFault(parameter, "missing", None, 0.0, "the package has no such constant")
-            return _Compared(None, missing, math.inf, False)
-        found = decode(constant).astype(np.float16, copy=False)
-        fault, error = compare_weight(parameter, storage_of(constant), found, expected, recipe(parameter))
-        value = found.reshape(expected.shape) if found.size == expected.size else None
-        return _Compared(value, fault, error, constant.compressed)
+            return _Compared(missing, math.inf, compressed=False, whole=False)
+        if constant.mark is None:
+            return _compared(parameter, constant, source[parameter], recipe(parameter), known)
+        key = parameter, constant.mark()
+        if key not in known.compared:
+            known.compared[key] = _compared(parameter, constant, source[parameter], recipe(parameter), known)
+        return known.compared[key]
 
     results: dict[str, _Compared] = {}
     with ThreadPoolExecutor(worker_count()) as workers:
@@ -99,22 +128,35 @@ def compare_weights(
     errors = {parameter: one.error for parameter, one in results.items() if math.isfinite(one.error)}
     worst = max(errors.items(), key=lambda item: item[1], default=None)
     return StoredWeights(
-        values={parameter: one.value for parameter, one in results.items() if one.value is not None},
         compared=len(source),
         compressed=sum(one.compressed for one in results.values()),
+        whole=all(one.whole for one in results.values()),
         worst=worst if worst and worst[1] > 0 else None,
         faults=tuple(one.fault for one in results.values() if one.fault is not None),
     )
 
 
+def _compared(
+    parameter: str, constant: Constant, source: Tensor, recipe: LayerRecipe | None, known: Known
+) -> _Compared:
+    expected = _half(source)
+    try:
+        found = decode(constant).astype(np.float16, copy=False)
+    except ValueError as error:
+        broken = WeightFault(parameter, "shape", None, 0.0, f"can't be decoded: {error}")
+        return _Compared(broken, math.inf, constant.compressed, whole=False)
+    fault, error = compare_weight(parameter, storage_of(constant), found, expected, recipe, known)
+    return _Compared(fault, error, constant.compressed, found.size == expected.size)
+
+
 @dataclass(frozen=True)
 class _Compared:
-    """One parameter: its stored values in the source's shape, what is wrong, its relative error."""
+    """One parameter: what is wrong, its relative error, whether it is palettized, whether it has its shape."""
 
-    value: np.ndarray | None
     fault: WeightFault | None
     error: float
     compressed: bool
+    whole: bool
 
 
 def stored_constants(program: Program) -> Iterator[tuple[str, Constant]]:
@@ -135,7 +177,12 @@ def _half(tensor: Tensor) -> np.ndarray:
 
 
 def compare_weight(
-    parameter: str, stored: LayerRecipe, found: np.ndarray, expected: np.ndarray, recipe: LayerRecipe | None
+    parameter: str,
+    stored: LayerRecipe,
+    found: np.ndarray,
+    expected: np.ndarray,
+    recipe: LayerRecipe | None,
+    known: Known | None = None,
 ) -> tuple[WeightFault | None, float]:
     """The fault of one weight, if it has one, and its relative error.
 
@@ -158,7 +205,7 @@ def compare_weight(
     squared = squared_error(found, expected)
     size = math.sqrt(squared_error(expected, np.zeros(1, np.float16))) or 1.0
     error = math.sqrt(squared) / size
-    best = 0.0 if stored.bits == FULL_BITS else palettize_weight(expected, stored).error
+    best = (known or Known()).least_error(parameter, expected, stored)
     if stored.bits != FULL_BITS and squared <= best * (1 + SLACK) + 1e-12:
         return None, error
     allowed = math.sqrt(best) / size
@@ -201,13 +248,19 @@ def layout_of(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def squared_error(found: np.ndarray, expected: np.ndarray) -> float:
     """The sum of the squared differences of two float16 arrays; one value is taken for all of the other's."""
-    x, y = found.reshape(-1), expected.reshape(-1)
+    x, y = (np.ascontiguousarray(one, np.float16).reshape(-1).view(np.uint16) for one in (found, expected))
+    return _squared_error(x, y, TABLE)
+
+
+@compiled
+def _squared_error(found: NDArray[np.uint16], expected: NDArray[np.uint16], table: NDArray[np.float32]) -> float:
+    """Of half floats by their bit patterns: they differ exactly in double. table: the value of each pattern."""
     total = 0.0
-    for start in range(0, x.size, PIECE):
-        # Half floats differ exactly in double.
-        difference = x[start : start + PIECE].astype(np.float64)
-        difference -= y if y.size == 1 else y[start : start + PIECE]
-        total += float(difference @ difference)
+    # One value for all isn't looked up again and again by stepping over it.
+    stride = 0 if expected.size == 1 else 1
+    for position in range(found.size):
+        difference = float(table[found[position]]) - float(table[expected[position * stride]])
+        total += difference * difference
     return total
 
 

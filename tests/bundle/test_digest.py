@@ -15,13 +15,13 @@ from sfmobile.bundle.directory import Bundle, BundleError, check_file
 from sfmobile.bundle.manifest import FileRecord
 from sfmobile.export.options import ExportOptions
 from sfmobile.mlpackage.package import write_package_manifest
-from tests.exported import SharedExports
+from tests.exported import MULTIFUNCTION, SharedExports
 
 LISTING = "X.mlpackage/Manifest.json"
 OPTIONS = {
     "plain": ExportOptions(),
     "chunked": ExportOptions(bits=6, guidance_batch=1, chunks=2),
-    "multifunction": ExportOptions(target="ios18", bits=4, multifunction=True, more_latent_sizes=((8, 16),)),
+    "multifunction": MULTIFUNCTION,
 }
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.sampling.picture import read_settings
 from sfmobile.sampling.samplers.named import walkers
 from tests.cli.run import run
+from tests.exported import MULTIFUNCTION, SharedExports
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -261,15 +263,17 @@ def test_core_ml_is_refused_off_macos_in_one_sentence(tiny_bundle: Bundle, tmp_p
 
 
 def test_another_guidance_batch_and_latent_size_of_a_multifunction_bundle(
-    tiny_checkpoint: Checkpoint, tmp_path: Path, capsys
+    tiny_exports: SharedExports, tmp_path: Path, capsys
 ) -> None:
-    root = tmp_path / "functions"
+    root = shutil.copytree(tiny_exports(MULTIFUNCTION).root, tmp_path / "functions")
+    # These options ask for what is there already.
     exported = run(
         capsys,
-        *("export", tiny_checkpoint.root, "-o", root, "--target", "ios18", "--multifunction", "--bits", "none"),
-        *("--latent-size", "8x8", "--latent-size", "8x16", "--multifunction-decoder"),
+        *("export", tiny_exports.checkpoint.root, "-o", root, "--target", "ios18", "--multifunction", "--bits", 4),
+        *("--latent-size", "8x8", "--latent-size", "8x16", "--multifunction-decoder", "--no-golden", "--json"),
     )
     assert exported.code == 0
+    assert all(part["reused"] for part in json.loads(exported.out)["components"].values())
     for batch in (2, 1):
         outcome = run(
             capsys,

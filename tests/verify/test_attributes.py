@@ -12,7 +12,8 @@ from sfmobile.bundle.pipeline import TEXT_TO_IMAGE
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.verify.attributes import attribute_faults
 from sfmobile.verify.divergence import component_program
-from sfmobile.verify.mutants import package_mutants, write_mutant
+from sfmobile.verify.mutants.mutant import write_mutant
+from sfmobile.verify.mutants.package import package_mutants
 
 
 def faults(bundle: Bundle, checkpoint: Checkpoint, name: ComponentName) -> list[str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler
 from safetensors.torch import save_file
@@ -24,6 +26,8 @@ from tests.checkpoint.diffusers_files import stable_diffusion_1, stable_diffusio
 from tests.sampling.pipelines import reference_pipeline as sampled
 
 REQUEST = Request("a red apple", "blurry", seed=3, steps=3)
+# By the second diffusers knows the text encoder's layers in kohya's file.
+TEXT_LAYERS = ("q_proj", "out_proj")
 
 
 def read(checkpoint: Checkpoint, bundle: Bundle, request: Request = REQUEST) -> dict[str, SampleAgreement]:
@@ -89,13 +93,8 @@ def test_what_is_laid_over_a_checkpoint_is_laid_over_it_by_diffusers_too(tmp_pat
     theirs.save_pretrained(tmp_path / "base")
     width = theirs.text_encoder.config.hidden_size
     lora = tmp_path / "lora.safetensors"
-    save_file(
-        {
-            **low_rank("unet", theirs.unet, "to_q"),
-            **low_rank("text_encoder.text_model", theirs.text_encoder, "q_proj"),
-        },
-        lora,
-    )
+    unet = low_rank("unet", theirs.unet, "to_q")
+    save_file(kohya({**unet, **low_rank("text_encoder.text_model", theirs.text_encoder, TEXT_LAYERS)}), lora)
     save_file({"<toy>": torch.randn(2, width)}, tmp_path / "toy.safetensors")
     torch.manual_seed(5)
     other = AutoencoderKL.from_config(theirs.vae.config)
@@ -114,7 +113,7 @@ def test_what_is_laid_over_a_checkpoint_is_laid_over_it_by_diffusers_too(tmp_pat
         assert off[0] == "prompt: embedding" and {"step 1 of 4", "image"} <= set(off)
 
 
-def low_rank(prefix: str, net: torch.nn.Module, layer: str) -> dict[str, torch.Tensor]:
+def low_rank(prefix: str, net: torch.nn.Module, layer: str | tuple[str, ...]) -> dict[str, torch.Tensor]:
     """A LoRA of rank 2 on every such layer of `net`, by peft's names."""
     found = {}
     for name, module in net.named_modules():
@@ -123,6 +122,36 @@ def low_rank(prefix: str, net: torch.nn.Module, layer: str) -> dict[str, torch.T
             found[f"{stem}.lora_A.weight"] = torch.randn(2, module.in_features)
             found[f"{stem}.lora_B.weight"] = torch.randn(module.out_features, 2)
     return found
+
+
+def kohya(tensors: dict[str, torch.Tensor], *alphas: float) -> dict[str, torch.Tensor]:
+    """Layers by kohya's names, with one alpha or these in turn."""
+    found = {}
+    for name, tensor in tensors.items():
+        layer, half = name.removesuffix(".weight").rsplit(".", 1)
+        flat = "lora_" + layer.replace("text_encoder.", "te.").replace(".", "_")
+        found[f"{flat}.{'lora_down' if half == 'lora_A' else 'lora_up'}.weight"] = tensor
+        found[f"{flat}.alpha"] = torch.tensor(alphas[len(found) // 3 % len(alphas)] if alphas else 3.0)
+    return found
+
+
+def test_alphas_that_diffusers_would_not_give_each_layer_are_no_reference(tmp_path: Path) -> None:
+    theirs = stable_diffusion_1()
+    theirs.save_pretrained(tmp_path / "base")
+    tensors = kohya(low_rank("text_encoder.text_model", theirs.text_encoder, TEXT_LAYERS), 1.0, 2.0)
+    save_file(tensors, tmp_path / "lora.safetensors")
+    reason = why_not(open_checkpoint(tmp_path / "base", lora=[tmp_path / "lora.safetensors"]))
+    assert reason is not None and "one alpha, and 'lora.safetensors' has several" in reason
+
+
+@pytest.mark.parametrize("sampler", ["heun", "dpm++2m-karras", "euler-ancestral", "tcd"])
+def test_another_sampler_than_the_checkpoints_agrees_at_every_call(
+    sampler: str, tiny_bundle: Bundle, tiny_checkpoint: Checkpoint
+) -> None:
+    stages = read(tiny_checkpoint, tiny_bundle, replace(REQUEST, sampler=sampler))
+    calls = [name for name in stages if name.startswith("step ")]
+    assert len(calls) == (5 if sampler == "heun" else 3)
+    assert all(stage.agreement.reaches(READING_GATE_DB) for stage in stages.values()), stages
 
 
 def test_what_diffusers_has_no_class_for_is_said(tiny_snapfusion_checkpoint: Checkpoint) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from sfmobile.bundle.directory import Bundle
-from sfmobile.verify.mutants import manifest_mutants, write_mutant
+from sfmobile.verify.mutants.manifest import manifest_mutants
+from sfmobile.verify.mutants.mutant import write_mutant
 from sfmobile.verify.replay import replay_faults
 
 

@@ -10,7 +10,7 @@ import pytest
 import sfmobile
 from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.directory import Checkpoint
-from sfmobile.errors import GateError, UnavailableError
+from sfmobile.errors import GateError, UnavailableError, UsageError
 from tests.log import Log
 
 
@@ -24,8 +24,11 @@ def test_verify_takes_what_is_open_and_prints_its_verdict_first(
     tiny_bundle: Bundle, tiny_checkpoint: Checkpoint, capsys
 ) -> None:
     log = Log()
-    found = sfmobile.verify(tiny_bundle, source=tiny_checkpoint, prompt="a", steps=1, precision="fp32", observer=log)
-    assert found.passed and [one.runtime.precision for one in found.evaluations] == ["fp32"]
+    found = sfmobile.verify(
+        tiny_bundle, source=tiny_checkpoint, prompt="a", steps=1, sampler="pndm", precision="fp32", observer=log
+    )
+    assert found.passed and found.sampler == "pndm" and ", pndm" in str(found)
+    assert [one.runtime.precision for one in found.evaluations] == ["fp32"]
     assert str(found).startswith("tiny. Passed: it is the network it claims to be, every component and the picture ")
     assert "Exact: " in str(found) and "Lost: " in str(found) and found.rounded is None
     assert log.totals["Reference (torch fp32)"] == log.done["Reference (torch fp32)"] == 2
@@ -46,9 +49,21 @@ def test_quick_says_what_it_leaves_out_and_rounding_is_an_answer_of_its_own(
     assert found.left_out[:2] == ("1 of 2 prompts", "a run in 8 steps, for one in 2") and "Left out: " in str(found)
     assert found.exact is not None and found.exact.against == ("the checkpoint", "the golden vectors")
     assert found.rounded is not None and found.rounded.components["unet"].gate_db == 60
-    lost, _ = found.evaluations
+    lost, last = found.evaluations
+    # The loop is walked once, in the evaluation nearest to a phone's; components are compared at its first step.
+    assert not lost.steps and "the loop in fp32" in found.left_out and len(last.steps) == 2
+    assert last.picture is not None and {one.input for one in last.components["unet"].samples} == {
+        "prompt 1, step 1 of 2"
+    }
     assert found.rounded.components["unet"].worst.closeness > lost.components["unet"].worst.closeness
     assert [(one.left, one.right) for one in found.read] == [("golden vectors", "our networks")]
+
+
+def test_a_sampler_that_can_not_walk_is_refused_before_any_work(
+    tiny_bundle: Bundle, tiny_checkpoint: Checkpoint
+) -> None:
+    with pytest.raises(UsageError, match="no sampler 'dreams'"):
+        sfmobile.verify(tiny_bundle, source=tiny_checkpoint, sampler="dreams")
 
 
 def test_one_component_leaves_out_the_loop(tiny_bundle: Bundle, tiny_checkpoint: Checkpoint) -> None:
