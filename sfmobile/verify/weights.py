@@ -142,8 +142,8 @@ def _compared(
     expected = _half(source)
     try:
         found = decode(constant).astype(np.float16, copy=False)
-    except ValueError as error:
-        broken = WeightFault(parameter, "shape", None, 0.0, f"can't be decoded: {error}")
+    except ValueError as reason:
+        broken = WeightFault(parameter, "shape", None, 0.0, f"can't be decoded: {reason}")
         return _Compared(broken, math.inf, constant.compressed, whole=False)
     fault, error = compare_weight(parameter, storage_of(constant), found, expected, recipe, known)
     return _Compared(fault, error, constant.compressed, found.size == expected.size)
