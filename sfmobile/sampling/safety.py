@@ -15,6 +15,7 @@ import numpy as np
 
 from sfmobile.bundle.directory import Bundle, BundleError, read_vector
 from sfmobile.bundle.manifest import Manifest, SafetyPictureRecord, SafetyRecord
+from sfmobile.sampling.given import rescaled
 
 # What is added to the scores behind a special concept that was found: whatever is near it is looked at more strictly.
 ADJUSTMENT = np.float32(0.01)
@@ -101,7 +102,7 @@ def pixel_values(pixels: np.ndarray, record: SafetyPictureRecord) -> np.ndarray:
 
     height, width, _ = pixels.shape
     size = resized(width, height, record.shortest_edge)
-    scaled = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+    scaled = np.asarray(rescaled(Image.fromarray(pixels), size, Image.Resampling.BICUBIC))
     side = record.crop_size
     top, left = (scaled.shape[0] - side) // 2, (scaled.shape[1] - side) // 2
     cut = scaled[top : top + side, left : left + side].astype(np.float64) / 255

@@ -59,7 +59,7 @@ SCHEDULES: dict[str, tuple[int, dict[str, Any]]] = {
     "short-training": (10, {"num_train_timesteps": 100, "timestep_spacing": "trailing"}),
 }
 # Heights and widths of pictures that are brought to a safety checker.
-SCALED = ((24, 24), (7, 11), (33, 70), (64, 25))
+SCALED = ((24, 24), (7, 11), (33, 70), (40, 31))
 VELOCITY = {"prediction_type": "v_prediction"}
 TRAILING_ZERO_SNR = {**VELOCITY, "timestep_spacing": "trailing", "rescale_betas_zero_snr": True}
 LINSPACE = {"timestep_spacing": "linspace"}
@@ -338,7 +338,9 @@ def write_safety() -> None:
         picture = Image.fromarray(pixels)
         np.save(GOLDEN / f"safety/{index}.picture.npy", pixels)
         for name, kernel in (("bicubic", Image.Resampling.BICUBIC), ("lanczos", Image.Resampling.LANCZOS)):
-            np.save(GOLDEN / f"safety/{index}.{name}.npy", np.asarray(picture.resize((23, 31), kernel)))
+            # Rows first, whatever Pillow's version would begin with.
+            scaled = picture.resize((23, height), kernel).resize((23, 31), kernel)
+            np.save(GOLDEN / f"safety/{index}.{name}.npy", np.asarray(scaled))
         values = processor(picture, return_tensors="np").pixel_values
         np.save(GOLDEN / f"safety/{index}.values.npy", values.astype(np.float32))
     checker = module.StableDiffusionSafetyChecker(

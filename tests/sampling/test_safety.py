@@ -48,7 +48,7 @@ def test_the_network_is_clips_as_diffusers_has_it(checkpoint: Checkpoint, tiny_s
             assert psnr(expected, program.predict({"pixel_values": picture.numpy()})["image_embeds"]) >= gate
 
 
-@pytest.mark.parametrize("size", [(32, 32), (512, 512), (40, 100), (225, 90), (24, 24), (10, 11)])
+@pytest.mark.parametrize("size", [(32, 32), (512, 512), (40, 100), (100, 80), (24, 24), (10, 11)])
 def test_a_picture_comes_to_it_as_transformers_brings_it(size: tuple[int, int]) -> None:
     (picture,) = pictures(1, *size)
     processor = CLIPImageProcessor(size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24})

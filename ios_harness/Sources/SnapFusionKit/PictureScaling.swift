@@ -1,7 +1,7 @@
 import Foundation
 
 /// Pictures brought to other sizes as Pillow does it: kernels that are widened where a picture shrinks, weights of 22
-/// bits, each direction rounded to 8 bits for itself. The pixels are Pillow's own, to the bit.
+/// bits, rows first and then columns, each rounded to 8 bits for itself. The pixels are Pillow's own, to the bit.
 public struct PictureScaling: Sendable {
     /// What weighs the input pixels around an output pixel, and how many of them it reaches to each side.
     public enum Kernel: Sendable {
