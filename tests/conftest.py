@@ -117,6 +117,23 @@ def tiny_controlled_bundle(
 
 
 @pytest.fixture(scope="session")
+def tiny_safe_bundle(
+    tiny_checkpoint: Checkpoint, tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
+) -> Bundle:
+    """The tiny bundle with a safety checker, of a checkpoint that has one. Shared: don't write into it."""
+    from tests.safety_checkers import with_safety_checker
+
+    folder = shared_folder(tmp_path_factory)
+
+    def export(draft: Path) -> None:
+        source = with_safety_checker(tiny_checkpoint.root, folder / "tiny-safe")
+        shutil.copytree(tiny_bundle.root, draft)
+        export_tiny(Checkpoint.open(source), draft, ExportOptions(components=("safety_checker",)))
+
+    return Bundle.open(made_once(folder / "safe", export))
+
+
+@pytest.fixture(scope="session")
 def tiny_palettized_bundle(tiny_exports: SharedExports) -> Bundle:
     """The tiny checkpoint at 6 bits, split attention, guidance batch 1. Shared: don't write into it."""
     return tiny_exports(ExportOptions(bits=6, attention="split-einsum", guidance_batch=1), golden=True)

@@ -9,6 +9,8 @@ struct ContentView: View {
         NavigationStack {
             Form {
                 PromptSection(session: session)
+                if session.form.offer.takesPicture { GivenPictureSection(session: session) }
+                ForEach(session.form.offer.controlNets, id: \.self) { ControlSection(name: $0, session: session) }
                 if !session.message.isEmpty {
                     Section { Text(session.message).font(.footnote) }
                 }
@@ -41,14 +43,16 @@ struct PromptSection: View {
 
     var body: some View {
         Section("Prompt") {
-            TextField("What to draw", text: $session.prompt, axis: .vertical)
+            TextField("What to draw", text: $session.form.prompt, axis: .vertical)
                 .accessibilityLabel("Prompt")
-            TextField("What it should not look like", text: $session.negativePrompt, axis: .vertical)
+            TextField("What it should not look like", text: $session.form.negativePrompt, axis: .vertical)
                 .accessibilityLabel("Negative prompt")
+            Toggle("Weights as in (word:1.3)", isOn: $session.form.readsWeights)
+            if let missing = session.form.missing { Text(missing).font(.footnote) }
             if session.isWorking {
                 Button("Cancel", role: .cancel) { session.cancel() }
             } else {
-                Button("Draw") { session.draw() }
+                Button("Draw") { session.draw() }.disabled(session.form.missing != nil)
                 Button("Measure") { session.measure() }
             }
         }

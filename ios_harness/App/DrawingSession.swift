@@ -7,17 +7,14 @@ import UIKit
 @MainActor
 @Observable
 final class DrawingSession {
-    var prompt = "a red apple"
-    var negativePrompt = ""
-    var seed = 0
-    var steps = 8
-    var guidance = 7.5
-    var showsSteps = true
+    var form = DrawingForm()
     var computeUnit = RuntimeRecord.ComputeUnit.cpuAndNeuralEngine
     var lowMemory = false
     private(set) var message = ""
     private(set) var previews: [DrawnPicture] = []
     private(set) var picture: DrawnPicture?
+    /// Whether the safety checker flags the picture, which is black.
+    private(set) var isFlagged = false
     private(set) var history = PictureHistory()
     private(set) var report: BenchReport?
     private(set) var reportFile: URL?
@@ -38,26 +35,24 @@ final class DrawingSession {
     func prepare() {
         start("Loading") { session in
             let pipeline = try await session.pipeline()
-            let manifest = pipeline.bundle.manifest
-            session.steps = manifest.pipeline.defaultSteps
-            session.guidance = manifest.guidance.defaultScale
+            session.form.adopt(pipeline.bundle.manifest)
             if !session.lowMemory { try await pipeline.prewarm() }
         }
     }
 
     func draw() {
-        let request = TextToImage.Request(
-            prompt: prompt, negativePrompt: negativePrompt, seed: UInt64(clamping: seed), steps: steps,
-            guidanceScale: guidance, previews: showsSteps ? .linear : .none)
+        let form = form
         previews = []
         picture = nil
+        isFlagged = false
         start("Loading") { session in
+            let request = try form.request()
             for try await event in try await session.pipeline().run(request) { try session.show(event, of: request) }
         }
     }
 
     func measure() {
-        let request = TextToImage.Request(prompt: prompt, seed: UInt64(clamping: seed))
+        let request = TextToImage.Request(prompt: form.prompt, seed: UInt64(clamping: form.seed))
         let unit = computeUnit
         start("Measuring") { session in
             await session.free()
@@ -76,6 +71,28 @@ final class DrawingSession {
             try Data(report.json.serialized().utf8).write(to: file, options: .atomic)
             session.report = report
             session.reportFile = file
+        }
+    }
+
+    /// Takes a picture of the person's as the one to start from, or for a ControlNet.
+    func take(_ load: @escaping @MainActor () async throws -> Data?, for control: String? = nil) {
+        start("Reading the picture") { session in
+            guard let data = try await load() else { throw UnavailableError("Photos gives no picture.") }
+            try session.take(GeneratedPicture(imageData: data, width: session.form.offer.width, height: session.form.offer.height), for: control)
+        }
+    }
+
+    /// Goes on from a picture that was drawn.
+    func goOn(from picture: DrawnPicture) {
+        guard let file = picture.file else { return }
+        take({ try Data(contentsOf: file) })
+    }
+
+    private func take(_ picture: GeneratedPicture, for control: String?) throws {
+        if let control {
+            try form.control(control, by: picture)
+        } else {
+            try form.use(picture)
         }
     }
 
@@ -138,6 +155,10 @@ final class DrawingSession {
                         id: "step \(step.index)", image: try preview.uiImage(),
                         title: "Step \(step.index + 1) of \(step.count)", caption: "\(step.index + 1)"))
             }
+        case .checked(let verdict, _):
+            isFlagged = verdict.isFlagged
+            // What led to a flagged picture shows it too.
+            if isFlagged { previews = [] }
         case .picture(let picture, _, _):
             self.picture = try history.add(picture, title: request.prompt, seed: request.seed)
         }

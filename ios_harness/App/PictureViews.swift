@@ -47,6 +47,12 @@ struct PictureDetail: View {
     var body: some View {
         PictureView(picture: picture).frame(maxWidth: .infinity)
         Text(picture.title).font(.footnote)
+        if session.isFlagged {
+            Text("The safety checker flags this picture: it is black. Another seed or prompt may pass.").font(.footnote)
+        }
+        if session.form.offer.takesPicture, picture.file != nil {
+            Button("Start from this picture") { session.goOn(from: picture) }
+        }
         if let file = picture.file {
             Button("Save to Photos") { session.save(file) }
             ShareLink("Share", item: file)

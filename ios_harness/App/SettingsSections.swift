@@ -7,13 +7,22 @@ struct SettingsSections: View {
 
     var body: some View {
         Section("Picture settings") {
-            Stepper("Steps: \(session.steps)", value: $session.steps, in: 1...100)
-            Stepper("Guidance: \(session.guidance.formatted())", value: $session.guidance, in: 1...20, step: 0.5)
+            Picker("Sampler", selection: $session.form.sampler) {
+                ForEach(session.form.offer.samplers, id: \.self) { Text($0).tag($0) }
+            }
+            Stepper("Steps: \(session.form.steps)", value: $session.form.steps, in: 1...100)
+            Stepper(
+                "Guidance: \(session.form.guidance.formatted())", value: $session.form.guidance, in: 0...20, step: 0.5
+            )
                 .accessibilityHint("1 is no guidance; the negative prompt counts only above it")
-            TextField("Seed", value: $session.seed, format: .number)
+            TextField("Seed", value: $session.form.seed, format: .number)
                 .accessibilityLabel("Seed")
-            Button("Another seed") { session.seed = Int.random(in: 0...99_999) }
-            Toggle("Show each step", isOn: $session.showsSteps)
+            Button("Another seed") { session.form.seed = Int.random(in: 0...99_999) }
+            Toggle("Show each step", isOn: $session.form.showsSteps)
+            if session.form.offer.hasSafetyChecker {
+                Toggle("Safety checker", isOn: $session.form.isChecked)
+                    .accessibilityHint("A picture that it flags is black")
+            }
         }
         Section("Engine") {
             Picker("Compute units", selection: $session.computeUnit) {

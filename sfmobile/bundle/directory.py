@@ -23,6 +23,7 @@ from sfmobile.files import check_version, first_fault, parse_json, read_bytes
 MANIFEST_FILE = "manifest.json"
 GOLDEN_FOLDER = "golden"
 TOKENIZER_FOLDER = "tokenizer"
+SAFETY_FOLDER = "safety_checker"
 REPORTS_FOLDER = "reports"
 
 Check = Literal["full", "sizes", "none"]
@@ -105,6 +106,8 @@ class Bundle:
             files.update(tokenizer.files)
         if manifest.golden is not None:
             files.update(manifest.golden.files)
+        if manifest.safety is not None:
+            files.update(manifest.safety.files)
         return files
 
     def package(self, name: ComponentName) -> Path:

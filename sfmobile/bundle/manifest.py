@@ -248,6 +248,50 @@ class GoldenRecord(StrictModel):
     files: Files
 
 
+class SafetyPictureRecord(StrictModel):
+    """How a picture is brought to a safety checker, as transformers' CLIPImageProcessor does.
+
+    shortest_edge: pixels that the shorter side is scaled to, bicubic, the longer one in proportion and rounded down.
+    crop_size: pixels of the square cut from its middle. mean, std: of the colours, 0 to 1, that are taken off and
+    divided by.
+    """
+
+    shortest_edge: int = Field(ge=1)
+    crop_size: int = Field(ge=1)
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @model_validator(mode="after")
+    def _can_be_cut(self) -> Self:
+        if self.crop_size > self.shortest_edge:
+            raise ValueError(f"a square of {self.crop_size} can't be cut from {self.shortest_edge} pixels")
+        if min(self.std) <= 0:
+            raise ValueError("a standard deviation is above 0")
+        return self
+
+
+class SafetyRecord(StrictModel):
+    """What a picture is compared with before it is shown: diffusers' StableDiffusionSafetyChecker.
+
+    concepts, special_care: .npy files of float32 embeddings, a row each. concept_thresholds, special_care_thresholds:
+    the cosine above which a picture's embedding is too close to that row. picture: what the component is given.
+    """
+
+    concepts: BundlePath
+    special_care: BundlePath
+    concept_thresholds: tuple[float, ...] = Field(min_length=1)
+    special_care_thresholds: tuple[float, ...]
+    picture: SafetyPictureRecord
+    files: Files
+
+    @model_validator(mode="after")
+    def _embeddings_are_recorded(self) -> Self:
+        for path in (self.concepts, self.special_care):
+            if path not in self.files:
+                raise ValueError(f"file '{path}' of the safety checker has no checksum")
+        return self
+
+
 class SourceRecord(StrictModel):
     """Where the weights came from, and what was laid over them.
 
@@ -282,6 +326,13 @@ class Manifest(StrictModel):
     time_embedding: TimeEmbeddingRecord
     tokenizers: dict[ComponentKey, TokenizerRecord]
     golden: GoldenRecord | None = None
+    safety: SafetyRecord | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, default: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A bundle without a safety checker reads like those of readers that know none.
+        content: dict[str, Any] = default(self)
+        return {key: value for key, value in content.items() if key != "safety" or value is not None}
 
     @model_validator(mode="after")
     def _components_are_of_the_pipeline(self) -> Self:
@@ -291,6 +342,8 @@ class Manifest(StrictModel):
         for text in self.pipeline.texts:
             if text.tokenizer not in self.tokenizers:
                 raise ValueError(f"no tokenizer is recorded as '{text.tokenizer}'")
+        if (self.pipeline.safety_checker in self.components) != (self.safety is not None):
+            raise ValueError("a safety checker's component and its concepts stand in a manifest together or not at all")
         return self
 
     @property
@@ -351,7 +404,8 @@ class Manifest(StrictModel):
         factor = self.latents.pixels_per_latent
         sizes = {(height, width) for height, width, _ in self.shapes()}
         for tensor in (*function.inputs, *function.outputs):
-            if len(tensor.shape) == 4:
+            # What a safety checker is given has a size of its own.
+            if len(tensor.shape) == 4 and tensor.name != "pixel_values":
                 batch, _, height, width = tensor.shape
                 if tensor.name == "image":
                     height, width = height // factor, width // factor

@@ -153,6 +153,11 @@ class PipelineRecord(StrictModel):
         return ENCODER
 
     @property
+    def safety_checker(self) -> ComponentKey:
+        """The component that looks at each picture before it is shown, where a bundle holds it."""
+        return SAFETY_CHECKER
+
+    @property
     def preview(self) -> ComponentKey:
         """The small decoder of what a step predicts, where a bundle holds it."""
         return PREVIEW
@@ -166,9 +171,11 @@ DECODER: ComponentKey = "decoder"
 ENCODER: ComponentKey = "encoder"
 # And the small decoder that shows what a step predicts, where a bundle holds one.
 PREVIEW: ComponentKey = "preview"
+# And the one that looks at each picture before it is shown, where a bundle holds one.
+SAFETY_CHECKER: ComponentKey = "safety_checker"
 TEXT_TO_IMAGE: tuple[ComponentKey, ...] = ("text_encoder", UNET, DECODER)
 # Every component that a pipeline may have, in the order they run; ControlNets, whatever their names, before the UNet.
-RUNNING_ORDER: tuple[ComponentKey, ...] = ("text_encoder", ENCODER, UNET, PREVIEW, DECODER)
+RUNNING_ORDER: tuple[ComponentKey, ...] = ("text_encoder", ENCODER, UNET, PREVIEW, DECODER, SAFETY_CHECKER)
 
 
 def in_running_order(components: Iterable[ComponentKey]) -> tuple[ComponentKey, ...]:

@@ -173,7 +173,7 @@ def unet_layout(config: Json, file: Path) -> UNetLayout:
     if config.get("_class_name") == UNET_CLASS:
         return parse(_StoredUNet, config, file).layout
     _check_class(config, "UNet2DConditionModel", file)
-    _check_constants(config, UNET_CONSTANTS, file)
+    check_constants(config, UNET_CONSTANTS, file)
     values = parse(_UNetConfig, config, file)
     channels = values.block_out_channels
     layers = values.layers_per_block
@@ -235,7 +235,7 @@ def parse_controlnet(config: Json, file: Path) -> ControlNetLayout:
     found = config.get("_class_name")
     if found != "ControlNetModel":
         raise ArtifactError(f"{file}: expected a ControlNet of class ControlNetModel, found {found}.")
-    _check_constants(config, CONTROLNET_CONSTANTS, file)
+    check_constants(config, CONTROLNET_CONSTANTS, file)
     values = parse(_ControlNetConfig, config, file)
     # Of a UNet it is the way down; the way up that mirrors it makes a whole one to read it as.
     up = ["CrossAttnUpBlock2D" if kind == "CrossAttnDownBlock2D" else "UpBlock2D" for kind in values.down_block_types]
@@ -328,7 +328,7 @@ def autoencoder_layout(config: Json, file: Path) -> AutoencoderLayout | TinyAuto
     if config.get("_class_name") == AUTOENCODER_CLASS:
         return parse(_StoredAutoencoder, config, file).layout
     _check_class(config, "AutoencoderKL", file)
-    _check_constants(config, AUTOENCODER_CONSTANTS, file)
+    check_constants(config, AUTOENCODER_CONSTANTS, file)
     values = parse(_AutoencoderConfig, config, file)
     layout = AutoencoderLayout(
         name=config.get(NAME_KEY, "vae"),
@@ -343,7 +343,7 @@ def autoencoder_layout(config: Json, file: Path) -> AutoencoderLayout | TinyAuto
 
 
 def _tiny_autoencoder_layout(config: Json, file: Path) -> TinyAutoencoderLayout:
-    _check_constants(config, TINY_AUTOENCODER_CONSTANTS, file)
+    check_constants(config, TINY_AUTOENCODER_CONSTANTS, file)
     values = parse(_TinyAutoencoderConfig, config, file)
     widths = values.decoder_block_out_channels
     if len(set(widths)) != 1 or len(widths) != len(values.num_decoder_blocks):
@@ -458,7 +458,8 @@ def _check_class(config: Json, expected: str, file: Path) -> None:
         raise ArtifactError(f"{file}: expected a network of class {expected}, found {found}.")
 
 
-def _check_constants(config: Json, constants: Json, file: Path) -> None:
+def check_constants(config: Json, constants: Json, file: Path) -> None:
+    """Raise `ArtifactError` for a key that asks for anything but what our networks have built in."""
     for key, expected in constants.items():
         found = config.get(key, expected)
         # One value per stage says the same as one for all, and "off" is written as null or as false.

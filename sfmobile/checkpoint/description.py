@@ -6,11 +6,13 @@ pipelines, and a ControlNet's folder holds a whole Stable Diffusion beside it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sfmobile.bundle.choices import Family, Task
 from sfmobile.bundle.pipeline import (
+    SAFETY_CHECKER,
     TEXT_TO_IMAGE,
     ComponentKey,
     ConcatenatedCondition,
@@ -21,6 +23,7 @@ from sfmobile.bundle.pipeline import (
     in_running_order,
 )
 from sfmobile.checkpoint.config import AUTOENCODER_CLASS, TINY_AUTOENCODER_CLASS, UNET_CLASS, Json, read_config
+from sfmobile.checkpoint.safety_checker import SAFETY_CHECKER_CLASS
 from sfmobile.errors import ArtifactError
 from sfmobile.nets.layout import UNetLayout
 
@@ -65,7 +68,14 @@ PIPELINES = {
 # Classes that hold the weights of a text-to-image pipeline and start from a picture.
 _FROM_A_PICTURE = frozenset({"StableDiffusionImg2ImgPipeline", "LatentConsistencyModelImg2ImgPipeline"})
 # What a bundle may have beside what its task needs, if the checkpoint holds it and it is asked for: what it is for.
-OPTIONAL: dict[ComponentKey, str] = {"encoder": "to start from a picture, or to repaint a part of one"}
+OPTIONAL: dict[ComponentKey, str] = {
+    "encoder": "to start from a picture, or to repaint a part of one",
+    SAFETY_CHECKER: "to look at each picture before it is shown, as diffusers does",
+}
+_UNCHECKED = (
+    f"the safety checker ({SAFETY_CHECKER_CLASS}) is left out: the bundle shows whatever it draws, where diffusers "
+    "blackens what that flags; --with safety_checker adds it"
+)
 # Schedulers that only distilled models, of one step to eight, are published with.
 _FEW_STEP_SCHEDULERS = frozenset({"LCMScheduler", "TCDScheduler"})
 # Classes that modules may be of; sfmobile's own write layouts that diffusers doesn't have.
@@ -86,6 +96,7 @@ class Description:
     components: what the task needs. optional: what the checkpoint could have beside them, see `OPTIONAL`.
     default_steps, guidance_scale: of a picture; None where the model is distilled and no file says for what, so that
     whoever exports must. notes: one sentence for everything that the checkpoint holds and a bundle doesn't use.
+    missed: one for an optional component without which a bundle does other than diffusers.
     """
 
     pipeline_class: str
@@ -97,6 +108,16 @@ class Description:
     guidance_scale: float | None
     notes: tuple[str, ...]
     optional: tuple[ComponentKey, ...] = ()
+    missed: Mapping[ComponentKey, str] = field(default_factory=dict)
+
+    def with_optional(self, names: Iterable[ComponentKey]) -> Description:
+        """With these of the optional components in the pipeline."""
+        wanted = set(names)
+        return replace(
+            self,
+            components=in_running_order((*self.components, *wanted)),
+            missed={name: note for name, note in self.missed.items() if name not in wanted},
+        )
 
 
 def describe(
@@ -155,6 +176,7 @@ def describe(
         guidance_scale=_first(scale, kind.guidance_scale, DEFAULT_GUIDANCE_SCALE if known else None),
         notes=tuple(notes),
         optional=tuple(part for part in OPTIONAL if part in parts and part not in needs),
+        missed={SAFETY_CHECKER: _UNCHECKED} if SAFETY_CHECKER in parts else {},
     )
 
 
@@ -195,10 +217,10 @@ def _left_out(index: Json) -> list[str]:
         if module.startswith("_") or module in _USED_MODULES or not isinstance(value, list) or not any(value):
             continue
         name = value[-1] if isinstance(value[-1], str) else module
-        if module == "safety_checker":
-            notes.append(f"the safety checker ({name}) is left out: a bundle shows whatever it draws")
-        else:
+        if module != SAFETY_CHECKER:
             notes.append(f"'{module}' ({name}) is left out: the bundle has no use for it")
+        elif name != SAFETY_CHECKER_CLASS:
+            notes.append(f"the safety checker ({name}) is left out: a bundle shows whatever it draws")
     return notes
 
 

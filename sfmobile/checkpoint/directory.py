@@ -15,6 +15,7 @@ from pydantic import Field
 from sfmobile.bundle.manifest import TimeEmbeddingRecord
 from sfmobile.bundle.pipeline import (
     PREVIEW,
+    SAFETY_CHECKER,
     ComponentKey,
     PipelineRecord,
     ResidualsCondition,
@@ -38,6 +39,7 @@ from sfmobile.checkpoint.controlnet import ControlNetFiles
 from sfmobile.checkpoint.description import Description, describe
 from sfmobile.checkpoint.foreign import no_pipeline, refuse_pipeline
 from sfmobile.checkpoint.overlays.laid import Laid
+from sfmobile.checkpoint.safety_checker import SafetyCheckerFiles
 from sfmobile.checkpoint.scheduler import SCHEDULER_FILE, read_sampler, read_scheduler_file
 from sfmobile.checkpoint.source import Prediction, Source
 from sfmobile.checkpoint.tokenizer import TokenizerConstants, read_tokenizer
@@ -50,6 +52,7 @@ from sfmobile.nets.layout import (
     TextEncoderLayout,
     TinyAutoencoderLayout,
     UNetLayout,
+    VisionEncoderLayout,
 )
 
 if TYPE_CHECKING:
@@ -91,6 +94,8 @@ class Checkpoint:
     sampler_replaced: tuple[str, ...] = ()
     # Of the tiny autoencoder that is laid over it for previews.
     preview_layout: TinyAutoencoderLayout | None = None
+    # What it names to look at its pictures: opened if that is asked for.
+    safety: SafetyCheckerFiles | None = field(default=None, compare=False)
     source: Source = field(default=Source(""), compare=False)
     # What a user must know of how it was read.
     notes: tuple[str, ...] = field(default=(), compare=False)
@@ -131,8 +136,10 @@ class Checkpoint:
         scheduler = read_scheduler_file(root)
         halves = autoencoder_parts(configs["vae"], root / "vae" / "config.json")
         held = tuple(part for part in PARTS if FOLDERS[part] != "vae" or part in halves)
+        safety = SafetyCheckerFiles.named(root, index)
+        optional = held if safety is None else (*held, SAFETY_CHECKER)
         saved = _saved(root, index, scheduler)
-        description = describe(root / MODEL_INDEX, index, scheduler, unet, autoencoder.latent_channels, saved, held)
+        description = describe(root / MODEL_INDEX, index, scheduler, unet, autoencoder.latent_channels, saved, optional)
         tokenizer_dir = root / "tokenizer"
         tokenizer = read_tokenizer(tokenizer_dir)
         if tokenizer.vocabulary > text_encoder.vocabulary:
@@ -169,6 +176,7 @@ class Checkpoint:
             licence=_licence(root),
             parts=held,
             sampler_replaced=sampler.replaced,
+            safety=safety,
             source=Source(str(path)),
             _files=files,
         )
@@ -233,8 +241,14 @@ class Checkpoint:
             raise UsageError(
                 f"'{self.root}' has no component '{name}'; its pipeline's are {', '.join(own.components)}{optional}."
             )
-        components = in_running_order((*own.components, *others))
-        return self if not others else replace(self, description=replace(own, components=components))
+        if not others:
+            return self
+        parts = tuple(dict.fromkeys((*self.parts, *others)))
+        return replace(self, description=own.with_optional(others), parts=parts, _shapes=dict(self._shapes))
+
+    def with_recorded(self, names: Iterable[ComponentKey]) -> Checkpoint:
+        """The checkpoint with those of its optional components that a bundle's pipeline has."""
+        return self.with_components(name for name in names if name in self.description.optional)
 
     def with_controls(self, controls: Iterable[ControlNetFiles]) -> Checkpoint:
         """The checkpoint with these ControlNets beside it, and its UNet taking what they give."""
@@ -257,7 +271,14 @@ class Checkpoint:
 
     def layout(
         self, part: PartName
-    ) -> TextEncoderLayout | UNetLayout | AutoencoderLayout | TinyAutoencoderLayout | ControlNetLayout:
+    ) -> (
+        TextEncoderLayout
+        | UNetLayout
+        | AutoencoderLayout
+        | TinyAutoencoderLayout
+        | ControlNetLayout
+        | VisionEncoderLayout
+    ):
         """The layout that `part` is built from."""
         if part in self.controls:
             return self.controls[part].layout
@@ -265,6 +286,8 @@ class Checkpoint:
             return self.text_encoder_layout
         if part == PREVIEW and self.preview_layout is not None:
             return self.preview_layout
+        if part == SAFETY_CHECKER and self.safety is not None:
+            return self.safety.layout
         return self.unet_layout if part == "unet" else self.autoencoder_layout
 
     def state_dict(self, part: PartName) -> dict[str, Tensor]:
@@ -288,6 +311,8 @@ class Checkpoint:
         if part in self.controls:
             # diffusers' names are ours, as a UNet's.
             return read_weights("unet", self.controls[part].weights, stored)
+        if part == SAFETY_CHECKER and self.safety is not None:
+            return self.safety.network(stored)
         if part != "text_encoder":
             return read_weights(part, self._files[FOLDERS[part]], stored)
         # Positions behind the last token that the tokenizer gives, and layers that are skipped, are of no use.
@@ -396,6 +421,7 @@ class Checkpoint:
         from sfmobile.nets.text_encoder import TextEncoder
         from sfmobile.nets.tiny_autoencoder import TinyDecoder
         from sfmobile.nets.unet import ControlledUNet, UNet
+        from sfmobile.nets.vision_encoder import VisionEncoder
 
         with torch.device("meta"):
             if part == "text_encoder":
@@ -406,6 +432,8 @@ class Checkpoint:
                 return (ControlledUNet if self.unet_layout.takes_residuals else UNet)(self.unet_layout)
             if part == PREVIEW and self.preview_layout is not None:
                 return TinyDecoder(self.preview_layout)
+            if part == SAFETY_CHECKER and self.safety is not None:
+                return VisionEncoder(self.safety.layout)
             if isinstance(self.autoencoder_layout, TinyAutoencoderLayout):
                 return TinyDecoder(self.autoencoder_layout)
             return (Decoder if part == "decoder" else Encoder)(self.autoencoder_layout)

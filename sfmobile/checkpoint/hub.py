@@ -21,7 +21,7 @@ from sfmobile.checkpoint.source import (
     absolute,
     expanded,
 )
-from sfmobile.checkpoint.weights import FOLDERS, PARTS, STEMS, VARIANTS
+from sfmobile.checkpoint.weights import FOLDERS, OPTIONAL_STEMS, PARTS, STEMS, VARIANTS
 from sfmobile.errors import ArtifactError, UnavailableError, UsageError
 from sfmobile.models import find_checkpoint
 
@@ -30,7 +30,15 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 # Half precision first: a package's floats are float16 whatever the source's are.
 HUB_VARIANTS = (".fp16", "", ".bf16")
 CONNECTION_SECONDS = 15.0
-_SMALL_FILES = (MODEL_INDEX, "README.md", "LICENSE*", "tokenizer/*", "scheduler/*.json", "*/config.json")
+_SMALL_FILES = (
+    MODEL_INDEX,
+    "README.md",
+    "LICENSE*",
+    "tokenizer/*",
+    "scheduler/*.json",
+    "*/config.json",
+    "feature_extractor/*.json",
+)
 
 
 def open_checkpoint(
@@ -47,6 +55,7 @@ def open_checkpoint(
     ema: bool = False,
     full_precision: bool = False,
     parts: Sequence[str] | None = None,
+    extras: Sequence[str] = (),
 ) -> Checkpoint:
     """Open `source`: a directory or file if one is there, else a Hub id such as `stabilityai/sd-turbo`.
 
@@ -57,7 +66,7 @@ def open_checkpoint(
     UNet predicts, where its keys don't say. control: directories of ControlNets with their names
     ("canny=path/to/controlnet"). ema: a single file's averaged weights. full_precision: of two precisions on the Hub,
     the one that ONNX files of float32 are made from. parts: whose weights are read, so that a pickle in another's
-    folder is no obstacle.
+    folder is no obstacle. extras: optional components that are to be fetched from the Hub too.
 
     Raises `ArtifactError` if it is neither or something is damaged or for another model, `UnavailableError` if the Hub
     can't be reached.
@@ -82,6 +91,7 @@ def open_checkpoint(
             ema=ema,
             full_precision=full_precision,
             parts=None if parts is None else tuple(parts),
+            extras=(*extras, *(parts or ())),
         )
     path = expanded(source.id)
     if _is_local(source.id):
@@ -97,7 +107,7 @@ def open_checkpoint(
                 raise UsageError(f"--{option} is for a single file, and '{source.id}' is none; leave it out.")
         return lay_over(Checkpoint.open(path, parts=source.parts), source)
     snapshot = _cached(source.id, source.revision) if _COMMIT.fullmatch(source.revision or "") else None
-    snapshot = snapshot or fetch(source.id, source.revision, source.parts, source.full_precision)
+    snapshot = snapshot or fetch(source.id, source.revision, source.parts, source.full_precision, source.extras)
     commit = snapshot.name if _COMMIT.fullmatch(snapshot.name) else source.revision
     return lay_over(Checkpoint.open(snapshot, name=source.id, parts=source.parts), replace(source, revision=commit))
 
@@ -114,7 +124,11 @@ def _is_local(name: str) -> bool:
 
 
 def fetch(
-    repo_id: str, revision: str | None = None, parts: Sequence[str] | None = None, full_precision: bool = False
+    repo_id: str,
+    revision: str | None = None,
+    parts: Sequence[str] | None = None,
+    full_precision: bool = False,
+    extras: Sequence[str] = (),
 ) -> Path:
     """Download a checkpoint's configs, tokenizer and safetensors into the Hub's cache; returns the directory.
 
@@ -135,7 +149,7 @@ def fetch(
         configs = Path(snapshot_download(repo_id, revision=commit, allow_patterns=[*_SMALL_FILES]))
         # A model that can't be exported is refused before gigabytes are fetched.
         Checkpoint.open(configs, name=repo_id, files={})
-        weights = weight_patterns(repo_id, names, parts, full_precision)
+        weights = weight_patterns(repo_id, names, parts, full_precision, extras)
         return Path(snapshot_download(repo_id, revision=commit, allow_patterns=[*_SMALL_FILES, *weights]))
     except GatedRepoError as error:
         raise UnavailableError(
@@ -159,13 +173,18 @@ def fetch(
 
 
 def weight_patterns(
-    repo_id: str, names: list[str], parts: Sequence[str] | None = None, full_precision: bool = False
+    repo_id: str,
+    names: list[str],
+    parts: Sequence[str] | None = None,
+    full_precision: bool = False,
+    extras: Sequence[str] = (),
 ) -> list[str]:
     """The weight files to fetch out of a repository's file `names`; raises `ArtifactError` if it has only pickles."""
     patterns: list[str] = []
     wanted = set(STEMS) if parts is None else {FOLDERS[part] for part in PARTS if part in parts}
-    for folder, stem in STEMS.items():
-        if folder not in wanted:
+    others = {FOLDERS[part]: OPTIONAL_STEMS[part] for part in OPTIONAL_STEMS if part in extras}
+    for folder, stem in {**STEMS, **others}.items():
+        if folder not in wanted | set(others):
             continue
         for variant in VARIANTS if full_precision else HUB_VARIANTS:
             # Whole file, shards or index; not "non_ema" and other extras.

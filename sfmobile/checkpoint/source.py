@@ -77,7 +77,7 @@ class Source:
     id: a directory or a file, a Hub id, or the name of the built-in model. revision: of a model on the Hub. loras,
     embeddings, vae, preview (directories or files): what is laid over it. tokenizer, prediction: of a single file,
     which holds neither; ema: its averaged weights. controls: ControlNets beside it. full_precision: of two on
-    the Hub, not half precision. parts: whose weights are read, all without it.
+    the Hub, not half precision. parts: whose weights are read, all without it; extras: of optional ones beside them.
     """
 
     id: str
@@ -94,6 +94,7 @@ class Source:
     ema: bool = False
     full_precision: bool = False
     parts: tuple[str, ...] | None = None
+    extras: tuple[str, ...] = ()
 
     @classmethod
     def recorded(cls, manifest: Manifest, given: Path | str | None = None) -> Source:
@@ -134,6 +135,7 @@ class Source:
             ),
             ema=record.ema,
             parts=tuple(manifest.components),
+            extras=tuple(manifest.components),
         )
 
     @property

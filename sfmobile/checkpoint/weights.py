@@ -33,12 +33,16 @@ FOLDERS: dict[PartName, str] = {
     "encoder": "vae",
     # Laid over a checkpoint, never in one.
     "preview": "preview",
+    # Opened if it is asked for.
+    "safety_checker": "safety_checker",
 }
 STEMS: dict[str, str] = {
     "text_encoder": "model",
     "unet": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
 }
+# Of components that are opened, and fetched, if they are asked for.
+OPTIONAL_STEMS: dict[PartName, str] = {"safety_checker": "model"}
 
 # Ours to transformers', behind `encoder.layers.N.`.
 _TEXT_LAYER = {
@@ -65,8 +69,15 @@ def stored_names(part: PartName, key: str) -> tuple[str, ...]:
     if part == "unet":
         return (key,)
     if part == "text_encoder":
-        name = _text_encoder_name(key)
+        name = _clip_name(key)
         return (f"text_model.{name}", name)
+    if part == "safety_checker":
+        name = _clip_name(key)
+        return (
+            (name,)
+            if key.startswith("visual_projection.")
+            else (f"vision_model.vision_model.{name}", f"vision_model.{name}")
+        )
     if key.startswith(("quant_conv.", "post_quant_conv.")):
         return (key,)
     half = "decoder" if part == "preview" else part
@@ -78,9 +89,11 @@ def stored_names(part: PartName, key: str) -> tuple[str, ...]:
     return (name,)
 
 
-def _text_encoder_name(key: str) -> str:
-    if key.startswith(("token_embedding.", "position_embedding.")):
+def _clip_name(key: str) -> str:
+    if key.startswith(("token_embedding.", "position_embedding.", "patch_embedding.", "class_embedding")):
         return f"embeddings.{key}"
+    if key == "position_embedding":
+        return f"embeddings.{key}.weight"
     matched = re.fullmatch(r"layers\.(\d+)\.(.+)\.(weight|bias)", key)
     if matched is None:
         return key
@@ -96,7 +109,9 @@ def stored_shape(key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def belongs_to(part: PartName, name: str) -> bool:
-    """Whether a stored weight is `part`'s: a vae file holds both halves."""
+    """Whether a stored weight is `part`'s: a vae file holds both halves, a safety checker's its concepts too."""
+    if part == "safety_checker":
+        return name.startswith(("vision_model.", "visual_projection.")) and not name.endswith("position_ids")
     others = ("encoder.", "quant_conv.")
     prefixes = {"decoder": others, "preview": others, "encoder": ("decoder.", "post_quant_conv.")}
     return _IGNORED.search(name) is None and not name.startswith(prefixes.get(part, ("\0",)))

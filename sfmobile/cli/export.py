@@ -68,7 +68,7 @@ def export(
             "--with",
             metavar="COMPONENT",
             help="An optional component beside the pipeline's: encoder, to start from a picture or repaint a part of "
-            "one. May be repeated.",
+            "one; safety_checker, to look at each picture before it is shown. May be repeated.",
         ),
     ] = None,
     latent_size: Annotated[
@@ -208,6 +208,7 @@ def export(
             ema=ema,
             full_precision=wanted.precision == "float32",
             parts=wanted.components,
+            extras=wanted.extras,
         )
         if checkpoint.root != Path(source):
             console.note(f"'{source}' is {checkpoint.root}")

@@ -109,6 +109,14 @@ def generate(
     control_end: Annotated[
         float, typer.Option("--control-end", metavar="SHARE", help="Of the steps: behind it nothing is controlled.")
     ] = 1.0,
+    safety_checker: Annotated[
+        bool,
+        typer.Option(
+            "--safety-checker/--no-safety-checker",
+            help="Look at each picture before it is shown, where the bundle has what that takes; one that is flagged "
+            "is black.",
+        ),
+    ] = True,
     runtime: options.RuntimeOption = "auto",
     precision: options.PrecisionOption = "fp32",
     compute_unit: options.UnitOption = None,
@@ -181,14 +189,23 @@ def generate(
         controls = pipeline.controls(control or (), control_start, control_end, observer)
         if compared is not None:
             request = Request(
-                prompts[0], negative, seed, guidance_scale=guidance, given=given, syntax=syntax, controls=controls
+                prompts[0],
+                negative,
+                seed,
+                guidance_scale=guidance,
+                given=given,
+                syntax=syntax,
+                controls=controls,
+                safety_checker=safety_checker,
             )
             compare(pipeline, request, *compared, output, json_output, observer)
             return
         own: PreviewKind = "tiny" if pipeline.manifest.pipeline.preview in pipeline.manifest.components else "linear"
         kind = previews_by or own if previews is not None else "decoder" if preview else None
         for number, prompt in enumerate(prompts, start=1):
-            request = Request(prompt, negative, seed, steps, guidance, sampler, eta, given, syntax, controls)
+            request = Request(
+                prompt, negative, seed, steps, guidance, sampler, eta, given, syntax, controls, safety_checker
+            )
             drawing = pipeline.draw(request, preview=kind or False, observer=observer)
             path = numbered(output, number, len(prompts))
             drawing.picture.save(path)
@@ -321,6 +338,7 @@ def as_json(drawn: Sequence[Drawn], sheet: Path | None) -> dict[str, object]:
             "settings": dict(one.drawing.picture.settings),
             "steps_seconds": list(one.drawing.steps_seconds),
             "seconds": one.drawing.seconds,
+            "safety": None if one.drawing.safety is None else one.drawing.safety.record(),
         }
         for one in drawn
     ]
@@ -329,10 +347,14 @@ def as_json(drawn: Sequence[Drawn], sheet: Path | None) -> dict[str, object]:
 
 def table(drawn: Sequence[Drawn]) -> Table:
     """The same for people."""
+    from sfmobile.sampling.pipeline import SAFETY_KEY
+
     settings = drawn[0].drawing.picture.settings
+    # Of a bundle that has one.
+    looked_at = SAFETY_KEY in settings
     return Table(
         f"{settings['model']} on {settings['runtime']}",
-        ("picture", "prompt", "steps", "per step", "in all"),
+        ("picture", "prompt", "steps", "per step", "in all", *(["safety"] if looked_at else [])),
         tuple(
             (
                 str(one.path),
@@ -340,9 +362,10 @@ def table(drawn: Sequence[Drawn]) -> Table:
                 str(len(one.drawing.steps_seconds)),
                 in_milliseconds(sum(one.drawing.steps_seconds) / len(one.drawing.steps_seconds) * 1e3),
                 in_milliseconds(one.drawing.seconds * 1e3),
+                *([str(one.drawing.picture.settings[SAFETY_KEY])] if looked_at else []),
             )
             for one in drawn
         ),
-        text_columns=(0, 1),
+        text_columns=(0, 1, 5) if looked_at else (0, 1),
         caption="The first picture's time includes loading the components.",
     )

@@ -17,6 +17,7 @@ from sfmobile.nets.layout import AutoencoderLayout, TinyAutoencoderLayout
 if TYPE_CHECKING:
     from sfmobile.bundle.manifest import Manifest
     from sfmobile.checkpoint.directory import Checkpoint
+    from sfmobile.checkpoint.safety_checker import SafetyCheckerFiles
 
 # A phone's memory ends long before; beyond this a size is a slip of the keyboard.
 LARGEST_LATENT_SIDE = 512
@@ -211,6 +212,28 @@ def _encoder_outputs(setting: Setting) -> tuple[TensorRecord, ...]:
     )
 
 
+def _safety_inputs(setting: Setting) -> tuple[TensorRecord, ...]:
+    side = _safety_checker(setting).layout.image_size
+    return (
+        _float16(
+            "pixel_values",
+            (1, 3, side, side),
+            "Picture (1, 3, height, width) scaled, cut and normalised by the host as the manifest says.",
+        ),
+    )
+
+
+def _safety_outputs(setting: Setting) -> tuple[TensorRecord, ...]:
+    width = _safety_checker(setting).layout.projection
+    return (_float16("image_embeds", (1, width), "What the host compares with the concepts, by their cosine."),)
+
+
+def _safety_checker(setting: Setting) -> SafetyCheckerFiles:
+    found = setting.checkpoint.safety
+    assert found is not None  # the pipeline has one
+    return found
+
+
 _SPECS: dict[ComponentName, ComponentSpec] = {
     spec.name: spec
     for spec in (
@@ -262,6 +285,15 @@ _SPECS: dict[ComponentName, ComponentSpec] = {
                 ),
             ),
             outputs=_decoder_outputs,
+        ),
+        ComponentSpec(
+            name="safety_checker",
+            runs="per_picture",
+            package="SafetyChecker",
+            description="CLIP vision encoder: a picture to the embedding that is compared with the safety concepts.",
+            inputs=_safety_inputs,
+            outputs=_safety_outputs,
+            variation=FIXED,
         ),
     )
 }

@@ -15,7 +15,7 @@ from sfmobile.checkpoint.scheduler import replacement_note
 from sfmobile.checkpoint.source import ControlNetChoice, EmbeddingChoice, LoraChoice, Prediction
 from sfmobile.compress.recipe import LayerRecipe, Recipe
 from sfmobile.errors import UsageError
-from sfmobile.export.component import fitted
+from sfmobile.export.component import fitted, with_wanted
 from sfmobile.export.coreai_asset import EXPERIMENTAL, stored_as
 from sfmobile.export.exporter import export_bundle
 from sfmobile.export.golden import SHORT_SECONDS, plan_golden_run
@@ -249,6 +249,7 @@ def export(
         ema=ema,
         full_precision=options.precision == "float32",
         parts=options.components,
+        extras=options.extras,
     )
     return export_checkpoint(
         checkpoint, Path(output), options, golden=golden, golden_steps=golden_steps, form=form, observer=observer
@@ -356,7 +357,8 @@ def export_checkpoint(
         return golden_run(bundle, checkpoint, steps=plan.steps, advance=told.advance)
 
     start = time.perf_counter()
-    for note in checkpoint.description.notes:
+    described = with_wanted(checkpoint, options).description
+    for note in (*described.notes, *described.missed.values()):
         told.note(f"{checkpoint.name}: {note}.")
     if checkpoint.sampler_replaced:
         told.note(replacement_note(checkpoint.sampler_replaced))

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+
 from sfmobile.bundle.choices import ComponentName
-from sfmobile.bundle.directory import TOKENIZER_FOLDER, Bundle
+from sfmobile.bundle.directory import SAFETY_FOLDER, TOKENIZER_FOLDER, Bundle
 from sfmobile.bundle.manifest import (
     SCHEMA_VERSION,
     ComponentRecord,
@@ -154,6 +156,15 @@ def _manifest(
     tokenizer_files = writer.folder(
         TOKENIZER_FOLDER, lambda folder: copy_tokenizer(checkpoint.tokenizer_dir, folder, constants)
     )
+    safety = None
+    if checkpoint.safety is not None and checkpoint.pipeline.safety_checker in components:
+        concepts = checkpoint.safety.concepts()
+
+        def write(folder: Path) -> None:
+            for name, rows in concepts.items():
+                np.save(folder / name, rows, allow_pickle=False)
+
+        safety = checkpoint.safety.record(writer.folder(SAFETY_FOLDER, write))
     # A UNet that is kept says its own batch.
     batch = options.guidance_batch
     if (unet := components.get(checkpoint.pipeline.unet)) is not None:
@@ -180,6 +191,7 @@ def _manifest(
         latents=_latents(setting),
         guidance=GuidanceRecord(batch=batch, default_scale=checkpoint.guidance_scale),
         time_embedding=checkpoint.time_embedding,
+        safety=safety,
         tokenizers={
             TOKENIZER_FOLDER: TokenizerRecord(
                 vocab=f"{TOKENIZER_FOLDER}/{VOCAB_FILE}",

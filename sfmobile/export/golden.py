@@ -128,5 +128,5 @@ def golden_record(
 def _reference(manifest: Manifest) -> object:
     """All that golden vectors depend on: they are the reference's, so how a component is stored is no part of it."""
     sources = {name: component.source_sha256 for name, component in manifest.components.items()}
-    fields = {"latents", "guidance", "pipeline", "sampler", "time_embedding", "tokenizers"}
+    fields = {"latents", "guidance", "pipeline", "sampler", "time_embedding", "tokenizers", "safety"}
     return sources, manifest.model_dump(include=fields)

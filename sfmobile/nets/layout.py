@@ -180,6 +180,27 @@ class TextEncoderLayout:
 
 
 @dataclass(frozen=True)
+class VisionEncoderLayout:
+    """CLIP vision transformer with its projection: a normalised picture (B, 3, image_size, image_size) to an embedding
+    (B, projection)."""
+
+    hidden: int
+    layers: int
+    heads: int
+    intermediate: int
+    image_size: int
+    patch_size: int
+    projection: int
+    activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    norm_eps: float = 1e-5
+
+    @property
+    def positions(self) -> int:
+        """One for each patch, and one in front that gathers them."""
+        return (self.image_size // self.patch_size) ** 2 + 1
+
+
+@dataclass(frozen=True)
 class AutoencoderLayout:
     """KL autoencoder: images (B, 3, H, W) in [-1, 1] to latents (B, latent_channels, H/f, W/f), f = `downsampling`.
 

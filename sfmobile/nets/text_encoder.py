@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfmobile.nets.attention import MASKED, Attention, pointwise
-from sfmobile.nets.layout import TextEncoderLayout
+from sfmobile.nets.layout import TextEncoderLayout, VisionEncoderLayout
 from sfmobile.nets.norm import ChannelLayerNorm
 
 
 class TextLayer(nn.Module):
-    """Causal self-attention and a perceptron, each behind a LayerNorm and around a residual."""
+    """Self-attention and a perceptron, each behind a LayerNorm and around a residual; CLIP's pictures have the same."""
 
-    def __init__(self, layout: TextEncoderLayout) -> None:
+    def __init__(self, layout: TextEncoderLayout | VisionEncoderLayout) -> None:
         super().__init__()
         self.activation = layout.activation
         self.layer_norm1 = ChannelLayerNorm(layout.hidden, layout.norm_eps)
@@ -24,8 +24,8 @@ class TextLayer(nn.Module):
         self.fc1 = pointwise(layout.hidden, layout.intermediate)
         self.fc2 = pointwise(layout.intermediate, layout.hidden)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x (B, C, 1, S), mask (S, S)."""
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (B, C, 1, S), mask (S, S) of a text."""
         x = x + self.self_attn(self.layer_norm1(x), mask=mask)
         hidden = self.fc1(self.layer_norm2(x))
         hidden = hidden * torch.sigmoid(1.702 * hidden) if self.activation == "quick_gelu" else F.gelu(hidden)

@@ -292,9 +292,15 @@ def make_signal(
 ) -> LatentSignal | OutputSignal:
     """What `component` is judged by on `runs`, the reference computed.
 
-    Raises `UsageError` for a component that runs from a prompt to a picture don't call.
+    Raises `UsageError` for a component that runs from a prompt to a picture don't call, and for a checkpoint that has
+    no such runs.
     """
     pipeline = checkpoint.pipeline
+    if pipeline.task != "text-to-image":
+        raise UsageError(
+            f"Bits are searched for on runs from a prompt alone, and '{checkpoint.name}' is for {pipeline.task}; give "
+            "every layer as many with --bits, or a recipe for the model that it was made from."
+        )
     if component == pipeline.unet:
         return LatentSignal(checkpoint, runs, observer.advance)
     if component not in (pipeline.text.component, pipeline.decoder):

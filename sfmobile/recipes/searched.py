@@ -75,7 +75,8 @@ def search_recipe(
 ) -> SearchedRecipe:
     """Search how many bits each layer needs: the smallest recipe for a signal, or the best one for a size.
 
-    The signal is the PSNR of the latents that real prompts end with, against those of the weights as they are.
+    The signal is the PSNR of the latents that real prompts end with, against those of the weights as they are. Runs are
+    walked by DDIM, whatever the checkpoint's own sampler, and without pictures for ControlNets.
 
     source: a diffusers-format directory, a Hugging Face Hub id, or an opened checkpoint. signal: the smallest recipe
     with at least so many dB; same_signal_as: ... with that of so many bits in every layer (6 if nothing is asked);
@@ -85,8 +86,8 @@ def search_recipe(
     sensitivities are taken from, all without it; probes: backward passes through each. curve: also measure a range of
     sizes, for a plot.
 
-    Raises `UsageError` for options that make no sense or a size that can't be reached, `GateError` for a signal that
-    can't.
+    Raises `UsageError` for options that make no sense, a checkpoint that doesn't draw from a prompt alone, or a size
+    that can't be reached, `GateError` for a signal that can't.
     """
     options = SearchOptions(
         goal=choose_goal(signal, same_signal_as, same_size_as),
@@ -104,7 +105,7 @@ def search_recipe(
     runs = make_runs(checkpoint, prompts or DEFAULT_PROMPTS, negative, seed, steps, guidance, latent_size)
     names = dict.fromkeys((component,) if isinstance(component, str) else component or (checkpoint.pipeline.unet,))
     results = tuple(search_component(checkpoint, name, runs, options, observer) for name in names)
-    title = f"{checkpoint.name}: {len(runs.prompts)} prompts, {runs.steps} steps, torch fp32"
+    title = f"{checkpoint.name}: {len(runs.prompts)} prompts, {runs.steps} steps of DDIM, torch fp32"
     return SearchedRecipe(make_recipe(checkpoint, results, runs, options), results, title)
 
 

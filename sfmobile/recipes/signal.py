@@ -161,7 +161,8 @@ class LatentSignal:
         self.network = StoredNetwork(checkpoint, checkpoint.pipeline.unet)
         self._checkpoint = checkpoint
         self._advance = advance or (lambda _: None)
-        # DDIM whatever the checkpoint's own sampler: its steps are linear, which the sum over calls needs.
+        # DDIM whatever the checkpoint's own sampler: its steps are linear and remember nothing, which the sum over
+        # calls needs. What bits a layer needs is the network's, and calls lie all over the walk with either.
         self._sampler = ddim_of(checkpoint.sampler)
         self.timesteps = [int(timestep) for timestep in start(self._sampler, runs.steps).timesteps]
         texts = [*runs.prompts, runs.negative_prompt]
@@ -175,6 +176,11 @@ class LatentSignal:
             for condition in pipeline.conditions
             if isinstance(condition, GuidanceEmbeddingCondition)
         }
+        if pipeline.residuals is not None:
+            # Under ControlNets that get no picture, as a run from a prompt alone.
+            taken = component_specs(checkpoint)[pipeline.unet].inputs(Setting(checkpoint, runs.latent_size, 1))
+            shapes = {tensor.name: tensor.shape for tensor in taken}
+            self._others |= {name: np.zeros(shapes[name], np.float32) for name in pipeline.residuals.inputs}
         self.calls: list[list[UNetCall]] = []
         self.latents = self._run(self.calls)
         self.peak = float(np.abs(self.latents).max())

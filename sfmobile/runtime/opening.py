@@ -83,6 +83,7 @@ def open_source(
     checkpoint = given if isinstance(given, Checkpoint) else open_checkpoint(source)
     text = bundle.manifest.pipeline.text
     checkpoint = checkpoint.with_clip_skip(text.skipped_layers).with_prompt_chunks(text.chunks)
+    checkpoint = checkpoint.with_recorded(bundle.manifest.pipeline.components)
     observer = observer or Observer()
     for name, record in bundle.manifest.components.items():
         total = sum(weight.nbytes for weight in checkpoint.state_dict(name).values())

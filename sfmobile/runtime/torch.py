@@ -67,7 +67,8 @@ class TorchRuntime:
                 )
             source = open_checkpoint(recorded)
         text = bundle.manifest.pipeline.text
-        self.source = source.with_clip_skip(text.skipped_layers).with_prompt_chunks(text.chunks)
+        source = source.with_clip_skip(text.skipped_layers).with_prompt_chunks(text.chunks)
+        self.source = source.with_recorded(bundle.manifest.pipeline.components)
 
     def describe(self) -> str:
         """E.g. "torch fp32 (torch 2.13.0 CPU)"."""

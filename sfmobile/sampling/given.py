@@ -204,7 +204,7 @@ def _sized(image: Image.Image, size: tuple[int, int], fit: Fit) -> tuple[np.ndar
     scaled = (width, height)
     if fit != "stretch":
         scaled = (max(1, math.floor(image.width * scale + 0.5)), max(1, math.floor(image.height * scale + 0.5)))
-    resized = image.resize(scaled, Image.Resampling.LANCZOS)
+    resized = rescaled(image, scaled, Image.Resampling.LANCZOS)
     left, top = (scaled[0] - width) // 2, (scaled[1] - height) // 2
     # Outside the picture a mask covers nothing, and a picture is white.
     canvas = Image.new(image.mode, (width, height), "white" if image.mode == "RGB" else 0)
@@ -215,6 +215,14 @@ def _sized(image: Image.Image, size: tuple[int, int], fit: Fit) -> tuple[np.ndar
         done = f"The picture of {_by(image.size)} was scaled to {_by(scaled)}"
         done += "" if scaled == (width, height) else f" and {ending} {width}x{height}"
     return np.asarray(canvas), done
+
+
+def rescaled(image: Image.Image, size: tuple[int, int], kernel: Image.Resampling) -> Image.Image:
+    """The picture in another size (width, height), rows first, as Swift does.
+
+    In two calls: Pillow 13 begins with the columns of some tall pictures, earlier ones with none.
+    """
+    return image.resize((size[0], image.height), kernel).resize(size, kernel)
 
 
 def _by(size: tuple[int, int]) -> str:

@@ -12,7 +12,9 @@ from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.runtime.opening import open_runtime
 from sfmobile.sampling.control import TAKEN
 from sfmobile.sampling.noise import initial_latents
+from sfmobile.sampling.picture import to_pixels
 from sfmobile.sampling.pipeline import Request, Step, TextToImage
+from sfmobile.sampling.safety import pixel_values
 from sfmobile.sampling.tokenizer import Tokenizer
 
 GOLDEN_REQUEST = Request("a photo of an astronaut riding a horse on mars", seed=42)
@@ -106,6 +108,13 @@ def record_vectors(
     if preview in pipeline.manifest.components:
         shown = pipeline.component(preview).predict({"latents": last.latents})["image"]
         given |= {f"{preview}.latents": last.latents, f"{preview}.image": shown}
+    safety = pipeline.manifest.safety
+    if safety is not None:
+        checker, pixels = pipeline.manifest.pipeline.safety_checker, to_pixels(image)
+        given |= {
+            f"{checker}.pixel_values": pixel_values(pixels, safety.picture),
+            f"{checker}.image_embeds": pipeline.embed(pixels),
+        }
     advance(1)
     vectors = {
         "text_encoder.input_ids": ids,

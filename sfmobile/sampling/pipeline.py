@@ -30,6 +30,7 @@ from sfmobile.sampling.noise import Noise
 from sfmobile.sampling.picture import Picture, to_pixels
 from sfmobile.sampling.previews import Previews
 from sfmobile.sampling.prompt import Prompt, beside, cut, weighed
+from sfmobile.sampling.safety import SafetyConcepts, Verdict, pixel_values
 from sfmobile.sampling.samplers.named import name_of, named, with_eta
 from sfmobile.sampling.samplers.sampler import Sampler
 from sfmobile.sampling.samplers.starting import start, start_within
@@ -42,6 +43,13 @@ if TYPE_CHECKING:
     from sfmobile.checkpoint.directory import Checkpoint
     from sfmobile.runtime.choices import ComputeUnit, Precision, RuntimeChoice
 
+# What a picture's settings say of the safety checker, of a bundle that has one: passed, flagged or off.
+SAFETY_KEY = "safety_checker"
+FLAGGED = (
+    "The safety checker flags this picture: it is black. Another seed or prompt may pass; --no-safety-checker shows "
+    "pictures unchecked."
+)
+
 
 @dataclass(frozen=True)
 class Request:
@@ -51,6 +59,7 @@ class Request:
     given: the picture to start from, to repaint or to edit.
     syntax: of both prompts, see `sfmobile.sampling.prompt`.
     controls: pictures for the bundle's ControlNets.
+    safety_checker: whether the picture is looked at before it is shown, where the bundle has what it takes.
     """
 
     prompt: str
@@ -63,6 +72,7 @@ class Request:
     given: Given | None = None
     syntax: PromptSyntax = "plain"
     controls: tuple[Control, ...] = ()
+    safety_checker: bool = True
 
 
 @dataclass(frozen=True)
@@ -85,12 +95,16 @@ class Step:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A picture, the ones that its steps predicted if they were asked for, and the seconds it took."""
+    """A picture, the ones that its steps predicted if they were asked for, and the seconds it took.
+
+    safety: what the bundle's safety checker says of it; None if the bundle has none, or it was left out.
+    """
 
     picture: Picture
     previews: tuple[Picture, ...]
     steps_seconds: tuple[float, ...]
     seconds: float
+    safety: Verdict | None = None
 
 
 class TextToImage:
@@ -99,9 +113,21 @@ class TextToImage:
     With `keep_loaded` False each component is freed as soon as its part is done, which a phone would do.
     """
 
-    def __init__(self, runtime: Runtime, manifest: Manifest, tokenizer: Tokenizer, *, keep_loaded: bool = True) -> None:
-        """Raises `UsageError` for a bundle of a task that sfmobile can't run."""
+    def __init__(
+        self,
+        runtime: Runtime,
+        manifest: Manifest,
+        tokenizer: Tokenizer,
+        *,
+        keep_loaded: bool = True,
+        safety: SafetyConcepts | None = None,
+    ) -> None:
+        """safety: what pictures are compared with, of a bundle that has a safety checker.
+
+        Raises `UsageError` for a bundle of a task that sfmobile can't run.
+        """
         check_runs(manifest)
+        self._safety = safety
         self.runtime = runtime
         self.manifest = manifest
         self.tokenizer = tokenizer
@@ -112,7 +138,7 @@ class TextToImage:
     def of_bundle(cls, bundle: Bundle, runtime: Runtime, *, keep_loaded: bool = True) -> TextToImage:
         """The pipeline of `bundle` on `runtime`."""
         tokenizer = Tokenizer(bundle.tokenizer_dir, bundle.manifest.tokenizer)
-        return cls(runtime, bundle.manifest, tokenizer, keep_loaded=keep_loaded)
+        return cls(runtime, bundle.manifest, tokenizer, keep_loaded=keep_loaded, safety=SafetyConcepts.of(bundle))
 
     def __enter__(self) -> Self:
         return self
@@ -276,6 +302,13 @@ class TextToImage:
         """What the encoder says of an image float32 (1, 3, H, W), -1 to 1: means and log variances (1, 2 C, h, w)."""
         return self._once(self.manifest.pipeline.encoder, "image", image, "moments")
 
+    def embed(self, pixels: np.ndarray) -> np.ndarray:
+        """What the safety checker's network makes of a picture uint8 (H, W, 3): an embedding float32 (1, D)."""
+        record = self.manifest.safety
+        assert record is not None  # whoever asks has seen that the bundle has one
+        given = pixel_values(pixels, record.picture)
+        return self._once(self.manifest.pipeline.safety_checker, "pixel_values", given, "image_embeds")
+
     def _once(self, name: ComponentName, taken: str, value: np.ndarray, given: str) -> np.ndarray:
         """What a component of one input and one output gives, checked."""
         found = self.component(name).predict({taken: value})[given]
@@ -294,9 +327,26 @@ class TextToImage:
         return self.finished(request, latents)
 
     def finished(self, request: Request, latents: np.ndarray) -> Picture:
-        """The picture of a run's last latents."""
-        task = task_of(self.manifest, request.given)
-        return Picture(task.finish(to_pixels(self.decode(latents))), self.settings(request))
+        """The picture of a run's last latents; a black one if the bundle's safety checker flags it."""
+        return self.judged(request, latents)[0]
+
+    def judged(self, request: Request, latents: np.ndarray) -> tuple[Picture, Verdict | None]:
+        """The picture of a run's last latents, and what the safety checker says of it: None if none looked at it.
+
+        One that is flagged is black, as in diffusers. What is looked at is what would be shown, with the parts that a
+        mask leaves put back.
+        """
+        pixels = task_of(self.manifest, request.given).finish(to_pixels(self.decode(latents)))
+        settings = self.settings(request)
+        if self.manifest.safety is None:
+            return Picture(pixels, settings), None
+        if not request.safety_checker:
+            return Picture(pixels, {**settings, SAFETY_KEY: "off"}), None
+        if self._safety is None:
+            raise UsageError("Open the pipeline of a bundle with a safety checker with `TextToImage.of_bundle`.")
+        verdict = self._safety.judge(self.embed(pixels))
+        shown = np.zeros_like(pixels) if verdict.flagged else pixels
+        return Picture(shown, {**settings, SAFETY_KEY: "flagged" if verdict.flagged else "passed"}), verdict
 
     def settings(self, request: Request) -> dict[str, str | int | float]:
         """What a picture's metadata says: enough to draw it again."""
@@ -364,7 +414,13 @@ class Pipeline(TextToImage):
         opened = open_bundle(bundle, latent_size, guidance_batch, observer)
         request = RuntimeRequest.of(opened, runtime, precision, compute_unit, source, observer)
         tokenizer = Tokenizer(opened.tokenizer_dir, opened.manifest.tokenizer)
-        super().__init__(request.open_on(opened), opened.manifest, tokenizer, keep_loaded=keep_loaded)
+        super().__init__(
+            request.open_on(opened),
+            opened.manifest,
+            tokenizer,
+            keep_loaded=keep_loaded,
+            safety=SafetyConcepts.of(opened),
+        )
         self.bundle = opened
 
     def __call__(
@@ -385,6 +441,7 @@ class Pipeline(TextToImage):
         paste: bool = True,
         syntax: PromptSyntax = "plain",
         control: Sequence[str] = (),
+        safety_checker: bool = True,
         observer: Observer | None = None,
     ) -> Picture:
         """Draw `prompt`; the same seed gives the same picture.
@@ -395,7 +452,8 @@ class Pipeline(TextToImage):
         bundle's model does. strength: how much of it is drawn anew, above 0 to 1. fit: how a picture of another size
         is brought to the bundle's. image_guidance: of a model that edits, how close to keep to the picture. paste:
         whether what the mask doesn't cover is put back as it was. syntax: a1111 reads weights, (word:1.3).
-        control: pictures for the bundle's ControlNets, "canny=edges.png:0.8".
+        control: pictures for the bundle's ControlNets, "canny=edges.png:0.8". safety_checker: False shows the picture
+        whatever the bundle's safety checker would say.
         Raises `UsageError` for a request out of range, `GateError` for NaN or infinity on the way.
         """
         given = self.given(image, mask, strength, fit, image_guidance, paste, observer)
@@ -410,6 +468,7 @@ class Pipeline(TextToImage):
             given,
             syntax,
             self.controls(control, observer=observer),
+            safety_checker,
         )
         return self.draw(request, observer=observer).picture
 
@@ -501,4 +560,9 @@ class Pipeline(TextToImage):
             observer.advance()
         assert latents is not None  # a run has at least one step
         shown = () if previews is None else tuple(previews.pictures)
-        return Drawing(self.finished(request, latents), shown, tuple(seconds), time.perf_counter() - begun)
+        picture, verdict = self.judged(request, latents)
+        if verdict is not None and verdict.flagged:
+            observer.note(FLAGGED)
+            # What led to it shows it too.
+            shown = tuple(Picture(np.zeros_like(one.pixels), one.settings) for one in shown)
+        return Drawing(picture, shown, tuple(seconds), time.perf_counter() - begun, verdict)

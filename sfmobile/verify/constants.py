@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from sfmobile.bundle.directory import SAFETY_FOLDER, read_vector
 from sfmobile.checkpoint.tokenizer import copy_tokenizer
 from sfmobile.export.component import Setting, component_specs
 from sfmobile.files import sha256_of_file
@@ -53,8 +56,7 @@ def derived_manifest(manifest: Manifest, checkpoint: Checkpoint) -> Manifest:
 
 def _as_exported(manifest: Manifest, checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint with the optional components that whoever exported asked for."""
-    optional = checkpoint.description.optional
-    return checkpoint.with_components(name for name in manifest.pipeline.components if name in optional)
+    return checkpoint.with_recorded(manifest.pipeline.components)
 
 
 def reference_pipeline(bundle: Bundle, checkpoint: Checkpoint, runtime: Runtime) -> TextToImage:
@@ -77,7 +79,12 @@ def constant_faults(bundle: Bundle, checkpoint: Checkpoint) -> list[str]:
         for key, value in expected[part].items()
         if found[part].get(key) != value
     ]
-    return [*faults, *_tokenizer_faults(bundle, checkpoint), *_border_faults(bundle, checkpoint)]
+    return [
+        *faults,
+        *_tokenizer_faults(bundle, checkpoint),
+        *_safety_faults(bundle, checkpoint),
+        *_border_faults(bundle, checkpoint),
+    ]
 
 
 def _tokenizer_faults(bundle: Bundle, checkpoint: Checkpoint) -> Iterator[str]:
@@ -100,6 +107,21 @@ def _tokenizer_faults(bundle: Bundle, checkpoint: Checkpoint) -> Iterator[str]:
             ours, theirs = bundle.root / path, folder / Path(path).name
             if not theirs.is_file() or sha256_of_file(ours) != sha256_of_file(theirs):
                 yield f"{path} differs from the checkpoint's"
+
+
+def _safety_faults(bundle: Bundle, checkpoint: Checkpoint) -> Iterator[str]:
+    """What the safety checker compares with, and how pictures are brought to it."""
+    record = bundle.manifest.safety
+    if record is None or checkpoint.safety is None:
+        return
+    expected = checkpoint.safety.record(record.files).model_dump()
+    for key, found in record.model_dump().items():
+        if found != expected[key]:
+            yield f"safety.{key} is {found!r} in the manifest and {expected[key]!r} in the checkpoint"
+    for name, rows in checkpoint.safety.concepts().items():
+        path = bundle.root / SAFETY_FOLDER / name
+        if not np.array_equal(read_vector(path), rows):
+            yield f"{SAFETY_FOLDER}/{name} differs from the checkpoint's"
 
 
 def _border_faults(bundle: Bundle, checkpoint: Checkpoint) -> Iterator[str]:

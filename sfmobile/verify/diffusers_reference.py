@@ -21,11 +21,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sfmobile.bench.verify_report import SampleAgreement
+from sfmobile.bundle.pipeline import SAFETY_CHECKER
 from sfmobile.checkpoint.config import read_config
+from sfmobile.checkpoint.safety_checker import PROCESSOR_FOLDER
 from sfmobile.checkpoint.scheduler import scheduler_config
 from sfmobile.sampling.guidance import is_guided
 from sfmobile.sampling.noise import initial_latents
 from sfmobile.sampling.picture import to_pixels
+from sfmobile.sampling.safety import pixel_values
 from sfmobile.verify.signal import agreement
 
 if TYPE_CHECKING:
@@ -159,7 +162,29 @@ def compare_reading(
     if encodes:
         # Of the same pixels: the encoder answers for itself.
         compare("latents of the picture", found["moments"], ours.moments(found["image"].clip(-1, 1)))
+    if manifest.safety is not None:
+        given, embedding = _checked(checkpoint, found["picture"])
+        compare("safety checker: pixels", given, pixel_values(found["picture"], manifest.safety.picture))
+        compare("safety checker: embedding", embedding, ours.embed(found["picture"]))
     return stages
+
+
+def _checked(checkpoint: Checkpoint, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A picture uint8 (H, W, 3) as diffusers' safety checker takes it, (1, 3, S, S), and the embedding that it compares
+    with its concepts, (1, D)."""
+    import torch
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+    from PIL import Image
+    from transformers import CLIPImageProcessor
+
+    assert checkpoint.safety is not None  # the bundle has one
+    root = checkpoint.safety.root
+    checker = StableDiffusionSafetyChecker.from_pretrained(root / SAFETY_CHECKER, torch_dtype=torch.float32)
+    processor = CLIPImageProcessor.from_pretrained(root / PROCESSOR_FOLDER)
+    given = processor(Image.fromarray(picture), return_tensors="pt").pixel_values
+    with torch.inference_mode():
+        embedding = checker.visual_projection(checker.vision_model(given)[1])
+    return given.numpy(), embedding.numpy()
 
 
 class _Theirs:

@@ -99,6 +99,8 @@ def record_reference(
                 picture = to_pixels(image)
                 if pipeline.manifest.pipeline.encoder in components:
                     pipeline.moments(image.clip(-1, 1))
+                if pipeline.manifest.pipeline.safety_checker in components:
+                    pipeline.embed(picture)
                 calls += recorder.take(f"prompt {number}, final latents")
         except GateError as error:
             found = _broken(_broken_call(recorder), len(latents), locate)

@@ -101,9 +101,18 @@ def test_what_a_bundle_leaves_out_is_said(root: Path) -> None:
         safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"],
         image_encoder=["transformers", "CLIPVisionModelWithProjection"],
     )
-    assert Checkpoint.open(root).description.notes == (
+    description = Checkpoint.open(root).description
+    assert description.notes == (
         "'image_encoder' (CLIPVisionModelWithProjection) is left out: the bundle has no use for it",
-        "the safety checker (StableDiffusionSafetyChecker) is left out: a bundle shows whatever it draws",
+    )
+    assert (
+        list(description.missed) == ["safety_checker"]
+        and "--with safety_checker" in description.missed["safety_checker"]
+    )
+    assert not description.with_optional(["safety_checker"]).missed
+    changed(root, "model_index.json", safety_checker=["others", "TheirChecker"])
+    assert Checkpoint.open(root).description.notes[1:] == (
+        "the safety checker (TheirChecker) is left out: a bundle shows whatever it draws",
     )
 
 

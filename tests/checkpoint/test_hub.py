@@ -44,6 +44,8 @@ def test_one_precision_is_fetched_and_no_pickle() -> None:
         "unet/diffusion_pytorch_model.fp16.safetensors",
         "vae/diffusion_pytorch_model.fp16.safetensors",
     ]
+    asked = weight_patterns(SD15, SD15_FILES, extras=("encoder", "safety_checker"))
+    assert asked == [*weight_patterns(SD15, SD15_FILES), "safety_checker/model.safetensors"]
     full = [name for name in SD15_FILES if ".fp16." not in name]
     assert weight_patterns(SD15, full) == [
         "text_encoder/model.safetensors",

@@ -370,6 +370,24 @@ def test_a_control_picture_is_followed_and_written_down(tiny_controlled_bundle: 
     assert (settings["control_edges_scale"], settings["control_edges_end"]) == (0.8, 0.5)
 
 
+def test_a_flagged_picture_is_black_and_everything_says_so(tiny_safe_bundle: Bundle, tmp_path: Path, capsys) -> None:
+    root = Path(shutil.copytree(tiny_safe_bundle.root, tmp_path / "bundle"))
+    manifest = json.loads((root / "manifest.json").read_text())
+    manifest["safety"]["concept_thresholds"] = [-2.0] * 17
+    (root / "manifest.json").write_text(json.dumps(manifest))
+    asked = ("generate", root, "a red apple", "--steps", 1, "--guidance", 1, "-o", tmp_path / "out.png")
+    outcome = run(capsys, *asked)
+    assert outcome.code == 0, outcome.err
+    assert "The safety checker flags this picture: it is black." in outcome.err
+    assert "flagged" in outcome.out and not pixels(tmp_path / "out.png").any()
+    assert read_settings(tmp_path / "out.png")["safety_checker"] == "flagged"
+    (picture,) = json.loads(run(capsys, *asked, "--json").out)["pictures"]
+    assert picture["safety"]["flagged"] and len(picture["safety"]["concept_scores"]) == 17
+    (picture,) = json.loads(run(capsys, *asked, "--json", "--no-safety-checker").out)["pictures"]
+    assert picture["safety"] is None and picture["settings"]["safety_checker"] == "off"
+    assert pixels(tmp_path / "out.png").any()
+
+
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [

@@ -16,6 +16,7 @@ from sfmobile.errors import ArtifactError, UsageError
 from sfmobile.export.exporter import export_bundle
 from sfmobile.export.footprint import bundle_footprint
 from sfmobile.export.options import ExportOptions
+from sfmobile.runtime.choices import RuntimeChoice
 from sfmobile.sampling.control import Control
 from sfmobile.sampling.pipeline import Request
 from sfmobile.signal import psnr
@@ -72,6 +73,29 @@ def test_several_functions_are_refused(
     checkpoint = open_checkpoint(tiny_checkpoint.root, control=[f"edges={tmp_path / 'edges'}"])
     with pytest.raises(UsageError, match="A UNet under ControlNets has one function"):
         export_bundle(checkpoint, tmp_path / "bundle", ExportOptions(target="ios18", multifunction=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "runtime", "gate"),
+    [
+        (ExportOptions(prompt_chunks=2, guidance_batch=1, chunks=2), "mil", 90),
+        (ExportOptions(format="onnx"), "onnx", 60),
+    ],
+    ids=["in chunks, of a long prompt", "onnx"],
+)
+def test_it_is_exported_in_every_form_that_a_unet_is(
+    options: ExportOptions, runtime: RuntimeChoice, gate: float, tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    write_controlnet(tmp_path / "edges")
+    checkpoint = open_checkpoint(tiny_checkpoint.root, control=[f"edges={tmp_path / 'edges'}"])
+    bundle = export_bundle(checkpoint, tmp_path / "bundle", options)
+    picture = np.random.default_rng(0).uniform(0, 1, (1, 3, 16, 16)).astype(np.float32)
+    request = Request("a red apple " * 40, seed=3, steps=2, controls=(Control("edges", picture, 0.8),))
+    latents = {}
+    for kind in ("torch", runtime):
+        with sfmobile.Pipeline(bundle, runtime=kind) as pipeline:
+            latents[kind] = [step.latents for step in pipeline.steps(request)]
+    assert all(psnr(*pair) > gate for pair in zip(latents["torch"], latents[runtime], strict=True))
 
 
 def test_pictures_are_read_brought_to_the_size_and_told(tiny_controlled_bundle: Bundle, tmp_path: Path) -> None:

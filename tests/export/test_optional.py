@@ -27,7 +27,7 @@ from tests.exported import SharedExports
 
 
 def test_every_component_has_its_place_in_the_order_and_its_spec(tiny_checkpoint: Checkpoint) -> None:
-    every = tiny_checkpoint.with_components(OPTIONAL)
+    every = tiny_checkpoint.with_components(tiny_checkpoint.description.optional)
     assert tuple(component_specs(every)) == every.description.components
     needed = {name for kind in PIPELINES.values() for name in kind.needs}
     assert needed | set(TEXT_TO_IMAGE) | set(OPTIONAL) <= set(RUNNING_ORDER)

@@ -1,8 +1,9 @@
 """Writes the golden vectors that Python and Swift are both held to: `python -m tests.golden.generate`.
 
-The oracles are transformers (token ids), torch (noise, guidance) and diffusers (samplers, time embedding, pixels);
-nothing here calls sfmobile's own arithmetic. The files lie beside this script and are committed. Noise is torch's x86
-build's: on other processors torch's vectorised logarithm, sine and cosine differ in the last bits.
+The oracles are transformers (token ids, pictures normalised), torch (noise, guidance), diffusers (samplers, time
+embedding, pixels, safety) and Pillow (scaled pictures); nothing here calls sfmobile's own arithmetic. The files lie
+beside this script and are committed. Noise is torch's x86 build's: on other processors torch's vectorised logarithm,
+sine and cosine differ in the last bits.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ SCHEDULES: dict[str, tuple[int, dict[str, Any]]] = {
     "odd-steps": (13, {"timestep_spacing": "trailing"}),
     "short-training": (10, {"num_train_timesteps": 100, "timestep_spacing": "trailing"}),
 }
+# Heights and widths of pictures that are brought to a safety checker.
+SCALED = ((24, 24), (7, 11), (33, 70), (40, 31))
 VELOCITY = {"prediction_type": "v_prediction"}
 TRAILING_ZERO_SNR = {**VELOCITY, "timestep_spacing": "trailing", "rescale_betas_zero_snr": True}
 LINSPACE = {"timestep_spacing": "linspace"}
@@ -319,6 +322,64 @@ def write_pictures() -> None:
     np.save(GOLDEN / "picture.pixels.npy", pixels)
 
 
+def write_safety() -> None:
+    """safety/N.picture.npy, its forms in other sizes by Pillow, and what CLIPImageProcessor makes of it; safety.json:
+    embeddings and concepts with the scores and the flag of diffusers' safety checker."""
+    import torch
+    from diffusers.pipelines.stable_diffusion import safety_checker as module
+    from PIL import Image
+    from transformers import CLIPConfig, CLIPImageProcessor
+
+    (GOLDEN / "safety").mkdir(exist_ok=True)
+    generator = np.random.default_rng(21)
+    processor = CLIPImageProcessor(size={"shortest_edge": 24}, crop_size={"height": 20, "width": 20})
+    for index, (height, width) in enumerate(SCALED):
+        pixels = generator.integers(0, 256, (height, width, 3), np.uint8)
+        picture = Image.fromarray(pixels)
+        np.save(GOLDEN / f"safety/{index}.picture.npy", pixels)
+        for name, kernel in (("bicubic", Image.Resampling.BICUBIC), ("lanczos", Image.Resampling.LANCZOS)):
+            # Rows first, whatever Pillow's version would begin with.
+            scaled = picture.resize((23, height), kernel).resize((23, 31), kernel)
+            np.save(GOLDEN / f"safety/{index}.{name}.npy", np.asarray(scaled))
+        values = processor(picture, return_tensors="np").pixel_values
+        np.save(GOLDEN / f"safety/{index}.values.npy", values.astype(np.float32))
+    checker = module.StableDiffusionSafetyChecker(
+        CLIPConfig(vision_config={"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}, projection_dim=8)
+    )
+    torch.manual_seed(22)
+    for name in ("concept_embeds", "special_care_embeds"):
+        torch.nn.init.normal_(getattr(checker, name))
+        torch.nn.init.uniform_(getattr(checker, f"{name}_weights"), 0.5, 0.8)
+    embeddings = torch.randn(24, 8)
+    # Beside a special concept, so that its care begins.
+    embeddings[12:] = checker.special_care_embeds[[0, 1, 2] * 4] + 0.7 * embeddings[12:]
+    checker.vision_model.forward = lambda rows: (None, rows)
+    checker.visual_projection = torch.nn.Identity()
+    scores: list[float] = []
+
+    def kept(value: float, digits: int) -> float:
+        scores.append(float(round(value, digits)))
+        return scores[-1]
+
+    # It rounds each score, one behind the other, and returns none.
+    module.round = kept
+    _, flags = checker(embeddings, np.zeros((len(embeddings), 1)))
+    write_json(
+        "safety.json",
+        {
+            "mean": list(processor.image_mean),
+            "std": list(processor.image_std),
+            "concepts": checker.concept_embeds.tolist(),
+            "special_care": checker.special_care_embeds.tolist(),
+            "concept_thresholds": checker.concept_embeds_weights.tolist(),
+            "special_care_thresholds": checker.special_care_embeds_weights.tolist(),
+            "embeddings": embeddings.tolist(),
+            "scores": np.reshape(scores, (len(embeddings), -1)).tolist(),
+            "flagged": [bool(flag) for flag in flags],
+        },
+    )
+
+
 def write_arrays() -> None:
     """arrays/DTYPE.npy: what NumPy itself writes, for the reader of its format."""
     (GOLDEN / "arrays").mkdir(exist_ok=True)
@@ -344,6 +405,7 @@ def main() -> None:
     write_guidance_embeddings()
     write_guidance()
     write_pictures()
+    write_safety()
     write_arrays()
 
 

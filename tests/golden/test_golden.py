@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from sfmobile.bundle.manifest import TimeEmbeddingRecord
+from sfmobile.bundle.manifest import FileRecord, SafetyPictureRecord, SafetyRecord, TimeEmbeddingRecord
 from sfmobile.bundle.samplers import DDIMRecord, SamplerRecord
 from sfmobile.checkpoint.tokenizer import read_tokenizer
 from sfmobile.sampling.noise import Noise, initial_latents
 from sfmobile.sampling.picture import to_pixels
+from sfmobile.sampling.safety import SafetyConcepts, pixel_values
 from sfmobile.sampling.samplers.starting import start
 from sfmobile.sampling.time_embedding import guidance_sinusoid, sinusoid
 from sfmobile.sampling.tokenizer import Tokenizer
-from tests.golden.generate import GOLDEN, TOKENIZER
+from tests.golden.generate import GOLDEN, SCALED, TOKENIZER
 from tests.golden.texts import texts
 
 
@@ -52,6 +53,34 @@ def test_ids_with_added_tokens_equal_diffusers(case: dict[str, Any], added_token
     tokenizer = Tokenizer(folder)
     for one in case["cases"]:
         assert tokenizer.encode(one["text"])[0].tolist() == one["ids"], one["text"]
+
+
+@pytest.mark.parametrize("index", range(len(SCALED)))
+def test_pictures_come_to_a_safety_checker_as_transformers_brings_them(index: int) -> None:
+    case = read("safety.json")
+    record = SafetyPictureRecord(shortest_edge=24, crop_size=20, mean=case["mean"], std=case["std"])
+    expected = load(f"safety/{index}.values.npy")
+    assert np.abs(pixel_values(load(f"safety/{index}.picture.npy"), record) - expected).max() <= 1e-6
+
+
+def test_verdicts_on_embeddings_equal_diffusers() -> None:
+    case = read("safety.json")
+    record = SafetyRecord(
+        concepts="concepts.npy",
+        special_care="special_care.npy",
+        concept_thresholds=case["concept_thresholds"],
+        special_care_thresholds=case["special_care_thresholds"],
+        picture=SafetyPictureRecord(shortest_edge=24, crop_size=20, mean=case["mean"], std=case["std"]),
+        files=dict.fromkeys(("concepts.npy", "special_care.npy"), FileRecord(bytes=0, sha256="0" * 64)),
+    )
+    rows = (np.array(case[name], np.float32) for name in ("concepts", "special_care"))
+    concepts = SafetyConcepts(*rows, record)
+    for embedding, scores, flagged in zip(case["embeddings"], case["scores"], case["flagged"], strict=True):
+        verdict = concepts.judge(np.array([embedding], np.float32))
+        assert np.allclose([*verdict.special_care, *verdict.concepts], scores, atol=1e-6)
+        assert verdict.flagged == flagged
+    assert set(case["flagged"]) == {True, False}
+    assert any(score > 0 for scores in case["scores"] for score in scores[:3])
 
 
 def test_the_texts_are_those_of_their_list() -> None:

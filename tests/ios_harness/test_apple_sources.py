@@ -37,7 +37,18 @@ def emit_module(name: str, *sources: Path) -> None:
 @pytest.fixture(scope="module", autouse=True)
 def stub_modules() -> None:
     MODULES.mkdir(parents=True, exist_ok=True)
-    for name in ("Darwin", "CoreVideo", "CoreGraphics", "os", "Photos", "CoreML", "UIKit", "SwiftUI"):
+    for name in (
+        "Darwin",
+        "CoreVideo",
+        "CoreGraphics",
+        "os",
+        "Photos",
+        "ImageIO",
+        "CoreML",
+        "UIKit",
+        "SwiftUI",
+        "PhotosUI",
+    ):
         emit_module(name, STUBS / f"{name}.swift")
     emit_module("SnapFusionCoreML", *sorted((HARNESS / "Sources/SnapFusionCoreML").glob("*.swift")))
 

@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import sfmobile
 from sfmobile.bench.report import BenchReport, read_report
 from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.export.exporter import export_bundle
 from sfmobile.export.options import ExportOptions
 from sfmobile.runtime.opening import open_runtime
-from sfmobile.sampling.control import Control
+from sfmobile.sampling.choices import Fit
+from sfmobile.sampling.control import Control, read_control
 from sfmobile.sampling.given import Given, read_given
 from sfmobile.sampling.golden import golden_run
 from sfmobile.sampling.noise import Noise
@@ -58,7 +60,9 @@ def bundle_of_one(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPath
     return export_bundle(tiny_checkpoint, root, ExportOptions(guidance_batch=1))
 
 
-def assert_same_run(bundle: Bundle, request: Request, folder: Path, *options: object) -> None:
+def assert_same_run(
+    bundle: Bundle, request: Request, folder: Path, *options: object
+) -> subprocess.CompletedProcess[str]:
     """Run sfbench and Python's pipeline on the mil runtime; compare everything there is."""
     done = with_worker(
         *("generate", bundle.root, request.prompt, "--seed", request.seed, "-o", folder / "swift.png"),
@@ -86,6 +90,7 @@ def assert_same_run(bundle: Bundle, request: Request, folder: Path, *options: ob
     assert read_settings(folder / "swift.png") == picture.settings
     report = json.loads(done.stdout)
     assert report["pictures"][0]["settings"] == picture.settings
+    return done
 
 
 def test_the_same_picture_with_guidance_in_one_call(bundle: Bundle, tmp_path: Path) -> None:
@@ -129,6 +134,34 @@ def test_the_same_picture_under_control(tiny_controlled_bundle: Bundle, tmp_path
     request = Request("a red apple", "blurry", seed=7, steps=4, guidance_scale=5.0, controls=(control,))
     options = ("--negative", "blurry", "--steps", 4, "--guidance", 5, "--control-end", 0.5)
     assert_same_run(tiny_controlled_bundle, request, tmp_path, *options, "--control", f"edges={tmp_path}/edges.npy:0.8")
+
+
+def test_the_same_picture_under_a_control_picture_of_any_kind_and_size(
+    tiny_controlled_bundle: Bundle, tmp_path: Path
+) -> None:
+    """A palette of 4 colours, 2 bits a pixel, and of another size: read and scaled to Python's very values."""
+    generator = np.random.default_rng(1)
+    drawn = Image.fromarray(generator.integers(0, 4, (30, 20), np.uint8), mode="P")
+    drawn.putpalette([0, 0, 0, 255, 0, 0, 0, 200, 100, 250, 250, 255])
+    drawn.save(tmp_path / "edges.png", bits=2)
+    control, _ = read_control("edges", tmp_path / "edges.png", (16, 16), 0.7)
+    request = Request("a red apple", seed=7, steps=1, guidance_scale=1.0, controls=(control,))
+    options = ("--steps", 1, "--guidance", 1, "--control", f"edges={tmp_path}/edges.png:0.7")
+    assert_same_run(tiny_controlled_bundle, request, tmp_path, *options)
+
+
+def test_the_same_verdict_of_the_safety_checker(tiny_safe_bundle: Bundle, tmp_path: Path) -> None:
+    request = Request("a red apple", seed=3, steps=1, guidance_scale=1.0)
+    done = assert_same_run(tiny_safe_bundle, request, tmp_path, "--steps", 1, "--guidance", 1)
+    with sfmobile.Pipeline(tiny_safe_bundle, runtime="mil") as pipeline:
+        verdict = pipeline.draw(request).safety
+    assert verdict is not None
+    found = json.loads(done.stdout)["pictures"][0]["safety"]
+    assert found.keys() == verdict.record().keys() and found["flagged"] == verdict.flagged
+    for key, scores in verdict.record().items():
+        assert key == "flagged" or np.allclose(found[key], scores, atol=1.01e-3)
+    unchecked = replace(request, safety_checker=False)
+    assert_same_run(tiny_safe_bundle, unchecked, tmp_path, "--steps", 1, "--guidance", 1, "--no-safety-checker")
 
 
 def test_the_worker_matches_the_golden_vectors(bundle: Bundle) -> None:
@@ -245,6 +278,17 @@ def test_the_same_picture_into_a_mask_at_every_step(
     assert_same_run(tiny_encoding_bundle, request, tmp_path, *asked)
 
 
+@pytest.mark.parametrize("fit", ["fill", "fit", "stretch"])
+def test_the_same_picture_of_one_of_another_size(fit: Fit, tiny_encoding_bundle: Bundle, tmp_path: Path) -> None:
+    generator = np.random.default_rng(2)
+    Image.fromarray(generator.integers(0, 256, (50, 33, 3), np.uint8)).save(tmp_path / "tall.png")
+    Image.fromarray(generator.integers(0, 256, (50, 33), np.uint8)).save(tmp_path / "cover.png")
+    taken, _ = read_given(tmp_path / "tall.png", (16, 16), mask=tmp_path / "cover.png", fit=fit)
+    request = Request("a red apple", seed=5, steps=1, given=taken)
+    asked = ("--image", tmp_path / "tall.png", "--mask", tmp_path / "cover.png", "--fit", fit, "--steps", 1)
+    assert_same_run(tiny_encoding_bundle, request, tmp_path, *asked)
+
+
 @pytest.mark.parametrize("task", ["inpainting", "InstructPix2Pix"])
 def test_the_same_picture_of_models_made_for_it_at_every_step(
     task: str, given: tuple[Path, Path, Given], tmp_path: Path
@@ -268,12 +312,18 @@ def test_a_picture_that_can_not_be_taken_is_one_sentence(
     tiny_encoding_bundle: Bundle, bundle: Bundle, given: tuple[Path, Path, Given], tmp_path: Path
 ) -> None:
     Image.new("RGB", (32, 16)).save(tmp_path / "wide.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "small.png")
     (tmp_path / "text.png").write_text("no picture")
     for root, options, code, words in (
-        (tiny_encoding_bundle.root, ("--image", tmp_path / "wide.png"), 2, "draws 16x16 pixels"),
+        (tiny_encoding_bundle.root, ("--image", tmp_path / "wide.png", "--fit", "wide"), 2, "'wide' is invalid"),
         (tiny_encoding_bundle.root, ("--image", tmp_path / "text.png"), 4, "no PNG"),
         (tiny_encoding_bundle.root, ("--image", given[0], "--strength", 0), 2, "makes no sense"),
-        (tiny_encoding_bundle.root, ("--image", given[0], "--mask", tmp_path / "wide.png"), 2, "of the picture's size"),
+        (
+            tiny_encoding_bundle.root,
+            ("--image", given[0], "--mask", tmp_path / "small.png"),
+            2,
+            "of the picture's size",
+        ),
         (tiny_encoding_bundle.root, ("--strength", 0.5), 2, "give one (--image)"),
         (bundle.root, ("--image", given[0]), 4, "encoder"),
     ):

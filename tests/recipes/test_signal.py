@@ -2,17 +2,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from sfmobile.checkpoint.directory import Checkpoint
+from sfmobile.checkpoint.hub import open_checkpoint
 from sfmobile.compress.palettize import palettize_weight
 from sfmobile.compress.recipe import LayerRecipe
 from sfmobile.recipes.sensitivity import SampleRun
 from sfmobile.recipes.signal import LatentSignal, OutputSignal, Runs, StoredNetwork, encode_prompts, step_factors
 from sfmobile.sampling.samplers.starting import start
+from tests.controlnets import write_controlnet
 
 RUNS = Runs(("a red apple", "two fish"), "", seed=3, steps=3, guidance_scale=2.5, latent_size=(8, 8))
 SIX = LayerRecipe(bits=6)
@@ -103,3 +106,13 @@ def test_other_components_are_judged_by_their_own_output(tiny_checkpoint: Checkp
     found = signal.measure()
     assert found.final_db == found.call_db < 80
     assert len(signal.samples(1)) == 1
+
+
+def test_a_unet_under_controlnets_runs_without_their_pictures(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    write_controlnet(tmp_path / "edges")
+    controlled = open_checkpoint(tiny_checkpoint.root, control=[f"edges={tmp_path / 'edges'}"])
+    runs = replace(RUNS, prompts=("a red apple",))
+    found, plain = LatentSignal(controlled, runs), LatentSignal(tiny_checkpoint, runs)
+    assert np.array_equal(found.latents, plain.latents)
+    # Its weights have the plain one's names: a recipe for one is a recipe for the other.
+    assert found.network.shapes == plain.network.shapes

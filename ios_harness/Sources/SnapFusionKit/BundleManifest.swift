@@ -18,6 +18,8 @@ public struct BundleManifest: Sendable, Equatable {
     /// The tokenizer of the first text condition.
     public let tokenizer: TokenizerRecord
     public let golden: GoldenRecord?
+    /// What pictures are compared with before they are shown, where the bundle holds a safety checker.
+    public let safety: SafetyRecord?
 
     public enum Target: String, Sendable, CaseIterable {
         case ios16, ios17, ios18
@@ -38,6 +40,7 @@ public struct BundleManifest: Sendable, Equatable {
         for tokenizer in tokenizers.values { files.merge(tokenizer.files) { first, _ in first } }
         for component in components.values { files.merge(component.files) { first, _ in first } }
         if let golden { files.merge(golden.files) { first, _ in first } }
+        if let safety { files.merge(safety.files) { first, _ in first } }
         return files
     }
 }
@@ -49,6 +52,8 @@ public struct ComponentName: RawRepresentable, Sendable, Hashable, Codable, Cust
     public static let decoder = ComponentName(known: "decoder")
     /// What makes latents of a picture, where a bundle has it.
     public static let encoder = ComponentName(known: "encoder")
+    /// What looks at each picture before it is shown, where a bundle has it.
+    public static let safetyChecker = ComponentName(known: "safety_checker")
 
     public let rawValue: String
     public var description: String { rawValue }
@@ -319,6 +324,45 @@ public struct GoldenRecord: Sendable, Equatable {
     public let steps: Int
     public let guidanceScale: Double
     public let files: [String: FileRecord]
+}
+
+/// The concepts that a picture is compared with, `.npy` files of a row each, the cosines above which it is too close to
+/// one, and how a picture is brought to the component.
+public struct SafetyRecord: Sendable, Equatable {
+    /// The shorter side is scaled to `shortestEdge`, bicubic; the square of `cropSize` from the middle is normalised by
+    /// `mean` and `std` of the colours, 0 to 1.
+    public struct Picture: Sendable, Equatable {
+        public let shortestEdge: Int
+        public let cropSize: Int
+        public let mean: [Double]
+        public let std: [Double]
+
+        public init(shortestEdge: Int, cropSize: Int, mean: [Double], std: [Double]) {
+            self.shortestEdge = shortestEdge
+            self.cropSize = cropSize
+            self.mean = mean
+            self.std = std
+        }
+    }
+
+    public let concepts: String
+    public let specialCare: String
+    public let conceptThresholds: [Double]
+    public let specialCareThresholds: [Double]
+    public let picture: Picture
+    public let files: [String: FileRecord]
+
+    public init(
+        concepts: String, specialCare: String, conceptThresholds: [Double], specialCareThresholds: [Double],
+        picture: Picture, files: [String: FileRecord] = [:]
+    ) {
+        self.concepts = concepts
+        self.specialCare = specialCare
+        self.conceptThresholds = conceptThresholds
+        self.specialCareThresholds = specialCareThresholds
+        self.picture = picture
+        self.files = files
+    }
 }
 
 /// Where the weights came from.

@@ -17,6 +17,16 @@ public struct Control: Sendable {
         self.end = end
     }
 
+    /// Of a picture of the bundle's size.
+    public init(
+        name: String, of picture: GeneratedPicture, scale: Double = 1, start: Double = 0, end: Double = 1
+    ) throws {
+        let plane = picture.width * picture.height
+        let values = (0..<3 * plane).map { Float(picture.pixels[3 * ($0 % plane) + $0 / plane]) / 255 }
+        let tensor = try HostTensor(shape: [1, 3, picture.height, picture.width], values)
+        self.init(name: name, picture: tensor, scale: scale, start: start, end: end)
+    }
+
     /// What the bundle calls the ControlNet; nil for a name that none can have.
     var component: ComponentName? { ComponentName(rawValue: "control_\(name)") }
 

@@ -58,6 +58,24 @@ public struct GeneratedPicture: Sendable, Equatable {
         try self.init(width: width, height: height, pixels: pixels, settings: first.settings)
     }
 
+    /// The same pixels with one more setting.
+    func adding(_ name: String, _ value: String) -> GeneratedPicture {
+        GeneratedPicture(self, settings + [.init(name, .string(value))])
+    }
+
+    /// A black picture of the same size and settings.
+    func blackened() throws -> GeneratedPicture {
+        try GeneratedPicture(
+            width: width, height: height, pixels: [UInt8](repeating: 0, count: pixels.count), settings: settings)
+    }
+
+    private init(_ picture: GeneratedPicture, _ settings: [OrderedJSON.Member]) {
+        width = picture.width
+        height = picture.height
+        pixels = picture.pixels
+        self.settings = settings
+    }
+
     /// How light each pixel is, 0 to 255 (ITU-R BT.601, rounded as Pillow does it).
     public var luma: [UInt8] {
         var light: [UInt8] = []

@@ -246,7 +246,7 @@ public struct LatencyRecorder: Sendable {
                     steps: steps.count, guidanceScale: scale,
                     sampler: try pipeline.samplerRecord(of: request).name, unetCalls: calls * steps.count, textEncoder: textEncoder,
                     stepDurations: steps, decoder: decoder * 1e3, endToEnd: total * 1e3, memory: nil)
-            case .loaded, .noise: break
+            case .loaded, .noise, .checked: break
             }
         }
         await runner.unloadAll()

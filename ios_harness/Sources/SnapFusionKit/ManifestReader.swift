@@ -88,6 +88,11 @@ extension BundleManifest {
         guard let first = texts.first else { throw fields.problem("pipeline.conditions", "no condition is of text") }
         tokenizer = first
         golden = try fields.optional("golden") { try $0.object("golden") { try GoldenRecord(fields: $0) } }
+        safety = try fields.optional("safety") { try $0.object("safety") { try SafetyRecord(fields: $0) } }
+        guard (components[.safetyChecker] != nil) == (safety != nil) else {
+            throw fields.problem(
+                "safety", "a safety checker's component and its concepts stand in a manifest together or not at all")
+        }
     }
 }
 
@@ -386,6 +391,35 @@ extension GoldenRecord {
     }
 }
 
+extension SafetyRecord {
+    fileprivate init(fields: Fields) throws {
+        concepts = try fields.path("concepts")
+        specialCare = try fields.path("special_care")
+        conceptThresholds = try fields.numbers("concept_thresholds")
+        specialCareThresholds = try fields.numbers("special_care_thresholds")
+        guard !conceptThresholds.isEmpty else {
+            throw fields.problem("concept_thresholds", "expected one or more, found none")
+        }
+        picture = try fields.object("picture") {
+            let picture = Picture(
+                shortestEdge: try $0.positive("shortest_edge"), cropSize: try $0.positive("crop_size"),
+                mean: try $0.numbers("mean"), std: try $0.numbers("std"))
+            guard picture.cropSize <= picture.shortestEdge else {
+                throw $0.problem(
+                    "crop_size", "a square of \(picture.cropSize) can't be cut from \(picture.shortestEdge) pixels")
+            }
+            guard picture.mean.count == 3, picture.std.count == 3, picture.std.allSatisfy({ $0 > 0 }) else {
+                throw $0.problem("std", "expected three means and three standard deviations above 0")
+            }
+            return picture
+        }
+        files = try fields.files("files")
+        for path in [concepts, specialCare] where files[path] == nil {
+            throw fields.problem("files", "file '\(path)' of the safety checker has no checksum")
+        }
+    }
+}
+
 /// One JSON object being read: remembers which keys were asked for, so that the others can be refused.
 private final class Fields {
     let members: [String: OrderedJSON]
@@ -586,6 +620,18 @@ private final class Fields {
         return try elements.map {
             guard case .string(let string) = $0 else { throw mismatch(key, "strings", $0) }
             return string
+        }
+    }
+
+    func numbers(_ key: String) throws -> [Double] {
+        let value = try value(key)
+        guard case .array(let elements) = value else { throw mismatch(key, "a list", value) }
+        return try elements.map {
+            switch $0 {
+            case .integer(let integer): return Double(integer)
+            case .number(let number): return number
+            case let other: throw mismatch(key, "numbers", other)
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 import Foundation
 
-/// Reads PNG files (RFC 2083) of 8 bits a channel, grey, RGB or a palette, with or without transparency, not interlaced.
+/// Reads PNG files (RFC 2083) of every kind: grey, RGB or a palette, 1 to 16 bits a channel, with or without transparency,
+/// interlaced or not. Of 16 bits the upper 8 are used, as Python does.
 ///
 /// On Apple's systems pictures of every kind are read by the system; this is for the command line elsewhere.
 public enum PNGReader {
@@ -40,45 +41,134 @@ public enum PNGReader {
         }
         guard header.count == 13 else { throw broken("it has no header; copy it again") }
         let (width, height) = (Int(number(header, 0)), Int(number(header, 4)))
-        guard let channels = [0: 1, 2: 3, 3: 1, 4: 2, 6: 4][header[9]], header[8] == 8, header[12] == 0 else {
-            throw broken("it isn't of 8 bits a channel, or interlaced; save it as a plain PNG of 8 bits")
-        }
+        let depth = Int(header[8])
+        guard let channels = [0: 1, 2: 3, 3: 1, 4: 2, 6: 4][header[9]], depths[header[9]]?.contains(depth) == true,
+            header[12] <= 1
+        else { throw broken("it is of a kind that no PNG has; save the picture again") }
         guard width > 0, height > 0 else { throw broken("it has no pixels; save the picture again") }
         guard width <= mostPixels / height else { throw broken("it is too large; make it smaller") }
-        let row = channels * width
-        guard let rows = Inflate.zlib(packed, count: (row + 1) * height) else {
+        let passes = (header[12] == 0 ? [Pass.whole] : Pass.interlaced).compactMap {
+            $0.size(of: width, height, bits: depth * channels)
+        }
+        guard let rows = Inflate.zlib(packed, count: passes.reduce(0) { $0 + ($1.row + 1) * $1.rows }) else {
             throw broken("its pixels are damaged; copy it again")
         }
-        guard let values = unfiltered(rows, row: row, step: channels) else {
-            throw broken("its pixels are damaged; copy it again")
-        }
-        var pixels: [UInt8] = []
-        pixels.reserveCapacity(3 * width * height)
-        for index in 0..<width * height {
-            let value = Array(values[index * channels..<(index + 1) * channels])
-            var (colour, opacity): ([UInt8], UInt8) = ([], 255)
-            switch header[9] {
-            case 0:
-                colour = [value[0], value[0], value[0]]
-                if alpha.count == 2, alpha[1] == value[0] { opacity = 0 }
-            case 2:
-                colour = value
-                if alpha.count == 6, [alpha[1], alpha[3], alpha[5]] == value { opacity = 0 }
-            case 3:
-                let entry = Int(value[0])
-                guard 3 * entry + 3 <= palette.count else { throw broken("its palette is damaged; copy it again") }
-                colour = Array(palette[3 * entry..<3 * entry + 3])
-                if entry < alpha.count { opacity = alpha[entry] }
-            case 4: (colour, opacity) = ([value[0], value[0], value[0]], value[1])
-            default: (colour, opacity) = (Array(value[0..<3]), value[3])
+        let colours = Colours(type: header[9], depth: depth, palette: palette, alpha: alpha)
+        var pixels = [UInt8](repeating: 0, count: 3 * width * height)
+        var begun = 0
+        for pass in passes {
+            let end = begun + (pass.row + 1) * pass.rows
+            guard let values = unfiltered(rows[begun..<end], row: pass.row, step: max(1, depth * channels / 8)) else {
+                throw broken("its pixels are damaged; copy it again")
             }
-            let share = Double(opacity) / 255
-            for part in colour {
-                let mixed = Double(part) * share + 255 * (1 - share)
-                pixels.append(opacity == 255 ? part : UInt8(mixed.rounded()))
+            begun = end
+            for row in 0..<pass.rows {
+                let samples = samples(values[row * pass.row..<(row + 1) * pass.row], depth: depth)
+                for column in 0..<pass.columns {
+                    let value = samples[column * channels..<(column + 1) * channels]
+                    guard let colour = colours.onWhite(Array(value)) else {
+                        throw broken("its palette is damaged; copy it again")
+                    }
+                    let place = 3 * ((pass.top + row * pass.down) * width + pass.left + column * pass.across)
+                    pixels.replaceSubrange(place..<place + 3, with: colour)
+                }
             }
         }
         return try GeneratedPicture(width: width, height: height, pixels: pixels)
+    }
+
+    /// Bits a channel that each type of colour may have.
+    private static let depths: [UInt8: [Int]] = [
+        0: [1, 2, 4, 8, 16], 2: [8, 16], 3: [1, 2, 4, 8], 4: [8, 16], 6: [8, 16],
+    ]
+
+    /// The pixels that are stored together: all of them, or one of the seven passes of an interlaced picture.
+    private struct Pass {
+        let left: Int
+        let top: Int
+        let across: Int
+        let down: Int
+
+        static let whole = Pass(left: 0, top: 0, across: 1, down: 1)
+        /// RFC 2083, section 2.6.
+        static let interlaced = [
+            Pass(left: 0, top: 0, across: 8, down: 8), Pass(left: 4, top: 0, across: 8, down: 8),
+            Pass(left: 0, top: 4, across: 4, down: 8), Pass(left: 2, top: 0, across: 4, down: 4),
+            Pass(left: 0, top: 2, across: 2, down: 4), Pass(left: 1, top: 0, across: 2, down: 2),
+            Pass(left: 0, top: 1, across: 1, down: 2),
+        ]
+
+        /// What it holds of a picture, `row` in bytes; nil for nothing.
+        func size(of width: Int, _ height: Int, bits: Int) -> Stored? {
+            let columns = (width - left + across - 1) / across
+            let rows = (height - top + down - 1) / down
+            guard width > left, height > top else { return nil }
+            return Stored(
+                left: left, top: top, across: across, down: down, columns: columns, rows: rows,
+                row: (columns * bits + 7) / 8)
+        }
+    }
+
+    /// A pass over a picture of a size.
+    private struct Stored {
+        let left: Int
+        let top: Int
+        let across: Int
+        let down: Int
+        let columns: Int
+        let rows: Int
+        let row: Int
+    }
+
+    /// What the numbers of a pixel mean.
+    private struct Colours {
+        let type: UInt8
+        let depth: Int
+        let palette: [UInt8]
+        let alpha: [UInt8]
+
+        /// RGB of 8 bits, transparent parts on white; nil for an entry that the palette hasn't.
+        func onWhite(_ value: [Int]) -> [UInt8]? {
+            var (colour, opacity): ([Int], Int) = ([], 255)
+            switch type {
+            case 0:
+                colour = [scaled(value[0]), scaled(value[0]), scaled(value[0])]
+                if clear == value { opacity = 0 }
+            case 2:
+                colour = value.map(scaled)
+                if clear == value { opacity = 0 }
+            case 3:
+                guard 3 * value[0] + 3 <= palette.count else { return nil }
+                colour = palette[3 * value[0]..<3 * value[0] + 3].map { Int($0) }
+                if value[0] < alpha.count { opacity = Int(alpha[value[0]]) }
+            case 4: (colour, opacity) = ([scaled(value[0]), scaled(value[0]), scaled(value[0])], scaled(value[1]))
+            default: (colour, opacity) = (value[0..<3].map(scaled), scaled(value[3]))
+            }
+            if opacity == 255 { return colour.map { UInt8($0) } }
+            let share = Double(opacity) / 255
+            return colour.map { UInt8((Double($0) * share + 255 * (1 - share)).rounded()) }
+        }
+
+        /// The one value that is transparent, of grey and RGB.
+        private var clear: [Int]? {
+            guard alpha.count == 2 || alpha.count == 6 else { return nil }
+            return stride(from: 0, to: alpha.count, by: 2).map { Int(alpha[$0]) << 8 | Int(alpha[$0 + 1]) }
+        }
+
+        /// A number of so many bits as one of 8.
+        private func scaled(_ value: Int) -> Int { depth == 16 ? value >> 8 : value * 255 / ((1 << depth) - 1) }
+    }
+
+    /// The numbers that a row holds, of `depth` bits each, the highest bits of a byte first.
+    private static func samples(_ row: ArraySlice<UInt8>, depth: Int) -> [Int] {
+        if depth == 16 {
+            return stride(from: row.startIndex, to: row.endIndex - 1, by: 2).map { Int(row[$0]) << 8 | Int(row[$0 + 1]) }
+        }
+        if depth == 8 { return row.map { Int($0) } }
+        let mask = (1 << depth) - 1
+        return row.flatMap { byte in
+            stride(from: 8 - depth, through: 0, by: -depth).map { Int(byte) >> $0 & mask }
+        }
     }
 
     private static func number(_ bytes: [UInt8], _ place: Int) -> UInt32 {
@@ -86,11 +176,11 @@ public enum PNGReader {
     }
 
     /// Rows without the filters that stand before each (RFC 2083, section 6); nil for an unknown one.
-    private static func unfiltered(_ rows: [UInt8], row: Int, step: Int) -> [UInt8]? {
+    private static func unfiltered(_ rows: ArraySlice<UInt8>, row: Int, step: Int) -> [UInt8]? {
         var values: [UInt8] = []
         values.reserveCapacity(rows.count)
         var above = [UInt8](repeating: 0, count: row)
-        for start in stride(from: 0, to: rows.count, by: row + 1) {
+        for start in stride(from: rows.startIndex, to: rows.endIndex, by: row + 1) {
             let filter = rows[start]
             var line = Array(rows[start + 1..<start + 1 + row])
             for index in line.indices {

@@ -8,6 +8,8 @@ public struct TextToImage: Sendable {
     public let tokenizer: CLIPTokenizer
     public let timeEmbedding: TimeEmbedding
     public let keepLoaded: Bool
+    /// What looks at each picture before it is shown, where the bundle has it.
+    public let safety: SafetyChecker?
 
     /// Throws `FileFormatError` or `UsageError` if the bundle's tokenizer or constants can't be used, or its task is none
     /// that this harness runs.
@@ -21,6 +23,7 @@ public struct TextToImage: Sendable {
         self.runner = runner
         self.keepLoaded = keepLoaded
         tokenizer = try CLIPTokenizer(bundle: bundle)
+        safety = try SafetyChecker(bundle: bundle)
         timeEmbedding = try TimeEmbedding(bundle.manifest.timeEmbedding)
     }
 
@@ -168,12 +171,31 @@ public struct TextToImage: Sendable {
         let image = try await decode(latents)
         let decoderSeconds = decoderStart.secondsSince()
         let engine = try await runner.describe().description
-        let picture = try task.finish(
+        let finished = try task.finish(
             GeneratedPicture(
                 image: image, settings: settings(of: request, steps: steps, scale: scale, engine, task.settings)))
-        let totalSeconds = start.secondsSince() - loading
         await doneWith(.decoder)
+        let picture = try await checked(finished, request.isChecked, &loading, report)
+        let totalSeconds = start.secondsSince() - loading
         report(.picture(picture, decoderSeconds: decoderSeconds, totalSeconds: totalSeconds))
+    }
+
+    /// The picture, and in its settings what the safety checker says of it; a black one if that flags it. As it is where
+    /// the bundle has none.
+    private func checked(
+        _ drawn: GeneratedPicture, _ isWanted: Bool, _ loading: inout Double, _ report: @Sendable (Event) -> Void
+    ) async throws -> GeneratedPicture {
+        guard let safety else { return drawn }
+        guard isWanted else { return drawn.adding("safety_checker", "off") }
+        loading += try await load(.safetyChecker, report)
+        let start = ContinuousClock.now
+        let input = ["pixel_values": try safety.pixelValues(drawn)]
+        let embedding = try await predict(.safetyChecker, input, output: "image_embeds")
+        let verdict = safety.judge(embedding.floats)
+        await doneWith(.safetyChecker)
+        report(.checked(verdict, seconds: start.secondsSince()))
+        return try verdict.isFlagged
+            ? drawn.blackened().adding("safety_checker", "flagged") : drawn.adding("safety_checker", "passed")
     }
 
     /// The constants `request` is walked with. Throws `UsageError` for a sampler that can't walk this model, and for an

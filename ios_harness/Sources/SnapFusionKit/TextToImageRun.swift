@@ -18,6 +18,8 @@ extension TextToImage {
         public var given: GivenPicture?
         /// Whether and how each step carries a picture of what it predicts.
         public var previews: Previews
+        /// Whether the picture is looked at before it is shown, where the bundle has what that takes.
+        public var isChecked = true
 
         public enum Previews: Sendable, Equatable {
             case none
@@ -71,6 +73,8 @@ extension TextToImage {
         /// The noise the loop starts from.
         case noise(HostTensor)
         case step(Step)
+        /// What the bundle's safety checker says; never without one. A flagged picture is black.
+        case checked(SafetyChecker.Verdict, seconds: Double)
         /// The picture; the time of the decoder, and of everything from the prompt to the pixels but loading.
         case picture(GeneratedPicture, decoderSeconds: Double, totalSeconds: Double)
     }

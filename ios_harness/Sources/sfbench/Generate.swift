@@ -41,8 +41,8 @@ struct Generate: AsyncParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "A control picture, float32 (1, 3, H, W) in 0 to 1, for a ControlNet of the bundle; may be repeated.",
-            valueName: "name=file.npy[:scale]"))
+            "A picture for a ControlNet of the bundle, at scale 1: a PNG, or float32 (1, 3, H, W) in 0 to 1 as .npy; may "
+                + "be repeated.", valueName: "name=file[:scale]"))
     var control: [String] = []
 
     @Option(help: "Share of the steps: before it nothing is controlled.")
@@ -53,6 +53,11 @@ struct Generate: AsyncParsableCommand {
 
     @Option(help: "What the picture should not look like.")
     var negative = ""
+
+    @Flag(
+        inversion: .prefixedNo,
+        help: "Look at each picture before it is shown, where the bundle has what that takes; a flagged one is black.")
+    var safetyChecker = true
 
     @OptionGroup(title: "Picture")
     var given: GivenOptions
@@ -89,8 +94,10 @@ struct Generate: AsyncParsableCommand {
         try createFolder(output.deletingLastPathComponent())
         let runner = try engine.makeRunner()
         let pipeline = try TextToImage(bundle: engine.bundle, runner: runner, keepLoaded: !lowMemory)
-        let controls = try control.map { try Control(argument: $0, start: controlStart, end: controlEnd) }
-        let given = try given.picture()
+        let controls = try control.map { 
+            try Control(argument: $0, start: controlStart, end: controlEnd, latents: engine.bundle.manifest.latents)
+        }
+        let given = try given.picture(for: engine.bundle.manifest.latents)
         var entries: [OrderedJSON] = []
         var pictures: [GeneratedPicture] = []
         for (index, prompt) in prompts.enumerated() {
@@ -99,6 +106,7 @@ struct Generate: AsyncParsableCommand {
                 sampler: sampler, eta: eta, syntax: promptSyntax, given: given,
                 previews: preview ? .decoded : .none)
             request.controls = controls
+            request.isChecked = safetyChecker
             let name = output.deletingPathExtension().lastPathComponent
             let path =
                 prompts.count == 1
@@ -128,6 +136,7 @@ struct Generate: AsyncParsableCommand {
         var previews: [URL] = []
         var latents: [HostTensor] = []
         var drawn: GeneratedPicture?
+        var verdict: SafetyChecker.Verdict?
         for try await event in pipeline.run(request) {
             switch event {
             case .loaded(let name, let seconds): note(String(format: "%@ loaded in %.2f s", name.rawValue, seconds))
@@ -151,6 +160,15 @@ struct Generate: AsyncParsableCommand {
                     previews.append(path.deletingLastPathComponent().appendingPathComponent(name))
                     try write(preview.png(), to: previews[step.index])
                 }
+            case .checked(let found, let seconds):
+                verdict = found
+                note(String(format: "the safety checker took %.0f ms", seconds * 1e3))
+                if found.isFlagged {
+                    note("The safety checker flags this picture: it is black. Another seed or prompt may pass.")
+                    // What led to it shows it too.
+                    try previews.forEach { try FileManager.default.removeItem(at: $0) }
+                    previews = []
+                }
             case .picture(let picture, _, _):
                 drawn = picture
                 try write(picture.png(), to: path)
@@ -169,6 +187,7 @@ struct Generate: AsyncParsableCommand {
             .init("settings", .object(drawn.settings)),
             .init("steps_seconds", .array(seconds.map(OrderedJSON.number))),
             .init("seconds", .number(elapsed)),
+            .init("safety", verdict?.json ?? .null),
         ])
         return (drawn, entry)
     }
@@ -210,11 +229,11 @@ func note(_ text: String) { FileHandle.standardError.write(Data((text + "\n").ut
 extension Prompt.Syntax: @retroactive ExpressibleByArgument {}
 
 extension Control {
-    /// `NAME=FILE.npy[:scale]`. Throws `UsageError` for another form, `FileFormatError` for a file that holds no floats.
-    init(argument: String, start: Double, end: Double) throws {
+    /// `NAME=FILE[:scale]`. Throws `UsageError` for another form, `FileFormatError` for a file that holds no picture.
+    init(argument: String, start: Double, end: Double, latents: LatentsRecord) throws {
         let parts = argument.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false).map(String.init)
         guard parts.count == 2, !parts[0].isEmpty, !parts[1].isEmpty else {
-            throw UsageError("--control \(argument) names no picture; expected NAME=FILE.npy or NAME=FILE.npy:SCALE.")
+            throw UsageError("--control \(argument) names no picture; expected NAME=FILE or NAME=FILE:SCALE, canny=edges.png.")
         }
         var (file, scale) = (parts[1], 1.0)
         if let colon = file.lastIndex(of: ":"), !FileManager.default.fileExists(atPath: file) {
@@ -223,7 +242,15 @@ extension Control {
             }
             (file, scale) = (String(file[..<colon]), number)
         }
-        let picture = try NumpyArray(contentsOf: URL(fileURLWithPath: file)).tensor()
-        self.init(name: parts[0], picture: picture, scale: scale, start: start, end: end)
+        guard !file.hasSuffix(".npy") else {
+            let picture = try NumpyArray(contentsOf: URL(fileURLWithPath: file)).tensor()
+            self.init(name: parts[0], picture: picture, scale: scale, start: start, end: end)
+            return
+        }
+        let factor = latents.pixelsPerLatent
+        let (picture, done) = try PictureFit.fill.bring(
+            readPicture(file), width: factor * latents.width, height: factor * latents.height)
+        if let done { note(done) }
+        try self.init(name: parts[0], of: picture, scale: scale, start: start, end: end)
     }
 }

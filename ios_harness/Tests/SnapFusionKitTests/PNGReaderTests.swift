@@ -38,9 +38,9 @@ final class PNGReaderTests: XCTestCase {
     /// - Parameter rows: of packed pixels, each behind its filter.
     private func file(
         _ width: Int, colour: UInt8, depth: UInt8 = 8, interlaced: UInt8 = 0, rows: [[UInt8]],
-        before: [(kind: String, body: [UInt8])] = []
+        before: [(kind: String, body: [UInt8])] = [], height: Int? = nil
     ) -> Data {
-        let header = number(width) + number(rows.count) + [depth, colour, 0, 0, interlaced]
+        let header = number(width) + number(height ?? rows.count) + [depth, colour, 0, 0, interlaced]
         var bytes: [UInt8] = [0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a] + chunk("IHDR", header)
         for (kind, body) in before { bytes += chunk(kind, body) }
         // In two parts, as writers are free to.
@@ -89,6 +89,43 @@ final class PNGReaderTests: XCTestCase {
         XCTAssertEqual(try read(alpha).pixels, [1, 2, 3, 204, 224, 255])
     }
 
+    func testFewAndManyBitsAChannelAreRead() throws {
+        func grey(_ values: [UInt8]) -> [UInt8] { values.flatMap { [$0, $0, $0] } }
+        let black = file(10, colour: 0, depth: 1, rows: [[0, 0b1010_0001, 0b0100_0000]])
+        XCTAssertEqual(try read(black).pixels, grey([255, 0, 255, 0, 0, 0, 0, 255, 0, 255]))
+        let two = file(3, colour: 0, depth: 2, rows: [[0, 0b0001_1100]], before: [("tRNS", [0, 1])])
+        XCTAssertEqual(try read(two).pixels, grey([0, 255, 255]))
+        XCTAssertEqual(try read(file(2, colour: 0, depth: 4, rows: [[0, 0x1f]])).pixels, grey([17, 255]))
+        let palette: [(kind: String, body: [UInt8])] = [("PLTE", [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12])]
+        for (depth, row) in [(UInt8(1), [UInt8(0), 0b0100_0000]), (2, [0, 0b0001_0000]), (4, [0, 0x01])] {
+            XCTAssertEqual(
+                try read(file(2, colour: 3, depth: depth, rows: [row], before: palette)).pixels, [1, 2, 3, 4, 5, 6])
+        }
+        // The upper 8 of 16; one of two transparent values that differ in the lower alone.
+        let deep = file(
+            2, colour: 2, depth: 16, rows: [[0, 1, 9, 2, 9, 3, 9, 1, 9, 2, 9, 3, 8]], before: [("tRNS", [1, 9, 2, 9, 3, 8])])
+        XCTAssertEqual(try read(deep).pixels, [1, 2, 3, 255, 255, 255])
+        XCTAssertEqual(try read(file(1, colour: 4, depth: 16, rows: [[0, 10, 7, 51, 0]])).pixels, grey([206]))
+    }
+
+    /// Seven passes (RFC 2083, section 2.6): what is stored together lies 8, 4, 2 or 1 pixels apart.
+    func testInterlacedPicturesAreRead() throws {
+        for (width, height) in [(1, 1), (2, 3), (5, 5), (8, 8), (11, 9)] {
+            let steps = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+            func value(_ x: Int, _ y: Int) -> UInt8 { UInt8(truncatingIfNeeded: 7 * x + 31 * y) }
+            var rows: [[UInt8]] = []
+            for (left, top, across, down) in steps {
+                for y in stride(from: top, to: height, by: down) where left < width {
+                    rows.append([0] + stride(from: left, to: width, by: across).map { value($0, y) })
+                }
+            }
+            let data = file(width, colour: 0, interlaced: 1, rows: rows, height: height)
+            let expected = (0..<height).flatMap { y in (0..<width).flatMap { [UInt8](repeating: value($0, y), count: 3) } }
+            XCTAssertEqual(try read(data).pixels, expected, "\(width)x\(height)")
+        }
+        refused(file(3, colour: 0, interlaced: 1, rows: [[0, 1, 2, 3]], height: 1), "pixels are damaged")
+    }
+
     func testEveryFilterIsUndone() throws {
         let (width, row) = (3, 9)
         let pixels = (0..<5 * row).map { UInt8(truncatingIfNeeded: $0 * $0 * 37 + 11) }
@@ -110,10 +147,10 @@ final class PNGReaderTests: XCTestCase {
 
     func testWhatIsNotReadIsRefusedByName() {
         refused(Data("GIF89a".utf8), "no PNG")
-        refused(file(8, colour: 0, depth: 1, rows: [[0, 0xff]]), "8 bits")
-        refused(file(1, colour: 2, depth: 16, rows: [[0, 0, 0, 0, 0, 0, 0]]), "8 bits")
-        refused(file(1, colour: 5, rows: [[0, 0]]), "8 bits")
-        refused(file(1, colour: 0, interlaced: 1, rows: [[0, 0]]), "interlaced")
+        refused(file(8, colour: 2, depth: 1, rows: [[0, 0xff]]), "a kind that no PNG has")
+        refused(file(1, colour: 3, depth: 16, rows: [[0, 0, 0]]), "a kind that no PNG has")
+        refused(file(1, colour: 5, rows: [[0, 0]]), "a kind that no PNG has")
+        refused(file(1, colour: 0, interlaced: 2, rows: [[0, 0]]), "a kind that no PNG has")
         refused(file(1, colour: 0, rows: [[0, 0]], before: [("acTL", number(2) + number(0))]), "animated")
         refused(file(1, colour: 3, rows: [[0, 3]], before: [("PLTE", [1, 2, 3])]), "palette")
         refused(file(0, colour: 0, rows: [[0]]), "no pixels")

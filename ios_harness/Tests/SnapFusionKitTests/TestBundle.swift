@@ -21,6 +21,14 @@ enum TestBundle {
         }
         try JSONEncoder().encode(vocab).write(to: root.appendingPathComponent("tokenizer/vocab.json"))
         try Data("#version: 0.2\n".utf8).write(to: root.appendingPathComponent("tokenizer/merges.txt"))
+        if components.contains(.safetyChecker) {
+            let safety = root.appendingPathComponent("safety_checker")
+            try FileManager.default.createDirectory(at: safety, withIntermediateDirectories: true)
+            let row = NumpyArray(shape: [1, 2], elements: .float32([1, 0]))
+            for name in ["concepts", "special_care"] {
+                try row.serialized().write(to: safety.appendingPathComponent("\(name).npy"))
+            }
+        }
         try Data(editing(manifest(batch: batch, components: components)).utf8).write(
             to: root.appendingPathComponent("manifest.json"))
         return try ModelBundle(opening: root, check: .none)
@@ -46,11 +54,13 @@ enum TestBundle {
                 case .unet:
                     (called + (controlled ? residuals : []), tensor("model_output", [batch, 4, 4, 4]))
                 case .encoder: ([tensor("image", [1, 3, 8, 8])], tensor("moments", [1, 8, 4, 4]))
+                case .safetyChecker: ([tensor("pixel_values", [1, 3, 4, 4])], tensor("image_embeds", [1, 2]))
                 case _ where name.rawValue.hasPrefix("control_"):
                     (called + [tensor("picture", [1, 3, 8, 8])], residuals.joined(separator: ", "))
                 default: ([tensor("latents", [1, 4, 4, 4])], tensor("image", [1, 3, 8, 8]))
                 }
-            let runs = name == .textEncoder ? "per_prompt" : name == .decoder || name == .encoder ? "per_picture" : "per_step"
+            let once: [ComponentName] = [.decoder, .encoder, .safetyChecker]
+            let runs = name == .textEncoder ? "per_prompt" : once.contains(name) ? "per_picture" : "per_step"
             return """
                 "\(name)": {"runs": "\(runs)", "format": "mlprogram", "package": "\(name).mlpackage",
                   "inputs": [\(inputs.joined(separator: ", "))], "outputs": [\(outputs)],
@@ -63,11 +73,23 @@ enum TestBundle {
         let residuals =
             controls.isEmpty ? "" : #", {"kind": "residuals", "count": 2, "components": [\#(controls)]}"#
         let all = (controls.isEmpty ? "" : ", \(controls)") + (components.contains(.encoder) ? #", "encoder""# : "")
+        let isSafe = components.contains(.safetyChecker)
+        let last = isSafe ? #", "safety_checker""# : ""
+        let safety =
+            !isSafe
+            ? ""
+            : """
+            "safety": {"concepts": "safety_checker/concepts.npy", "special_care": "safety_checker/special_care.npy",
+              "concept_thresholds": [0.5], "special_care_thresholds": [2],
+              "picture": {"shortest_edge": 4, "crop_size": 4, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
+              "files": {"safety_checker/concepts.npy": \(file), "safety_checker/special_care.npy": \(file)}},
+            """
         return """
             {"schema_version": 2, "name": "test", "source": {"id": "test", "sha256": "\(sha)"}, "target": "ios17",
              "options": {}, "tools": {},
              "pipeline": {"family": "stable-diffusion", "task": "text-to-image", "default_steps": 8,
-               "components": ["text_encoder"\(all), "unet", "decoder"], "conditions": [{"kind": "text"}\(residuals)]},
+               "components": ["text_encoder"\(all), "unet", "decoder"\(last)], "conditions": [{"kind": "text"}\(residuals)]},
+             \(safety)
              "components": {\(components.map(component).joined(separator: ",\n"))},
              "sampler": {"kind": "ddim", "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
                "beta_schedule": "scaled_linear", "prediction_type": "epsilon", "timestep_spacing": "leading",
@@ -149,6 +171,9 @@ actor RecordingRunner: ComponentRunner {
                 "residual_1": try HostTensor(
                     shape: [latents.shape[0], 4, 2, 2], (0..<latents.shape[0] * 16).map { Float($0) * bright }),
             ]
+        case .safetyChecker:
+            // Towards the one concept, whatever it sees.
+            outputs = ["image_embeds": try HostTensor(shape: [1, 2], [1, 0.1] as [Float])]
         case .encoder:
             let means = RecordingRunner.means(try XCTUnwrap(inputs["image"]).floats)
             let moments = means + [Float](repeating: RecordingRunner.logVariance, count: means.count)

@@ -34,7 +34,7 @@ final class TextToImageTests: XCTestCase {
                 XCTAssertEqual(noise.floats, generator.normal(count: 64))
             case .step(let step): steps.append(step)
             case .picture(let made, _, _): picture = made
-            case .loaded: break
+            case .loaded, .checked: break
             }
         }
         XCTAssertEqual(steps.map(\.timestep), try pipeline.bundle.manifest.sampler.start(steps: 4).timesteps)

@@ -16,7 +16,7 @@ public final class CGColorSpace {
 
 // Source: developer.apple.com/documentation/coregraphics/cgimagealphainfo
 public enum CGImageAlphaInfo: UInt32, Sendable {
-    case none
+    case none, noneSkipLast
 }
 
 // Source: developer.apple.com/documentation/coregraphics/cgbitmapinfo
@@ -37,4 +37,19 @@ public final class CGImage {
         bitmapInfo: CGBitmapInfo, provider: CGDataProvider, decode: UnsafePointer<CGFloat>?, shouldInterpolate: Bool,
         intent: CGColorRenderingIntent
     ) { fatalError() }
+    public var width: Int { fatalError() }
+    public var height: Int { fatalError() }
+}
+
+// Source: developer.apple.com/documentation/coregraphics/cgcontext
+public final class CGContext {
+    public init?(
+        data: UnsafeMutableRawPointer?, width: Int, height: Int, bitsPerComponent: Int, bytesPerRow: Int,
+        space: CGColorSpace, bitmapInfo: UInt32
+    ) { fatalError() }
+    public var data: UnsafeMutableRawPointer? { fatalError() }
+    public var bytesPerRow: Int { fatalError() }
+    public func setFillColor(red: CGFloat, green: CGFloat, blue: CGFloat, alpha: CGFloat) { fatalError() }
+    public func fill(_ rect: CGRect) { fatalError() }
+    public func draw(_ image: CGImage, in rect: CGRect) { fatalError() }
 }

@@ -102,8 +102,16 @@ public struct Bindable<Value: AnyObject> {
 }
 
 // Source: developer.apple.com/documentation/swiftui/binding
-@dynamicMemberLookup
+@dynamicMemberLookup @propertyWrapper
 public struct Binding<Value> {
+    public init(
+        get: @escaping @isolated(any) @Sendable () -> Value, set: @escaping @isolated(any) @Sendable (Value) -> Void
+    ) { fatalError() }
+    public var wrappedValue: Value {
+        get { fatalError() }
+        nonmutating set { fatalError() }
+    }
+    public var projectedValue: Binding<Value> { self }
     public subscript<Subject>(dynamicMember keyPath: WritableKeyPath<Value, Subject>) -> Binding<Subject> {
         fatalError()
     }
@@ -238,6 +246,81 @@ public struct Button: View {
     public var body: Never { return fatalError() }
 }
 
+// Source: developer.apple.com/documentation/swiftui/slider
+public struct Slider: View {
+    public init<Value: BinaryFloatingPoint>(value: Binding<Value>, in bounds: ClosedRange<Value>) { fatalError() }
+    public var body: Never { return fatalError() }
+}
+
+// Source: developer.apple.com/documentation/swiftui/geometryreader
+public struct GeometryReader<Content: View>: View {
+    public init(@ViewBuilder content: @escaping (GeometryProxy) -> Content) { fatalError() }
+    public var body: Never { return fatalError() }
+}
+
+// Source: developer.apple.com/documentation/swiftui/geometryproxy
+public struct GeometryProxy {
+    public var size: CGSize { fatalError() }
+}
+
+// Source: developer.apple.com/documentation/swiftui/canvas
+public struct Canvas: View {
+    public init(renderer: @escaping (inout GraphicsContext, CGSize) -> Void) { fatalError() }
+    public var body: Never { return fatalError() }
+}
+
+// Source: developer.apple.com/documentation/swiftui/graphicscontext
+public struct GraphicsContext {
+    public struct BlendMode: Sendable {
+        public static let normal = BlendMode()
+        public static let clear = BlendMode()
+    }
+    public struct Shading: Sendable {
+        public static func color(_ color: Color) -> Shading { fatalError() }
+    }
+    public var blendMode: BlendMode
+    public func stroke(_ path: Path, with shading: Shading, style: StrokeStyle) { fatalError() }
+}
+
+// Source: developer.apple.com/documentation/swiftui/color
+public struct Color: Sendable {
+    public static let red = Color()
+}
+
+// Source: developer.apple.com/documentation/swiftui/path
+public struct Path: Sendable {
+    public init() {}
+    public mutating func move(to end: CGPoint) { fatalError() }
+    public mutating func addLine(to end: CGPoint) { fatalError() }
+}
+
+// Source: developer.apple.com/documentation/swiftui/strokestyle
+public struct StrokeStyle: Sendable {
+    public enum Cap: Sendable { case round }
+    public enum Join: Sendable { case round }
+    public init(lineWidth: CGFloat = 1, lineCap: Cap = .round, lineJoin: Join = .round) { fatalError() }
+}
+
+// Source: developer.apple.com/documentation/swiftui/gesture
+@MainActor @preconcurrency
+public protocol Gesture<Value> {
+    associatedtype Value
+}
+
+// Source: developer.apple.com/documentation/swiftui/gesture
+extension Gesture {
+    public func onChanged(_ action: @escaping @MainActor (Value) -> Void) -> some Gesture<Value> { self }
+    public func onEnded(_ action: @escaping @MainActor (Value) -> Void) -> some Gesture<Value> { self }
+}
+
+// Source: developer.apple.com/documentation/swiftui/draggesture
+public struct DragGesture: Gesture {
+    public struct Value: Sendable {
+        public var location: CGPoint
+    }
+    public init(minimumDistance: CGFloat = 10) { fatalError() }
+}
+
 // Source: developer.apple.com/documentation/swiftui/sharelink
 public struct ShareLink: View {
     public init<Title: StringProtocol>(_ title: Title, item: URL) { fatalError() }
@@ -269,5 +352,15 @@ extension View {
     public func task(
         priority: TaskPriority = .userInitiated, @_inheritActorContext _ action: @escaping @isolated(any) @Sendable () async -> Void
     ) -> some View { self }
+    // Source: developer.apple.com/documentation/swiftui/view/onchange(of:initial:_:)
+    public func onChange<Value: Equatable>(
+        of value: Value, initial: Bool = false, _ action: @escaping @MainActor (Value, Value) -> Void
+    ) -> some View { self }
+    // Source: developer.apple.com/documentation/swiftui/view/overlay(alignment:content:)
+    public func overlay<Content: View>(@ViewBuilder content: () -> Content) -> some View { self }
+    // Source: developer.apple.com/documentation/swiftui/view/gesture(_:including:)
+    public func gesture<Drag: Gesture>(_ gesture: Drag) -> some View { self }
+    public func disabled(_ disabled: Bool) -> some View { self }
+    public func opacity(_ opacity: Double) -> some View { self }
     public func navigationTitle<Title: StringProtocol>(_ title: Title) -> some View { self }
 }
