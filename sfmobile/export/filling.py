@@ -158,7 +158,7 @@ def _in_order(
 ) -> Iterator[tuple[Any, dict[str, _Stored]]]:
     """Results of `work` in order, computed on several threads (reading and the compiled loops release the GIL)."""
     workers = worker_count()
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(workers, "palettize") as pool:
         running: list[tuple[Any, Future[dict[str, _Stored]]]] = []
         try:
             for operation in operations:
