@@ -28,16 +28,23 @@ def digest_file(path: Path, advance: Callable[[int], None] | None = None) -> Fil
     return FileRecord(bytes=path.stat().st_size, sha256=sha256_of_file(path, advance))
 
 
-def digest_tree(root: Path, folder: str) -> dict[str, FileRecord]:
-    """Digest of every file below `root`/`folder`, keyed by its POSIX path relative to `root`, in sorted order."""
+def digest_tree(root: Path, folder: str, known: Mapping[str, FileRecord] | None = None) -> dict[str, FileRecord]:
+    """Digest of every file below `root`/`folder`, keyed by its POSIX path relative to `root`, in sorted order.
+
+    known: digests that needn't be made, by the same keys.
+    """
     files = sorted(path for path in (root / folder).rglob("*") if path.is_file())
-    return {path.relative_to(root).as_posix(): digest_file(path) for path in files}
+    names = {path.relative_to(root).as_posix(): path for path in files}
+    return {name: (known or {}).get(name) or digest_file(path) for name, path in names.items()}
 
 
-def digest_package(root: Path, package: str) -> dict[str, FileRecord]:
-    """Digest of the package `root`/`package`: a directory's files, or a file and its companions (`package`.*)."""
+def digest_package(root: Path, package: str, written: Mapping[str, FileRecord] | None = None) -> dict[str, FileRecord]:
+    """Digest of the package `root`/`package`: a directory's files, or a file and its companions (`package`.*).
+
+    written: records of files, by their path in the package, whose checksum was made as they were written.
+    """
     if (root / package).is_dir():
-        return digest_tree(root, package)
+        return digest_tree(root, package, {f"{package}/{path}": record for path, record in (written or {}).items()})
     files = sorted(path for path in root.iterdir() if path.name == package or path.name.startswith(f"{package}."))
     return {path.name: digest_file(path) for path in files}
 

@@ -142,6 +142,11 @@ class BundleWriter:
                 remove(self.staging)
         self._lock.release()
 
+    def may_reuse(self, name: ComponentName, options_sha256: str) -> bool:
+        """Whether a finished component of these options is there; of which source is another question."""
+        records = (self._staged_record(name), self._replaced_record(name))
+        return any(record is not None and record.options_sha256 == options_sha256 for record in records)
+
     def reusable(self, name: ComponentName, source_sha256: str, options_sha256: str) -> ComponentRecord | None:
         """The finished component of this source and these options, if one exists whole (every checksum is compared).
 

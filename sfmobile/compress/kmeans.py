@@ -18,6 +18,7 @@ The loops are compiled by numba at first use and cached; they release the GIL.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,15 +35,31 @@ MAX_STEPS = 60
 
 @dataclass(frozen=True)
 class Palette:
-    """Lookup table (2**bits,) fp16 in rising order, and the indices (uint8) of each weight into it.
+    """Lookup table (2**bits,) fp16 in rising order of weights `codes` (uint16, as fp16 is written, of their shape).
 
-    error is the weighted sum of squared differences; price is the search's result, a good start for a similar tensor.
+    nearest: (65536,) uint8, the index of each code's entry in the table; 0 for codes that no weight has. error is the
+    weighted sum of squared differences; price is the search's result, a good start for a similar tensor.
     """
 
     lut: NDArray[np.float16]
-    indices: NDArray[np.uint8]
+    nearest: NDArray[np.uint8]
+    codes: NDArray[np.uint16]
     error: float
     price: float
+
+    @cached_property
+    def indices(self) -> NDArray[np.uint8]:
+        """Index of each weight's entry, of the weights' shape."""
+        indices = np.empty(self.codes.size, np.uint8)
+        _look_up(self.codes.reshape(-1), self.nearest, indices)
+        return indices.reshape(self.codes.shape)
+
+    def packed(self) -> NDArray[np.uint8]:
+        """`indices` as `pack_bits` packs them, which are read once and not stored in between."""
+        bits = (self.lut.size - 1).bit_length()
+        if self.codes.size % 8:
+            return pack_bits(self.indices.reshape(-1), bits)
+        return _look_up_packed(self.codes.reshape(-1), self.nearest, bits)
 
 
 @compiled
@@ -256,15 +273,13 @@ def _centroids(values: Float, weights: Float, path: Int) -> Float:
 
 @compiled
 def _assign(
-    codes: NDArray[np.uint16],
     present: NDArray[np.bool_],
     order: NDArray[np.uint16],
     table: NDArray[np.float32],
     lut: NDArray[np.float32],
     nearest: NDArray[np.uint8],
-    indices: NDArray[np.uint8],
 ) -> None:
-    """Index of the entry of the rising `lut` that is nearest to each code's value."""
+    """Index of the entry of the rising `lut` that is nearest to the value of each code that is there."""
     entry = 0
     for code in order:
         if present[code]:
@@ -272,8 +287,34 @@ def _assign(
             while entry + 1 < lut.size and lut[entry + 1] - value <= value - lut[entry]:
                 entry += 1
             nearest[code] = entry
+
+
+@compiled
+def _look_up(codes: NDArray[np.uint16], nearest: NDArray[np.uint8], indices: NDArray[np.uint8]) -> None:
+    """Write the entry nearest to each code (M,) into `indices` (M,)."""
     for position in range(codes.size):
         indices[position] = nearest[codes[position]]
+
+
+@compiled
+def _look_up_packed(codes: NDArray[np.uint16], nearest: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """What `pack_bits` makes of what `_look_up` writes; the codes (M,) are a multiple of eight."""
+    packed = np.empty(codes.size // 8 * bits, np.uint8)
+    shift = np.uint64(bits)
+    for group in range(codes.size // 8):
+        start = 8 * group
+        word = np.uint64(nearest[codes[start + 7]])
+        word = (word << shift) | np.uint64(nearest[codes[start + 6]])
+        word = (word << shift) | np.uint64(nearest[codes[start + 5]])
+        word = (word << shift) | np.uint64(nearest[codes[start + 4]])
+        word = (word << shift) | np.uint64(nearest[codes[start + 3]])
+        word = (word << shift) | np.uint64(nearest[codes[start + 2]])
+        word = (word << shift) | np.uint64(nearest[codes[start + 1]])
+        word = (word << shift) | np.uint64(nearest[codes[start]])
+        for byte in range(bits):
+            packed[group * bits + byte] = word & np.uint64(0xFF)
+            word >>= np.uint64(8)
+    return packed
 
 
 @compiled
@@ -336,7 +377,7 @@ def palettize(
     importance: NDArray[np.float32] | None = None,
     price: float = 0.0,
 ) -> Palette:
-    """The lookup table of 2**bits fp16 values with the least squared error over `weights`, and the indices into it.
+    """The lookup table of 2**bits fp16 values with the least squared error over `weights`, and which entry is whose.
 
     weights: fp16, any shape. bits: 1 to 8. importance: a non-negative factor on each weight's squared error,
     broadcastable to the weights' shape. price: a `Palette.price` of a similar tensor, to start the search from.
@@ -346,9 +387,9 @@ def palettize(
         raise ValueError(f"expected float16 weights, found {weights.dtype}")
     if not 1 <= bits <= 8:
         raise ValueError(f"expected 1 to 8 bits, found {bits}")
-    codes = np.ascontiguousarray(weights).reshape(-1).view(np.uint16)
+    codes = np.ascontiguousarray(weights).view(np.uint16)
     counts = np.zeros(CODES)
-    _count(codes, counts)
+    _count(codes.reshape(-1), counts)
     if counts[NOT_FINITE].any():
         raise ValueError("weights hold infinite values or NaN")
     histogram = counts
@@ -357,7 +398,7 @@ def palettize(
         if not (np.isfinite(spread).all() and (spread >= 0).all() and spread.any()):
             raise ValueError("importances must be finite, not negative, and not all zero")
         histogram = np.zeros(CODES)
-        _count_weighted(codes, spread, histogram)
+        _count_weighted(codes.reshape(-1), spread, histogram)
     values, masses = np.empty(CODES), np.empty(CODES)
     distinct = _distinct(histogram, ORDER, TABLE, values, masses)
     values, masses = values[:distinct], masses[:distinct]
@@ -372,7 +413,6 @@ def palettize(
     lut = centroids.astype(np.float16)
     rounded = lut.astype(np.float32)
     nearest = np.zeros(CODES, np.uint8)
-    indices = np.empty(codes.size, np.uint8)
-    _assign(codes, counts > 0, ORDER, TABLE, rounded, nearest, indices)
+    _assign(counts > 0, ORDER, TABLE, rounded, nearest)
     error = _squared_error(histogram, TABLE, rounded, nearest)
-    return Palette(lut=lut, indices=indices.reshape(weights.shape), error=error, price=price)
+    return Palette(lut=lut, nearest=nearest, codes=codes, error=error, price=price)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sfmobile.compress.kmeans import palettize
+from sfmobile.compress.kmeans import Palette, pack_bits, palettize
 from sfmobile.compress.recipe import LayerRecipe
 
 MAX_WORKERS = 8
@@ -16,20 +16,36 @@ MAX_WORKERS = 8
 
 @dataclass(frozen=True)
 class PalettizedWeight:
-    """luts: (groups, 2**bits) fp16, one per `group_size` output channels; indices: uint8 of the weight's shape.
-
-    error: weighted sum of squared differences over all weights.
+    """luts: (groups, 2**bits) fp16, one per `group_size` output channels. error: weighted sum of squared differences
+    over all weights. lookup: indices of the weight's shape, or the one palette that gives them once they are asked for.
     """
 
     bits: int
     luts: NDArray[np.float16]
-    indices: NDArray[np.uint8]
     error: float
+    lookup: NDArray[np.uint8] | Palette
+
+    @property
+    def indices(self) -> NDArray[np.uint8]:
+        """Index of each weight into its group's table, uint8 of the weight's shape."""
+        return self.lookup.indices if isinstance(self.lookup, Palette) else self.lookup
+
+    def packed(self) -> NDArray[np.uint8]:
+        """The indices of `bits` bits each, as `pack_bits` packs them."""
+        if isinstance(self.lookup, Palette):
+            return self.lookup.packed()
+        return pack_bits(self.lookup.reshape(-1), self.bits)
 
     def dense(self) -> NDArray[np.float16]:
         """The weight as a device reads it."""
         rows = self.indices.reshape(len(self.luts), -1)
         return np.take_along_axis(self.luts, rows.astype(np.intp), axis=1).reshape(self.indices.shape)
+
+
+def group_size(channels: int, layer: LayerRecipe) -> int:
+    """Output channels that share a table: all without groups, and where the size asked for doesn't divide them."""
+    size = layer.group_size or channels
+    return channels if channels % size else size
 
 
 def palettize_weight(
@@ -40,12 +56,12 @@ def palettize_weight(
     A group size that doesn't divide the channels falls back to one table for all. `importance` as in
     `kmeans.palettize`. Raises `ValueError` for weights that are not finite.
     """
-    channels = weight.shape[0]
-    size = layer.group_size or channels
-    if channels % size:
-        size = channels
+    size = group_size(len(weight), layer)
+    if size == len(weight):
+        one = palettize(weight, layer.bits, importance)
+        return PalettizedWeight(layer.bits, one.lut[None], one.error, one)
     spread = None if importance is None else np.broadcast_to(importance, weight.shape)
-    luts = np.empty((channels // size, 1 << layer.bits), np.float16)
+    luts = np.empty((len(weight) // size, 1 << layer.bits), np.float16)
     indices = np.empty(weight.shape, np.uint8)
     error = price = 0.0
     for group in range(len(luts)):
@@ -55,7 +71,7 @@ def palettize_weight(
         error += palette.error
         # Groups of one weight are alike: the last price is a good first guess.
         price = palette.price
-    return PalettizedWeight(layer.bits, luts, indices, error)
+    return PalettizedWeight(layer.bits, luts, error, indices)
 
 
 def worker_count() -> int:

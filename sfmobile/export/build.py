@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 import math
 import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sfmobile.bundle.choices import ComponentName
 from sfmobile.bundle.digest import digest_package
@@ -16,6 +18,7 @@ from sfmobile.bundle.manifest import (
     ChunkRecord,
     ComponentRecord,
     CompressionRecord,
+    FileRecord,
     FunctionRecord,
     TensorRecord,
 )
@@ -30,6 +33,7 @@ from sfmobile.export.package import PackageMetadata
 from sfmobile.export.phases import ExportObserver
 from sfmobile.files import sha256_of_value
 from sfmobile.mlpackage.names import layer_constant
+from sfmobile.mlpackage.package import WEIGHTS_PATH
 from sfmobile.version import __version__
 
 if TYPE_CHECKING:
@@ -39,6 +43,13 @@ if TYPE_CHECKING:
 
 SUFFIXES = {"mlprogram": ".mlpackage", "onnx": ".onnx", "coreai": ".aimodel"}
 SCRATCH_FOLDER = ".scratch"
+
+
+class _Written(NamedTuple):
+    """chunks: of a component that is cut. files: records made as files were written, by their path in the package."""
+
+    chunks: tuple[ChunkRecord, ...] = ()
+    files: Mapping[str, FileRecord] = {}
 
 
 @dataclass(frozen=True)
@@ -95,23 +106,30 @@ class ComponentBuild:
     def complete(self, writer: BundleWriter) -> ComponentRecord:
         """The component whole in the staging directory: reused, or built and recorded."""
         start = time.perf_counter()
-        source_sha256 = self.source_sha256()
         options_sha256 = self.options.digest(self.name, self.spec.variation, self.setting.latent_size)
-        record = None if self.options.force else writer.reusable(self.name, source_sha256, options_sha256)
+        record = None
+        if not self.options.force and writer.may_reuse(self.name, options_sha256):
+            record = writer.reusable(self.name, self.source_sha256(), options_sha256)
         reused = record is not None
         if record is None:
-            record = self._build(writer, source_sha256, options_sha256)
+            # Nothing hangs on what the source's checksum is: it is made while the component is built.
+            with ThreadPoolExecutor(1, "hash") as pool:
+                hashed = pool.submit(self.checkpoint.sha256, self.name)
+                record = self._build(writer, hashed, options_sha256)
             writer.finish(self.name, record)
             gc.collect()
         self.observer.finished(self.name, record, time.perf_counter() - start, reused)
         return record
 
-    def _build(self, writer: BundleWriter, source_sha256: str, options_sha256: str) -> ComponentRecord:
+    def _build(self, writer: BundleWriter, source_sha256: Future[str], options_sha256: str) -> ComponentRecord:
         package = self.spec.package + ("" if self._in_chunks else SUFFIXES[self.options.format])
         with writer.component(self.name, package) as path:
-            chunks = self._write(path)
+            written = self._write(path)
+        if not source_sha256.done():
+            self.observer.phase(self.name, "hash")
+            source_sha256.result()
         self.observer.phase(self.name, "checksum")
-        files = digest_package(writer.staging, package)
+        files = digest_package(writer.staging, package, written.files)
         return ComponentRecord(
             runs=self.spec.runs,
             format=self.options.format,
@@ -123,10 +141,10 @@ class ComponentBuild:
             compression=self._compression(),
             parameters=self.checkpoint.parameters(self.name),
             bytes=sum(file.bytes for file in files.values()),
-            source_sha256=source_sha256,
+            source_sha256=source_sha256.result(),
             options_sha256=options_sha256,
             files=files,
-            chunks=chunks,
+            chunks=written.chunks,
             # The first function is the default one, which the record itself describes.
             functions=tuple(
                 FunctionRecord(function=function, inputs=self._inputs(setting), outputs=self._outputs(setting))
@@ -134,13 +152,13 @@ class ComponentBuild:
             ),
         )
 
-    def _write(self, path: Path) -> tuple[ChunkRecord, ...]:
-        """Write `path` (and, beside it while that lasts, scratch files); returns its chunks, if it has any."""
+    def _write(self, path: Path) -> _Written:
+        """Write `path` (and, beside it while that lasts, scratch files)."""
         scratch = path.parent / SCRATCH_FOLDER
         try:
             if self.options.format == "onnx":
                 self._write_onnx(path, scratch)
-                return ()
+                return _Written()
             scratch.mkdir(exist_ok=True)
             write = self._write_assets if self.options.format == "coreai" else self._write_packages
             return write(path, scratch)
@@ -159,7 +177,7 @@ class ComponentBuild:
         self.observer.phase(self.name, "convert")
         write_onnx(net, path, self.metadata, self._inputs(self.setting), self._outputs(self.setting))
 
-    def _write_packages(self, path: Path, scratch: Path) -> tuple[ChunkRecord, ...]:
+    def _write_packages(self, path: Path, scratch: Path) -> _Written:
         """Write `path`: one package, one merged from several functions, or a directory of chunks.
 
         Whatever ships is compressed first and looked at afterwards.
@@ -168,12 +186,12 @@ class ComponentBuild:
         from sfmobile.export.multifunction import merge_packages
         from sfmobile.export.stored_weights import check_stored
 
-        chunks: tuple[ChunkRecord, ...] = ()
+        written = _Written()
         if self._in_chunks:
             whole = scratch / f"{self.spec.package}.mlpackage"
             self._write_package(self.setting, whole)
             self.observer.phase(self.name, "cut")
-            chunks = write_chunks(whole, path, self.options.chunks)
+            written = _Written(chunks=write_chunks(whole, path, self.options.chunks))
         elif len(self._functions) > 1:
             parts = {function: scratch / f"{function}.mlpackage" for function in self._functions}
             for function, part in parts.items():
@@ -181,13 +199,13 @@ class ComponentBuild:
             self.observer.phase(self.name, "merge")
             merge_packages(parts, path)
         else:
-            self._write_package(self.setting, path)
+            written = _Written(files={WEIGHTS_PATH: self._write_package(self.setting, path)})
         self.observer.phase(self.name, "check")
-        shipped = [path.parent / chunk.package for chunk in chunks] or [path]
+        shipped = [path.parent / chunk.package for chunk in written.chunks] or [path]
         check_stored(shipped, {layer_constant(layer): choice for layer, choice in self.storage.items()})
-        return chunks
+        return written
 
-    def _write_assets(self, path: Path, scratch: Path) -> tuple[ChunkRecord, ...]:
+    def _write_assets(self, path: Path, scratch: Path) -> _Written:
         """Write `path`, an .aimodel or a directory of chunks, from ML Programs compressed and checked first."""
         from sfmobile.export.chunk import write_chunks
         from sfmobile.export.coreai_asset import write_coreai, write_coreai_chunks
@@ -201,13 +219,14 @@ class ComponentBuild:
             self.observer.phase(self.name, "cut")
             chunks = write_chunks(packages[MAIN], scratch / self.spec.package, self.options.chunks)
             self.observer.phase(self.name, "bridge")
-            return write_coreai_chunks(chunks, scratch, path, self.metadata)
+            return _Written(chunks=write_coreai_chunks(chunks, scratch, path, self.metadata))
         self.observer.phase(self.name, "bridge")
         write_coreai(packages, path, self.metadata)
-        return ()
+        return _Written()
 
-    def _write_package(self, setting: Setting, path: Path) -> None:
-        from sfmobile.export.weights import half_weights
+    def _write_package(self, setting: Setting, path: Path) -> FileRecord:
+        """Write one function's package; returns the record of its weight file."""
+        from sfmobile.export.weights import HalfWeights
 
         package = NetworkPackage(
             self.spec.inputs(setting), self.spec.outputs(setting), self.options.target, self.metadata, self.storage
@@ -217,7 +236,7 @@ class ComponentBuild:
             self.name, layout, self.options.attention, self.options.target, package.inputs, package.outputs
         )
         outline = kept_outline(key, lambda: self._outline(package), anew=self.options.force)
-        package.fill(outline, path, half_weights(self.checkpoint, self.name), self.observer, self.name)
+        return package.fill(outline, path, HalfWeights(self.checkpoint, self.name), self.observer, self.name)
 
     def _outline(self, package: NetworkPackage) -> Outline:
         from sfmobile.nets.attention import set_attention_form

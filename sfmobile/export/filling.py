@@ -7,17 +7,17 @@ palettized and written once, several of them at a time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sfmobile.compress.kmeans import pack_bits
-from sfmobile.compress.palettize import palettize_weight, worker_count
+from sfmobile.compress.palettize import group_size, palettize_weight, worker_count
 from sfmobile.compress.recipe import LayerRecipe
 from sfmobile.errors import ArtifactError
 from sfmobile.export.outline import Outline, left_out
@@ -36,8 +36,31 @@ LEAST_IN_FILE = 10
 EARLY_TYPES = frozenset({"fp16", "fp32", "uint8", "int8"})
 IOS_18 = 9
 
-# A weight by its state-dict key, as float16.
-ReadWeight = Callable[[str], NDArray[np.float16]]
+
+class Weights(Protocol):
+    """Where weights come from, by their state-dict keys; called from several threads."""
+
+    def read(self, key: str) -> NDArray[np.float16]:
+        """A weight as float16, whatever it holds then."""
+
+    def check(self, key: str) -> None:
+        """Raise `ArtifactError` naming a weight that is not finite as float16."""
+
+
+@dataclass(frozen=True)
+class HeldWeights:
+    """Weights in memory."""
+
+    arrays: Mapping[str, NDArray[np.float16]]
+
+    def read(self, key: str) -> NDArray[np.float16]:
+        """A weight."""
+        return self.arrays[key]
+
+    def check(self, key: str) -> None:
+        """Raise `ArtifactError` naming a weight that is not finite."""
+        if not np.isfinite(self.arrays[key]).all():
+            raise ArtifactError(f"Weight '{key}' holds infinite values or NaN as float16.")
 
 
 @dataclass(frozen=True)
@@ -64,18 +87,25 @@ class _Stored:
         return value
 
 
+@dataclass(frozen=True)
+class Filled:
+    """model: the model file's protobuf, to be written beside the weight file, whose SHA-256 is `weights_sha256`."""
+
+    model: Any
+    weights_sha256: str
+
+
 def fill(
     outline: Outline,
     path: Path,
-    read: ReadWeight,
+    weights: Weights,
     layers: Mapping[str, LayerRecipe],
     advance: Callable[[int], None],
-) -> Any:
-    """Write the weight file of the new package `path` and return the model that belongs to it, to be written there.
+) -> Filled:
+    """Write the weight file of the new package `path` and return what belongs to it.
 
-    read: a weight by its state-dict key; called from several threads. layers: how constants are palettized, by their
-    name; the others are float16. `advance` is told the number of values palettized.
-    Raises `ArtifactError` naming a weight that is not finite, `OSError` if the disk is full.
+    layers: how constants are palettized, by their name; the others are float16. `advance` is told the number of values
+    palettized. Raises `ArtifactError` naming a weight that is not finite, `OSError` if the disk is full.
     """
     model = type(outline.model)()
     model.CopyFrom(outline.model)
@@ -89,26 +119,38 @@ def fill(
         if key is None:
             return {"val": _written_in(value)} if _belongs_in_file(value, new) else {}
         name = operation.outputs[0].name
-        weight = read(key)
         if name not in layers:
-            return {"val": _half(weight)}
+            weights.check(key)
+            return {"val": _half(weights.read(key))}
         try:
-            return _palettized(weight, layers[name], new)
+            # The palettizer looks at every value itself.
+            return _palettized(weights.read(key), layers[name], new)
         except ValueError as error:
+            weights.check(key)
             raise ArtifactError(f"Weight '{name}' can't be palettized: {error}.") from error
 
+    def blobs(operation: Any) -> int:
+        """How many arrays `work` will give to the weight file."""
+        value = operation.attributes["val"]
+        if left_out(value) is None:
+            return int(_belongs_in_file(value, new))
+        layer = layers.get(operation.outputs[0].name)
+        shape = tensor_type(operation.outputs[0].type).sizes
+        return sum(math.prod(one) >= LEAST_IN_FILE for one in _stored_shapes(shape, layer, new))
+
     renamed: dict[str, str] = {}
-    with WeightWriter(new_weight_file(path), once=False) as weights:
+    with WeightWriter(new_weight_file(path), once=False, count=sum(map(blobs, constants))) as writer:
         for operation, stored in _in_order(work, constants):
             if "lut" in stored:
                 name = operation.outputs[0].name
                 renamed[name] = palettized_name(name)
-                _look_up(operation, stored, weights, new)
+                _look_up(operation, stored, writer, new)
                 advance(tensor_type(operation.outputs[0].type).elements)
             elif stored:
-                operation.attributes["val"].CopyFrom(_place(stored["val"], weights))
+                operation.attributes["val"].CopyFrom(_place(stored["val"], writer))
     rename_reads(block.operations, renamed)
-    return model
+    assert writer.sha256 is not None
+    return Filled(model, writer.sha256)
 
 
 def _in_order(
@@ -116,7 +158,7 @@ def _in_order(
 ) -> Iterator[tuple[Any, dict[str, _Stored]]]:
     """Results of `work` in order, computed on several threads (reading and the compiled loops release the GIL)."""
     workers = worker_count()
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(workers, "palettize") as pool:
         running: list[tuple[Any, Future[dict[str, _Stored]]]] = []
         try:
             for operation in operations:
@@ -151,10 +193,20 @@ def _half(weight: NDArray[np.float16]) -> _Stored:
     return _Stored("fp16", weight.shape, np.ascontiguousarray(weight).reshape(-1).view(np.uint8))
 
 
+def _stored_shapes(shape: tuple[int, ...], layer: LayerRecipe | None, new: bool) -> tuple[tuple[int, ...], ...]:
+    """Shapes of the arrays that store a weight of a shape."""
+    if layer is None:
+        return (shape,)
+    entries = (shape[0] // group_size(shape[0], layer)) << layer.bits
+    if new:
+        return (shape, (entries,))
+    return ((math.prod(shape) * layer.bits + 7) // 8,), (entries,), (len(shape),)
+
+
 def _palettized(weight: NDArray[np.float16], layer: LayerRecipe, new: bool) -> dict[str, _Stored]:
     """The operands of the lookup that gives a weight, by their name, in the order they are stored."""
     made = palettize_weight(weight, layer)
-    packed = pack_bits(made.indices.reshape(-1), made.bits)
+    packed = made.packed()
     if new:
         trailing = (1,) * (weight.ndim - 1)
         tables = made.luts.reshape((len(made.luts), *trailing, 1 << made.bits, 1))
@@ -166,18 +218,18 @@ def _palettized(weight: NDArray[np.float16], layer: LayerRecipe, new: bool) -> d
     }
 
 
-def _place(stored: _Stored, weights: WeightWriter) -> Any:
+def _place(stored: _Stored, writer: WeightWriter) -> Any:
     """The value of an array: in the weight file, or in the program if it is small."""
     value = stored.value()
     if int(np.prod(stored.shape)) >= LEAST_IN_FILE:
         value.blobFileValue.fileName = f"{MODEL_PATH}/{WEIGHTS_FOLDER}/{WEIGHT_FILE}"
-        value.blobFileValue.offset = weights.add(stored.blob())
+        value.blobFileValue.offset = writer.add(stored.blob())
     else:
         value.immediateValue.tensor.bytes.values = stored.raw.tobytes()
     return value
 
 
-def _look_up(operation: Any, stored: Mapping[str, _Stored], weights: WeightWriter, new: bool) -> None:
+def _look_up(operation: Any, stored: Mapping[str, _Stored], writer: WeightWriter, new: bool) -> None:
     """Make a constant the lookup of its values in a table."""
     operation.type = "constexpr_lut_to_dense"
     name = palettized_name(operation.outputs[0].name)
@@ -185,7 +237,7 @@ def _look_up(operation: Any, stored: Mapping[str, _Stored], weights: WeightWrite
     operation.attributes["name"].immediateValue.tensor.strings.values[0] = name
     del operation.attributes["val"]
     for operand, array in stored.items():
-        value = _place(array, weights)
+        value = _place(array, writer)
         if new:
             operation.inputs[operand].arguments.add().value.CopyFrom(value)
         else:

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 from sfmobile.bundle.manifest import TensorRecord
 from sfmobile.errors import SfmobileError
+from sfmobile.export.outline import Outline
 from sfmobile.files import cache_folder, make_folder, sha256_of_value, write_bytes
 from sfmobile.mlpackage import schema
 from sfmobile.version import __version__
 
 if TYPE_CHECKING:
     from sfmobile.bundle.choices import AttentionForm, ComponentName, Target
-    from sfmobile.export.outline import Outline
 
 KIND = "outlines"
 SUFFIX = ".outline"
@@ -86,8 +86,6 @@ def kept_outline(key: str, draw: Callable[[], Outline], anew: bool = False) -> O
 
 def _read(path: Path) -> Outline | None:
     """The outline at `path`, if there is one and it is whole."""
-    from sfmobile.export.outline import Outline
-
     try:
         stored = path.read_bytes()
         os.utime(path)

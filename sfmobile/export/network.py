@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfmobile.bundle.choices import ComponentName, Target
-from sfmobile.bundle.manifest import TensorRecord
+from sfmobile.bundle.manifest import FileRecord, TensorRecord
 from sfmobile.compress.recipe import FULL_BITS, LayerRecipe
 from sfmobile.export.package import PackageMetadata, describe
 from sfmobile.export.phases import ExportObserver
 from sfmobile.mlpackage.names import layer_constant
-from sfmobile.mlpackage.package import write_model
+from sfmobile.mlpackage.package import WEIGHTS_PATH, write_model
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from sfmobile.export.filling import ReadWeight
+    from sfmobile.export.filling import Weights
     from sfmobile.export.outline import Outline
 
 
@@ -48,8 +48,10 @@ class NetworkPackage:
         Raises `LoweringError` if the program breaks a guarantee, `ArtifactError` for a weight that is not finite,
         `OSError` if the disk is full.
         """
-        weights = {key: parameter.detach().half().numpy() for key, parameter in net.named_parameters()}
-        self.fill(self.outline(net, observer, component), path, weights.__getitem__, observer, component)
+        from sfmobile.export.filling import HeldWeights
+
+        weights = HeldWeights({key: value.detach().half().numpy() for key, value in net.named_parameters()})
+        self.fill(self.outline(net, observer, component), path, weights, observer, component)
 
     def outline(
         self, net: nn.Module, observer: ExportObserver | None = None, component: ComponentName | None = None
@@ -58,7 +60,7 @@ class NetworkPackage:
 
         Raises `LoweringError` if the program breaks a guarantee.
         """
-        from sfmobile.export.outline import draw_outline
+        from sfmobile.export.outlining import draw_outline
 
         return draw_outline(net, self.inputs, self.outputs, self.target, observer, component)
 
@@ -66,11 +68,11 @@ class NetworkPackage:
         self,
         outline: Outline,
         path: Path,
-        read: ReadWeight,
+        weights: Weights,
         observer: ExportObserver | None = None,
         component: ComponentName | None = None,
-    ) -> None:
-        """Write an outline of the network as the package `path`, with the weights that `read` gives by their key.
+    ) -> FileRecord:
+        """Write an outline of the network with its weights as the package `path`; returns the weight file's record.
 
         Raises `ArtifactError` for a weight that is not finite, `OSError` if the disk is full. The same outline and
         weights give the same bytes.
@@ -80,9 +82,10 @@ class NetworkPackage:
         observer = observer or ExportObserver()
         total = outline.values(self.constants)
         observer.phase(component, "palettize" if total else "write", total or None)
-        model = fill(outline, path, read, self.constants, observer.advance)
-        describe(model, self.metadata, self.inputs, self.outputs)
-        write_model(model, path)
+        filled = fill(outline, path, weights, self.constants, observer.advance)
+        describe(filled.model, self.metadata, self.inputs, self.outputs)
+        write_model(filled.model, path)
+        return FileRecord(bytes=(path / WEIGHTS_PATH).stat().st_size, sha256=filled.weights_sha256)
 
     @property
     def constants(self) -> dict[str, LayerRecipe]:

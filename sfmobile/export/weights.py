@@ -45,19 +45,22 @@ def load_network(
     return net.eval()
 
 
-def half_weights(checkpoint: Checkpoint, component: ComponentName) -> Callable[[str], NDArray[np.float16]]:
-    """A function that gives a weight of `component` by its state-dict key as float16, from where it is mapped.
+class HalfWeights:
+    """Weights of a component as float16, by their state-dict keys, from where they are mapped."""
 
-    It may be called from several threads, and raises `ArtifactError` as `load_network` does.
-    """
-    weights = checkpoint.state_dict(component)
+    def __init__(self, checkpoint: Checkpoint, component: ComponentName) -> None:
+        self._checkpoint = checkpoint
+        self._component = component
+        self._weights = checkpoint.state_dict(component)
 
-    def read(name: str) -> NDArray[np.float16]:
-        check_fits_float16(checkpoint, component, name, weights[name])
-        half: NDArray[np.float16] = weights[name].half().numpy()
+    def read(self, key: str) -> NDArray[np.float16]:
+        """A weight; infinite where it doesn't fit float16."""
+        half: NDArray[np.float16] = self._weights[key].half().numpy()
         return half
 
-    return read
+    def check(self, key: str) -> None:
+        """Raise `ArtifactError` as `load_network` does."""
+        check_fits_float16(self._checkpoint, self._component, key, self._weights[key])
 
 
 def check_fits_float16(checkpoint: Checkpoint, component: ComponentName, name: str, weight: Tensor) -> None:

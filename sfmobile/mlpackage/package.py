@@ -26,6 +26,8 @@ COREML_FOLDER = "com.apple.CoreML"
 MODEL_FILE = "model.mlmodel"
 WEIGHTS_FOLDER = "weights"
 WEIGHT_FILE = "weight.bin"
+# Of a new package, from its root.
+WEIGHTS_PATH = f"{DATA_FOLDER}/{COREML_FOLDER}/{WEIGHTS_FOLDER}/{WEIGHT_FILE}"
 # The function that runs unless another is asked for.
 MAIN = "main"
 NAMESPACE = uuid.UUID("6d1f3f8e-3b7e-5a0c-9a53-0a6f0c2f9d11")

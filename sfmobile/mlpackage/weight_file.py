@@ -144,14 +144,25 @@ class WeightFiles:
 
 
 class WeightWriter:
-    """Writes a weight file. Use it as a context manager. once: blobs that are equal are stored in one place."""
+    """Writes a weight file. Use it as a context manager.
 
-    def __init__(self, path: Path, once: bool = True) -> None:
+    once: blobs that are equal are stored in one place. count: how many blobs there will be, where that is known: then
+    the header needs no second look, and `sha256` is made as the file is written.
+    """
+
+    def __init__(self, path: Path, once: bool = True, count: int | None = None) -> None:
         self._once = once
+        self._expected = count
+        self._digest = None if count is None else hashlib.sha256()
         self._file = path.open("wb")
-        self._file.write(STORAGE_HEADER.pack(0, VERSION))
+        self._put(STORAGE_HEADER.pack(count or 0, VERSION))
         self._count = 0
         self._places: dict[tuple[int, int, bytes], int] = {}
+
+    @property
+    def sha256(self) -> str | None:
+        """Hexadecimal SHA-256 of the file once it is closed; None if the number of blobs wasn't known before."""
+        return None if self._digest is None else self._digest.hexdigest()
 
     def add(self, blob: Blob) -> int:
         """Store `blob`, unless an equal one is stored already; returns the offset to name in a program."""
@@ -163,13 +174,22 @@ class WeightWriter:
         return self._places[key]
 
     def _write(self, blob: Blob) -> int:
-        self._file.write(bytes(-self._file.tell() % ALIGNMENT))
         place = self._file.tell()
+        padding = -place % ALIGNMENT
+        place += padding
         start = place + BLOB_METADATA.size
-        self._file.write(BLOB_METADATA.pack(SENTINEL, blob.code, len(blob.data), start, blob.padding))
-        self._file.write(blob.data.data)
+        self._put(
+            bytes(padding) + BLOB_METADATA.pack(SENTINEL, blob.code, len(blob.data), start, blob.padding),
+            blob.data.data,
+        )
         self._count += 1
         return place
+
+    def _put(self, *pieces: bytes | memoryview) -> None:
+        for piece in pieces:
+            self._file.write(piece)
+            if self._digest is not None:
+                self._digest.update(piece)
 
     def __enter__(self) -> Self:
         return self
@@ -177,7 +197,9 @@ class WeightWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
+        if error is None and self._expected is None:
             self._file.seek(0)
             self._file.write(STORAGE_HEADER.pack(self._count, VERSION))
         self._file.close()
+        if error is None and self._expected not in (None, self._count):
+            raise RuntimeError(f"{self._expected} blobs were announced and {self._count} written")

@@ -9,19 +9,20 @@ from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Program, types
 
 from sfmobile.bundle.choices import Target
-from sfmobile.bundle.digest import digest_tree
+from sfmobile.bundle.digest import digest_file, digest_tree
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.compress.palettize import palettize_weight
 from sfmobile.compress.recipe import LayerRecipe, compressible_layers
 from sfmobile.errors import ArtifactError
 from sfmobile.export import coremltools_names as names
 from sfmobile.export.component import Setting, component_specs
-from sfmobile.export.filling import fill
+from sfmobile.export.filling import HeldWeights, fill
 from sfmobile.export.lowering import lower, trace
-from sfmobile.export.outline import LEFT_OUT, Outline, draw_outline
-from sfmobile.export.weights import half_weights, load_network
+from sfmobile.export.outline import LEFT_OUT, Outline
+from sfmobile.export.outlining import draw_outline
+from sfmobile.export.weights import HalfWeights, load_network
 from sfmobile.mlpackage.names import layer_constant
-from sfmobile.mlpackage.package import write_model
+from sfmobile.mlpackage.package import WEIGHTS_PATH, write_model
 from tests.compress.test_palettize import weight
 from tests.export.by_coremltools import write_by_coremltools
 
@@ -53,7 +54,9 @@ def test_a_filled_outline_is_byte_for_byte_what_coremltools_writes(
 
     outline = draw_outline(tiny_checkpoint.unfilled(name).half(), inputs, outputs, target)
     ours, done = tmp_path / "ours.mlpackage", []
-    write_model(fill(outline, ours, half_weights(tiny_checkpoint, name), layers, done.append), ours)
+    filled = fill(outline, ours, HalfWeights(tiny_checkpoint, name), layers, done.append)
+    write_model(filled.model, ours)
+    assert filled.weights_sha256 == digest_file(ours / WEIGHTS_PATH).sha256
     assert digest_tree(ours, ".") == digest_tree(theirs, ".")
     assert sum(done) == outline.values(layers)
 
@@ -94,7 +97,7 @@ def test_what_is_stored_decompresses_in_coremltools_to_the_palette(
 ) -> None:
     value, path = weight(3), tmp_path / "x.mlpackage"
     outline = made_outline(target, {"w": value})
-    write_model(fill(outline, path, {"w": value}.__getitem__, {"w": layer}, lambda _: None), path)
+    write_model(fill(outline, path, HeldWeights({"w": value}), {"w": layer}, lambda _: None).model, path)
     program = ct.converters.mil.frontend.milproto.load.load(
         ct.utils.load_spec(str(path)), TARGETS[target].value, str(path / "Data/com.apple.CoreML/weights")
     )
@@ -107,7 +110,8 @@ def test_many_weights_keep_their_own_values_in_order(tmp_path: Path) -> None:
     values = {f"w{index}": weight(index) for index in range(20)}
     layers = {name: LayerRecipe(bits=8) for index, name in enumerate(values) if index % 3}
     path = tmp_path / "x.mlpackage"
-    write_model(fill(made_outline("ios18", values), path, values.__getitem__, layers, lambda _: None), path)
+    outline = made_outline("ios18", values)
+    write_model(fill(outline, path, HeldWeights(values), layers, lambda _: None).model, path)
     program = ct.converters.mil.frontend.milproto.load.load(
         ct.utils.load_spec(str(path)), ct.target.iOS18.value, str(path / "Data/com.apple.CoreML/weights")
     )
@@ -123,11 +127,11 @@ def test_a_weight_that_is_not_finite_is_named(tmp_path: Path) -> None:
     value = weight(0)
     value[3, 2, 1, 1] = np.nan
     outline = made_outline("ios16", {"down_conv": value})
-    with pytest.raises(ArtifactError, match="'down_conv' can't be palettized: weights hold infinite values or NaN"):
+    with pytest.raises(ArtifactError, match="Weight 'down_conv' holds infinite values or NaN"):
         fill(
             outline,
             tmp_path / "x.mlpackage",
-            {"down_conv": value}.__getitem__,
+            HeldWeights({"down_conv": value}),
             {"down_conv": LayerRecipe(bits=4)},
             lambda _: None,
         )

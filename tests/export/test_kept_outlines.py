@@ -49,7 +49,7 @@ def test_an_export_again_traces_nothing_and_gives_the_same_bytes(
         raise AssertionError("traced again")
 
     monkeypatch.setattr("sfmobile.export.lowering.trace", traced)
-    monkeypatch.setattr("sfmobile.export.outline.trace", traced)
+    monkeypatch.setattr("sfmobile.export.outlining.trace", traced)
     again = export_bundle(tiny_checkpoint, tmp_path / "again", DECODER)
     assert digest_tree(again.root, "Decoder.mlpackage") == digest_tree(first.root, "Decoder.mlpackage")
     # Other bits fill the same outline; another target is another program.

@@ -7,7 +7,8 @@ from sfmobile.bundle.manifest import TensorRecord
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.export.component import Setting, component_specs
 from sfmobile.export.lowering import LoweringError
-from sfmobile.export.outline import draw_outline, left_out
+from sfmobile.export.outline import left_out
+from sfmobile.export.outlining import draw_outline
 
 INPUT = TensorRecord(name="x", shape=(1, 4, 8, 8), dtype="float16", description="x")
 OUTPUT = TensorRecord(name="y", shape=(1, 4, 8, 8), dtype="float16", description="y")

@@ -110,7 +110,7 @@ def _operations(program: Program | None, target: Target) -> list[Any]:
     """The operations of a small program as protobuf, their constants written into them."""
     if program is None:
         return []
-    from sfmobile.export.outline import serialized
+    from sfmobile.export.outlining import serialized
 
     _name_apart(program)
     function = serialized(program, target, {}).mlProgram.functions[MAIN]
