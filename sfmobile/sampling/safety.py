@@ -77,7 +77,8 @@ class SafetyConcepts:
                     f"{(len(thresholds), width)}; export it again or copy the bundle anew.",
                 )
             rows.append(found)
-        return cls(*rows, record)
+        concepts, special_care = rows
+        return cls(concepts, special_care, record)
 
     def judge(self, embedding: np.ndarray) -> Verdict:
         """The verdict on a picture's embedding, float32 (1, D)."""
