@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import tempfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfmobile.bundle.samplers import DDIMRecord, SamplerRecord
 from sfmobile.checkpoint.description import DEFAULT_GUIDANCE_SCALE, DEFAULT_STEPS
 from sfmobile.checkpoint.weights import PartName
-from sfmobile.checkpoint.writer import Weights, write_parts
+from sfmobile.checkpoint.writer import SecondText, Weights, write_parts
 from sfmobile.errors import UsageError
 from sfmobile.nets.layout import AutoencoderLayout, TextEncoderLayout, UNetLayout
 
@@ -52,12 +54,16 @@ def write_synthetic_checkpoint(
     default_steps: int = DEFAULT_STEPS,
     encoder: bool = True,
     max_shard_bytes: int = SHARD_BYTES,
+    text_encoder_2_layout: TextEncoderLayout | None = None,
+    size_dimension: int = 256,
 ) -> None:
     """Write a checkpoint of random weights (fp16 unless `dtype` says otherwise).
 
     Each weight depends on `seed` and its name alone and is made when it is written, so full size needs the memory of
     one shard. Norms get random scales and shifts: at 1 and 0 they would fold away and hide mistakes.
     Without `tokenizer_dir` the tokenizer is a byte-level one that fits any vocabulary from 514 tokens on.
+    With `text_encoder_2_layout` it is a Stable Diffusion XL, `size_dimension` values of each size's sinusoid; layouts
+    of text encoders say what runs, and all that a file holds is written.
     """
     import torch
 
@@ -65,6 +71,7 @@ def write_synthetic_checkpoint(
     from sfmobile.nets.text_encoder import TextEncoder
     from sfmobile.nets.unet import UNet
 
+    text_encoder_layout = as_stored(text_encoder_layout)
     with torch.device("meta"):
         nets: dict[PartName, torch.nn.Module] = {
             "text_encoder": TextEncoder(text_encoder_layout),
@@ -73,10 +80,18 @@ def write_synthetic_checkpoint(
         }
         if encoder:
             nets["encoder"] = Encoder(autoencoder_layout)
+        if text_encoder_2_layout is not None:
+            nets["text_encoder_2"] = TextEncoder(as_stored(text_encoder_2_layout))
     with tempfile.TemporaryDirectory() as scratch:
         if tokenizer_dir is None:
             tokenizer_dir = Path(scratch)
             write_byte_tokenizer(tokenizer_dir, text_encoder_layout.vocabulary, text_encoder_layout.max_length)
+        second = None
+        if text_encoder_2_layout is not None:
+            folder = Path(scratch) / "second"
+            shutil.copytree(tokenizer_dir, folder, ignore=shutil.ignore_patterns("second"))
+            _pad_with(folder, "!")
+            second = SecondText(as_stored(text_encoder_2_layout), folder, size_dimension)
         write_parts(
             root,
             {part: _random_weights(part, net, seed) for part, net in nets.items()},
@@ -90,7 +105,23 @@ def write_synthetic_checkpoint(
             default_steps=default_steps,
             dtype=dtype,
             max_shard_bytes=max_shard_bytes,
+            second=second,
         )
+
+
+def as_stored(layout: TextEncoderLayout) -> TextEncoderLayout:
+    """All that the file of a text encoder holds of which `layout` is what runs."""
+    layers = layout.layers + (1 if not layout.final_norm and layout.projection is None else 0)
+    return replace(layout, layers=layers, final_norm=True, state_layers=None)
+
+
+def _pad_with(folder: Path, token: str) -> None:
+    """Let the tokenizer in `folder` pad with another token, as those of OpenCLIP's text encoders do."""
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        file = folder / name
+        if file.is_file():
+            config = json.loads(file.read_text(encoding="utf-8"))
+            file.write_text(json.dumps({**config, "pad_token": token}, indent=2), encoding="utf-8")
 
 
 def _random_weights(part: PartName, net: torch.nn.Module, seed: int) -> Weights:

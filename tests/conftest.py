@@ -22,6 +22,9 @@ from tests.tiny import (
     TINY_SNAPFUSION_UNET,
     TINY_TEXT_ENCODER,
     TINY_UNET,
+    TINY_XL_TEXT_ENCODER,
+    TINY_XL_TEXT_ENCODER_2,
+    TINY_XL_UNET,
 )
 
 
@@ -71,6 +74,31 @@ def tiny_snapfusion_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Chec
         latent_size=TINY_LATENT_SIZE,
     )
     return Checkpoint.open(root)
+
+
+@pytest.fixture(scope="session")
+def tiny_xl_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A tiny Stable Diffusion XL in fp16 that diffusers can load too. Shared: don't write into it."""
+
+    def write(draft: Path) -> None:
+        write_synthetic_checkpoint(
+            draft,
+            unet_layout=TINY_XL_UNET,
+            text_encoder_layout=TINY_XL_TEXT_ENCODER,
+            text_encoder_2_layout=TINY_XL_TEXT_ENCODER_2,
+            size_dimension=8,
+            autoencoder_layout=TINY_AUTOENCODER,
+            latent_size=TINY_LATENT_SIZE,
+        )
+
+    return Checkpoint.open(made_once(shared_folder(tmp_path_factory) / "tiny-xl", write))
+
+
+@pytest.fixture(scope="session")
+def tiny_xl_bundle(tiny_xl_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The tiny Stable Diffusion XL exported in fp16 with the image encoder and golden vectors. Don't write into it."""
+    exports = SharedExports(tiny_xl_checkpoint, shared_folder(tmp_path_factory))
+    return exports(ExportOptions(extras=("encoder",)), golden=True)
 
 
 @pytest.fixture(scope="session")

@@ -57,7 +57,7 @@ class SharedExports:
 
     def __call__(self, options: ExportOptions, *, golden: bool = False) -> Bundle:
         """The bundle of `options`, with golden vectors of a short run if asked for."""
-        path = self.root / sha256_of_value(f"{options!r} {golden}")[:16]
+        path = self.root / sha256_of_value(f"{self.checkpoint.name} {options!r} {golden}")[:16]
         with FileLock(f"{path}.lock"):
             # The exporter renames a whole bundle into place: what is there is complete.
             if not path.exists():

@@ -35,4 +35,27 @@ TINY_AUTOENCODER = AutoencoderLayout(
 )
 # Halves of different widths, as SnapFusion has them.
 TINY_ASYMMETRIC_AUTOENCODER = replace(TINY_AUTOENCODER, name="tiny-asymmetric", decoder_channels=(8, 16))
+# Stable Diffusion XL's kind: deeper transformers at the lower resolution alone, two text encoders whose states are
+# joined, and 24 channels of pooled text beside six sizes of 8 values.
+TINY_XL_UNET = UNetLayout(
+    name="tiny-xl",
+    down=(Stage(32, 1, 0), Stage(64, 1, 1, (2,))),
+    mid=Stage(64, 2, 1, (2,)),
+    up=(Stage(64, 2, 2, (2, 2)), Stage(32, 2, 0)),
+    cross_attention_dim=56,
+    heads=(2, 4),
+    norm_groups=8,
+    added_embedding_dim=72,
+)
+TINY_XL_TEXT_ENCODER = replace(TINY_TEXT_ENCODER, final_norm=False)
+TINY_XL_TEXT_ENCODER_2 = replace(
+    TINY_TEXT_ENCODER,
+    hidden=24,
+    layers=3,
+    activation="gelu",
+    state_layers=2,
+    final_norm=False,
+    projection=24,
+    end_token=TINY_TEXT_ENCODER.vocabulary - 1,
+)
 TINY_LATENT_SIZE = (8, 8)

@@ -33,6 +33,8 @@ TOKENS = Bounds(1, 2**24)
 TOKEN_ID = Bounds(0, 2**24)
 # By key, as diffusers, transformers, our layouts and the manifest name them.
 BOUNDS: Mapping[str, Bounds] = {
+    "added_embedding_dim": WIDTH,
+    "addition_time_embed_dim": WIDTH,
     "attention_head_dim": WIDTH,
     "attentions": BLOCKS,
     "beta_end": BETA,
@@ -45,6 +47,7 @@ BOUNDS: Mapping[str, Bounds] = {
     "decoder_channels": WIDTH,
     "default_scale": Bounds(0, 1e4),
     "default_steps": STEPS,
+    "depths": BLOCKS,
     "dimension": WIDTH,
     "encoder_channels": WIDTH,
     "eos_token_id": TOKEN_ID,
@@ -77,13 +80,20 @@ BOUNDS: Mapping[str, Bounds] = {
     "out_channels": WIDTH,
     "pad_token_id": TOKEN_ID,
     "pixels_per_latent": Bounds(1, 1024),
+    "pooled": WIDTH,
+    "projection": WIDTH,
+    "projection_class_embeddings_input_dim": WIDTH,
+    "projection_dim": WIDTH,
     "resnets": BLOCKS,
+    "reverse_transformer_layers_per_block": BLOCKS,
     "sample_size": WIDTH,
     "scaling_factor": FACTOR,
     "shape": Bounds(1, 2**31),
+    "state_layers": BLOCKS,
     "steps": STEPS,
     "steps_offset": Bounds(0, 100_000),
     "time_cond_proj_dim": WIDTH,
+    "transformer_layers_per_block": BLOCKS,
     "vocab_size": TOKENS,
     "vocabulary": TOKENS,
     "width": WIDTH,
@@ -104,8 +114,8 @@ def out_of_bounds(value: Any, key: str = "") -> str | None:
         return next(filter(None, found), None)
     bounds = BOUNDS.get(key)
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
-        # Not a tensor of rank 0, which has a shape without sides.
-        least = 0 if key == "shape" else 1
+        # Not a tensor of rank 0, which has a shape without sides, nor a stage that says nothing of its depths.
+        least = 0 if key in ("shape", "depths") else 1
         if (bounds is not None or key in COUNTED) and not least <= len(value) <= MOST_ENTRIES:
             return f"{key} has {len(value)} entries: expected {least} to {MOST_ENTRIES}"
         return next(filter(None, (out_of_bounds(item, key) for item in value)), None)

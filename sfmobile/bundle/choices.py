@@ -12,7 +12,7 @@ ComponentName: TypeAlias = str
 Runs = Literal["per_prompt", "per_step", "per_picture", "per_given_picture", "per_preview"]
 
 # Checkpoints that are read and sampled alike.
-Family = Literal["stable-diffusion", "latent-consistency"]
+Family = Literal["stable-diffusion", "latent-consistency", "stable-diffusion-xl"]
 
 # Bundles of the others hold networks that nothing here runs as a whole yet.
 Task = Literal["text-to-image", "inpainting", "instructed-editing", "depth-to-image"]

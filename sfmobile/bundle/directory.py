@@ -22,7 +22,6 @@ from sfmobile.files import check_version, first_fault, parse_json, read_bytes
 
 MANIFEST_FILE = "manifest.json"
 GOLDEN_FOLDER = "golden"
-TOKENIZER_FOLDER = "tokenizer"
 SAFETY_FOLDER = "safety_checker"
 REPORTS_FOLDER = "reports"
 
@@ -123,8 +122,12 @@ class Bundle:
 
     @property
     def tokenizer_dir(self) -> Path:
-        """Directory with vocab.json and merges.txt."""
-        return (self.root / self.manifest.tokenizer.vocab).parent
+        """Directory with vocab.json and merges.txt, of the (first) text condition."""
+        return self.tokenizer_folder(self.manifest.pipeline.text.tokenizer)
+
+    def tokenizer_folder(self, name: str) -> Path:
+        """Directory with vocab.json and merges.txt of that tokenizer."""
+        return (self.root / self.manifest.tokenizers[name].vocab).parent
 
     @property
     def reports_dir(self) -> Path:

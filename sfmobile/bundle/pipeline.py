@@ -18,6 +18,7 @@ ComponentKey = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)
 class TextCondition(StrictModel):
     """The prompt's hidden states: tokens of `tokenizer` through the text encoder `component`, the UNet's `input`.
 
+    Where several have one input, their states are joined, the channels of the first before those of the second.
     skipped_layers: of the encoder's last ones, left out at export ("clip skip"). chunks: how many runs of the encoder's
     tokens stand side by side in the input.
     """
@@ -75,8 +76,26 @@ class ResidualsCondition(StrictModel):
         return tuple(f"{self.input}_{index}" for index in range(self.count))
 
 
+class AddedEmbeddingCondition(StrictModel):
+    """What Stable Diffusion XL adds to the time embedding (arXiv 2307.01952, section 2.2): the UNet's `input`.
+
+    The pooled output of the text encoder `component`, `pooled` channels, and behind it a sinusoid, of `dimension`
+    values and otherwise as the time embedding's, of each of six numbers: the original picture's height and width, the
+    top and left of the crop, the target's height and width. zeros_without_negative: whether zeros stand for the states
+    and the pooled output of a negative prompt that is empty.
+    """
+
+    kind: Literal["added_embedding"] = "added_embedding"
+    input: str = "added_embedding"
+    component: ComponentKey
+    output: str = "pooled"
+    pooled: int = Field(gt=0)
+    dimension: int = Field(gt=0)
+    zeros_without_negative: bool = False
+
+
 ConditionRecord: TypeAlias = Annotated[
-    TextCondition | GuidanceEmbeddingCondition | ConcatenatedCondition | ResidualsCondition,
+    TextCondition | GuidanceEmbeddingCondition | ConcatenatedCondition | ResidualsCondition | AddedEmbeddingCondition,
     Field(discriminator="kind"),
 ]
 
@@ -97,7 +116,8 @@ class PipelineRecord(StrictModel):
 
     @model_validator(mode="after")
     def _inputs_differ(self) -> Self:
-        inputs = [condition.input for condition in self.conditions]
+        inputs = [condition.input for condition in self.conditions if not isinstance(condition, TextCondition)]
+        inputs += {text.input for text in self.texts}
         if len(set(inputs)) != len(inputs):
             raise ValueError(f"conditions of one input: {', '.join(inputs)}")
         if len(set(self.components)) != len(self.components):
@@ -107,6 +127,11 @@ class PipelineRecord(StrictModel):
         for text in self.texts:
             if text.component not in self.components:
                 raise ValueError(f"a condition is of '{text.component}', which is no component of the pipeline")
+        chunks = {text.chunks for text in self.texts}
+        if len({text.component for text in self.texts}) != len([*self.texts]) or len(chunks) != 1:
+            raise ValueError("conditions of text must be of different components and of as many chunks each")
+        if self.added is not None and self.added.component not in self.text_encoders:
+            raise ValueError(f"what is added is of '{self.added.component}', which reads no prompt")
         for name in () if self.residuals is None else self.residuals.components:
             if name not in self.components:
                 raise ValueError(f"a condition is of '{name}', which is no component of the pipeline")
@@ -121,6 +146,11 @@ class PipelineRecord(StrictModel):
     def residuals(self) -> ResidualsCondition | None:
         """The condition of ControlNets, if the UNet takes what they give."""
         return next((one for one in self.conditions if isinstance(one, ResidualsCondition)), None)
+
+    @property
+    def added(self) -> AddedEmbeddingCondition | None:
+        """The embedding that is added to the time's, if the UNet takes one."""
+        return next((one for one in self.conditions if isinstance(one, AddedEmbeddingCondition)), None)
 
     @property
     def text(self) -> TextCondition:
@@ -175,7 +205,15 @@ PREVIEW: ComponentKey = "preview"
 SAFETY_CHECKER: ComponentKey = "safety_checker"
 TEXT_TO_IMAGE: tuple[ComponentKey, ...] = ("text_encoder", UNET, DECODER)
 # Every component that a pipeline may have, in the order they run; ControlNets, whatever their names, before the UNet.
-RUNNING_ORDER: tuple[ComponentKey, ...] = ("text_encoder", ENCODER, UNET, PREVIEW, DECODER, SAFETY_CHECKER)
+RUNNING_ORDER: tuple[ComponentKey, ...] = (
+    "text_encoder",
+    "text_encoder_2",
+    ENCODER,
+    UNET,
+    PREVIEW,
+    DECODER,
+    SAFETY_CHECKER,
+)
 
 
 def in_running_order(components: Iterable[ComponentKey]) -> tuple[ComponentKey, ...]:

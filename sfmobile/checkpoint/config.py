@@ -44,7 +44,6 @@ NAME_KEY = "_layout_name"
 # defaults of diffusers and transformers, which a config may leave out.
 UNET_CONSTANTS: Json = {
     "act_fn": "silu",
-    "addition_embed_type": None,
     "attention_type": "default",
     "center_input_sample": False,
     "class_embed_type": None,
@@ -69,8 +68,10 @@ UNET_CONSTANTS: Json = {
     "time_embedding_dim": None,
     "time_embedding_type": "positional",
     "timestep_post_act": None,
-    "transformer_layers_per_block": 1,
 }
+# What is added to the time embedding of Stable Diffusion XL, beside the pooled text: the original picture's height and
+# width, the place of its crop, and the target's height and width.
+SIZES = 6
 AUTOENCODER_CONSTANTS: Json = {
     "act_fn": "silu",
     "in_channels": 3,
@@ -126,6 +127,12 @@ class _UNetConfig(ForeignConfig):
     # diffusers' name for the number of heads (huggingface/diffusers issue 2011).
     attention_head_dim: int | tuple[int, ...] = 8
     time_cond_proj_dim: int | None = None
+    # Of each level, or of each attention block of it.
+    transformer_layers_per_block: int | tuple[int | tuple[int, ...], ...] = 1
+    reverse_transformer_layers_per_block: tuple[int | tuple[int, ...], ...] | None = None
+    addition_embed_type: Literal["text_time"] | None = None
+    addition_time_embed_dim: int | None = None
+    projection_class_embeddings_input_dim: int | None = None
 
 
 class _AutoencoderConfig(ForeignConfig):
@@ -161,6 +168,8 @@ class _TextEncoderConfig(ForeignConfig):
     vocab_size: int = 49408
     max_position_embeddings: int = 77
     layer_norm_eps: float = 1e-5
+    projection_dim: int | None = 512
+    eos_token_id: int | None = 49407
 
 
 def read_config(path: Path) -> Json:
@@ -188,13 +197,16 @@ def unet_layout(config: Json, file: Path) -> UNetLayout:
             raise ArtifactError(
                 f"{file}: '{key}' has {found} entries and 'block_out_channels' {len(channels)}; they must be as many."
             )
+    depths, rising = _depths(values, file)
     down = tuple(
-        Stage(width, count, count if kind.startswith("CrossAttn") else 0)
-        for width, count, kind in zip(channels, layers, values.down_block_types, strict=True)
+        _stage(width, count, count if kind.startswith("CrossAttn") else 0, depth, file)
+        for width, count, kind, depth in zip(channels, layers, values.down_block_types, depths, strict=True)
     )
     up = tuple(
-        Stage(width, count + 1, count + 1 if kind.startswith("CrossAttn") else 0)
-        for width, count, kind in zip(reversed(channels), reversed(layers), values.up_block_types, strict=True)
+        _stage(width, count + 1, count + 1 if kind.startswith("CrossAttn") else 0, depth, file)
+        for width, count, kind, depth in zip(
+            reversed(channels), reversed(layers), values.up_block_types, rising, strict=True
+        )
     )
     heads = values.attention_head_dim
     if isinstance(heads, tuple) and len(set(heads)) == 1:
@@ -204,7 +216,7 @@ def unet_layout(config: Json, file: Path) -> UNetLayout:
         file,
         name=config.get(NAME_KEY, "unet"),
         down=down,
-        mid=Stage(channels[-1], *_MID_BLOCKS[values.mid_block_type]),
+        mid=_stage(channels[-1], *_MID_BLOCKS[values.mid_block_type], depths[-1], file),
         up=up,
         cross_attention_dim=values.cross_attention_dim,
         heads=heads,
@@ -212,8 +224,63 @@ def unet_layout(config: Json, file: Path) -> UNetLayout:
         out_channels=values.out_channels,
         norm_groups=values.norm_num_groups,
         guidance_embedding_dim=values.time_cond_proj_dim,
+        added_embedding_dim=_added_dim(values, file),
     )
     return _with_known_name(layout, UNET_LAYOUTS)
+
+
+_Depths = tuple[int | tuple[int, ...], ...]
+
+
+def _depths(values: _UNetConfig, file: Path) -> tuple[_Depths, _Depths]:
+    """Transformer layers of each level on the way down and on the way up."""
+    given, levels = values.transformer_layers_per_block, len(values.block_out_channels)
+    down: _Depths = (given,) * levels if isinstance(given, int) else given
+    up = values.reverse_transformer_layers_per_block
+    if up is None and any(isinstance(depth, tuple) for depth in down):
+        raise ArtifactError(
+            f"{file}: 'transformer_layers_per_block' is {list(down)}, uneven, and says nothing of the way up; expected "
+            "'reverse_transformer_layers_per_block' beside it, as diffusers does: copy the checkpoint again."
+        )
+    rising = down[::-1] if up is None else up
+    for key, found in (("transformer_layers_per_block", down), ("reverse_transformer_layers_per_block", rising)):
+        if len(found) != levels:
+            raise ArtifactError(
+                f"{file}: '{key}' has {len(found)} entries and 'block_out_channels' {levels}; they must be as many."
+            )
+    return down, rising
+
+
+def _stage(channels: int, resnets: int, attentions: int, depth: int | tuple[int, ...], file: Path) -> Stage:
+    depths = (depth,) * attentions if isinstance(depth, int) else depth[:attentions]
+    if len(depths) < attentions or min(depths, default=1) < 0:
+        raise ArtifactError(
+            f"{file}: {attentions} attention blocks have the transformer layers {list(depths)}; expected a number of 0 "
+            "or more for each block."
+        )
+    return Stage(channels, resnets, attentions, depths if set(depths) - {1} else ())
+
+
+def _added_dim(values: _UNetConfig, file: Path) -> int | None:
+    """Values of the embedding that is added to the time's, None where there is none."""
+    if values.addition_embed_type is None:
+        return None
+    total, each = values.projection_class_embeddings_input_dim, values.addition_time_embed_dim
+    if total is None or each is None or total <= SIZES * each or each % 2:
+        raise ArtifactError(
+            f"{file}: 'projection_class_embeddings_input_dim' is {total} and 'addition_time_embed_dim' {each}; "
+            f"expected the pooled text beside {SIZES} times the second, which is even: copy the checkpoint again."
+        )
+    return total
+
+
+def added_embedding(config: Json, layout: UNetLayout, file: Path) -> tuple[int, int] | None:
+    """Channels of the pooled text, and values of each size's sinusoid, that a UNet is given; None where it has none."""
+    if layout.added_embedding_dim is None:
+        return None
+    each = parse(_UNetConfig, {"addition_time_embed_dim": config.get("addition_time_embed_dim")}, file)
+    assert each.addition_time_embed_dim is not None  # `_added_dim` has refused it
+    return layout.added_embedding_dim - SIZES * each.addition_time_embed_dim, each.addition_time_embed_dim
 
 
 CONTROLNET_CONSTANTS: Json = {
@@ -261,16 +328,29 @@ _MID_BLOCKS: dict[str | None, tuple[int, int]] = {
 }
 
 
-def unet_config(layout: UNetLayout, latent_size: tuple[int, int]) -> Json:
-    """`unet/config.json` of a layout; diffusers' class if it can express the layout, ours otherwise."""
+def unet_config(layout: UNetLayout, latent_size: tuple[int, int], size_dimension: int = 256) -> Json:
+    """`unet/config.json` of a layout; diffusers' class if it can express the layout, ours otherwise.
+
+    size_dimension: values of each size's sinusoid in the added embedding, where the layout has one.
+    """
     height, width = latent_size
     sample_size: int | list[int] = height if height == width else [height, width]
     mid = {blocks: kind for kind, blocks in _MID_BLOCKS.items()}
     expressible = (layout.mid.resnets, layout.mid.attentions) in mid and all(
         stage.resnets > 0 and stage.attentions in (0, stage.resnets) for stage in (*layout.down, *layout.up)
     )
-    if not expressible:
+    down, rising = _depth_lists(layout)
+    # diffusers gives the middle the lowest level's, a number or the first of a list.
+    lowest = down[-1] if isinstance(down[-1], int) else down[-1][0]
+    if not expressible or (layout.mid.attentions and layout.mid.depth(0) != lowest):
         return {"_class_name": UNET_CLASS, "sample_size": sample_size, "layout": asdict(layout)}
+    added: Json = {}
+    if layout.added_embedding_dim is not None:
+        added = {
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": size_dimension,
+            "projection_class_embeddings_input_dim": layout.added_embedding_dim,
+        }
     layers = [stage.resnets for stage in layout.down]
     return {
         "_class_name": "UNet2DConditionModel",
@@ -291,7 +371,26 @@ def unet_config(layout: UNetLayout, latent_size: tuple[int, int]) -> Json:
         "attention_head_dim": list(layout.heads) if isinstance(layout.heads, tuple) else layout.heads,
         "time_cond_proj_dim": layout.guidance_embedding_dim,
         "use_linear_projection": False,
+        "transformer_layers_per_block": down[0] if len(set(down)) == 1 and isinstance(down[0], int) else list(down),
+        "reverse_transformer_layers_per_block": None if rising == down[::-1] and _is_even(down) else list(rising),
+        "addition_embed_type": None,
+        **added,
     }
+
+
+def _depth_lists(layout: UNetLayout) -> tuple[_Depths, _Depths]:
+    """Transformer layers of each level on the way down and up, a number where all blocks of a level have as many."""
+
+    def of(stage: Stage, without: int = 1) -> int | tuple[int, ...]:
+        depths = tuple(stage.depth(index) for index in range(stage.attentions)) or (without,)
+        return depths[0] if len(set(depths)) == 1 else depths
+
+    middle = layout.mid.depth(0) if layout.mid.attentions else 1
+    return (*map(of, layout.down[:-1]), of(layout.down[-1], middle)), tuple(map(of, layout.up))
+
+
+def _is_even(depths: _Depths) -> bool:
+    return all(isinstance(depth, int) for depth in depths)
 
 
 def latent_size(config: Json, file: Path) -> tuple[int, int]:
@@ -393,13 +492,7 @@ def autoencoder_parts(config: Json, file: Path) -> tuple[str, ...]:
 
 def text_encoder_layout(config: Json, file: Path) -> TextEncoderLayout:
     """Layout of a CLIP text config, alone or inside a whole CLIP config."""
-    if isinstance(config.get("text_config"), dict):
-        config = config["text_config"]
-    if config.get("model_type", "clip_text_model") not in ("clip_text_model", "clip"):
-        raise ArtifactError(
-            f"{file}: expected a CLIP text encoder (model_type 'clip_text_model'), found '{config['model_type']}'."
-        )
-    values = parse(_TextEncoderConfig, config, file)
+    values = _text_values(config, file)
     return TextEncoderLayout(
         hidden=values.hidden_size,
         layers=values.num_hidden_layers,
@@ -412,13 +505,40 @@ def text_encoder_layout(config: Json, file: Path) -> TextEncoderLayout:
     )
 
 
+def pooled_layout(config: Json, file: Path) -> TextEncoderLayout:
+    """The same with the pooled and projected output (transformers' `CLIPTextModelWithProjection`)."""
+    values = _text_values(config, file)
+    if values.eos_token_id is None or values.projection_dim is None:
+        raise ArtifactError(
+            f"{file}: 'eos_token_id' is {values.eos_token_id} and 'projection_dim' {values.projection_dim}; expected "
+            "the token whose state is pooled, and to how many channels it is projected: copy the checkpoint again."
+        )
+    # Configs of before transformers 4.31 say 2, whatever the vocabulary; it reads them as the largest id of a text.
+    end = None if values.eos_token_id == OLD_END_TOKEN else values.eos_token_id
+    return replace(text_encoder_layout(config, file), projection=values.projection_dim, end_token=end)
+
+
+OLD_END_TOKEN = 2
+
+
+def _text_values(config: Json, file: Path) -> _TextEncoderConfig:
+    if isinstance(config.get("text_config"), dict):
+        config = config["text_config"]
+    if config.get("model_type", "clip_text_model") not in ("clip_text_model", "clip"):
+        raise ArtifactError(
+            f"{file}: expected a CLIP text encoder (model_type 'clip_text_model'), found '{config['model_type']}'."
+        )
+    return parse(_TextEncoderConfig, config, file)
+
+
 def text_encoder_config(layout: TextEncoderLayout) -> Json:
-    """`text_encoder/config.json` as transformers' CLIPTextModel reads it. The last two token ids are start and end."""
+    """`text_encoder/config.json` as transformers' CLIPTextModel reads it, or its CLIPTextModelWithProjection. The last
+    two token ids are start and end."""
     return {
-        "architectures": ["CLIPTextModel"],
+        "architectures": ["CLIPTextModel" if layout.projection is None else "CLIPTextModelWithProjection"],
         "model_type": "clip_text_model",
         "hidden_size": layout.hidden,
-        "projection_dim": layout.hidden,
+        "projection_dim": layout.projection or layout.hidden,
         "intermediate_size": layout.intermediate,
         "num_hidden_layers": layout.layers,
         "num_attention_heads": layout.heads,
@@ -428,7 +548,7 @@ def text_encoder_config(layout: TextEncoderLayout) -> Json:
         "layer_norm_eps": layout.norm_eps,
         "attention_dropout": 0.0,
         "bos_token_id": layout.vocabulary - 2,
-        "eos_token_id": layout.vocabulary - 1,
+        "eos_token_id": layout.vocabulary - 1 if layout.projection is None else layout.end_token or OLD_END_TOKEN,
         "pad_token_id": layout.vocabulary - 1,
     }
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field
 
@@ -16,6 +16,7 @@ from sfmobile.bundle.manifest import TimeEmbeddingRecord
 from sfmobile.bundle.pipeline import (
     PREVIEW,
     SAFETY_CHECKER,
+    UNET,
     ComponentKey,
     PipelineRecord,
     ResidualsCondition,
@@ -26,24 +27,25 @@ from sfmobile.bundle.samplers import SamplerRecord
 from sfmobile.checkpoint.config import (
     ForeignConfig,
     Json,
+    added_embedding,
     autoencoder_layout,
     autoencoder_parts,
     latent_size,
     parse,
     read_config,
-    text_encoder_layout,
     time_embedding,
     unet_layout,
 )
 from sfmobile.checkpoint.controlnet import ControlNetFiles
-from sfmobile.checkpoint.description import Description, describe
+from sfmobile.checkpoint.description import Description, describe, kind_of
 from sfmobile.checkpoint.foreign import no_pipeline, refuse_pipeline
 from sfmobile.checkpoint.overlays.laid import Laid
 from sfmobile.checkpoint.safety_checker import SafetyCheckerFiles
 from sfmobile.checkpoint.scheduler import SCHEDULER_FILE, read_sampler, read_scheduler_file
 from sfmobile.checkpoint.source import Prediction, Source
-from sfmobile.checkpoint.tokenizer import TokenizerConstants, read_tokenizer
-from sfmobile.checkpoint.weights import FOLDERS, PARTS, STEMS, ComponentFiles, PartName, StoredWeights, read_weights
+from sfmobile.checkpoint.text import TextPart, read_text_part
+from sfmobile.checkpoint.tokenizer import TokenizerConstants
+from sfmobile.checkpoint.weights import FOLDERS, ComponentFiles, PartName, StoredWeights, read_weights
 from sfmobile.errors import ArtifactError, UsageError
 from sfmobile.models import find_checkpoint
 from sfmobile.nets.layout import (
@@ -78,16 +80,13 @@ class Checkpoint:
 
     root: Path
     name: str
-    text_encoder_layout: TextEncoderLayout
+    texts: tuple[TextPart, ...]
     unet_layout: UNetLayout
     autoencoder_layout: AutoencoderLayout | TinyAutoencoderLayout
     sampler: SamplerRecord
     time_embedding: TimeEmbeddingRecord
     latent_size: tuple[int, int]
     description: Description
-    tokenizer_dir: Path
-    tokenizer: TokenizerConstants
-    text_positions: int
     licence: str
     parts: tuple[PartName, ...]
     # What the scheduler's file asks for that no sampler here does: said at export.
@@ -125,54 +124,46 @@ class Checkpoint:
         if root.is_file():
             return cls.open_file(root, name=name)
         index = _read_index(root)
-        configs: dict[str, Json] = {}
-        for folder in ("text_encoder", "unet", "vae"):
-            configs[folder] = read_config(root / folder / "config.json")
+        kind = kind_of(root / MODEL_INDEX, index)
+        texts = tuple(
+            read_text_part(
+                root,
+                text,
+                penultimate=kind.is_xl,
+                pooled=kind.is_xl and text == kind.texts[-1],
+            )
+            for text in kind.texts
+        )
+        configs = {folder: read_config(root / folder / "config.json") for folder in ("unet", "vae")}
         unet_file = root / "unet" / "config.json"
         unet = unet_layout(configs["unet"], unet_file)
-        text_encoder = text_encoder_layout(configs["text_encoder"], root / "text_encoder" / "config.json")
+        added = added_embedding(configs["unet"], unet, unet_file)
         autoencoder = autoencoder_layout(configs["vae"], root / "vae" / "config.json")
-        _check_fit(root, text_encoder, unet, autoencoder)
         scheduler = read_scheduler_file(root)
         halves = autoencoder_parts(configs["vae"], root / "vae" / "config.json")
-        held = tuple(part for part in PARTS if FOLDERS[part] != "vae" or part in halves)
+        held = (*(text.component for text in texts), UNET, *(part for part in ("decoder", "encoder") if part in halves))
         safety = SafetyCheckerFiles.named(root, index)
         optional = held if safety is None else (*held, SAFETY_CHECKER)
         saved = _saved(root, index, scheduler)
-        description = describe(root / MODEL_INDEX, index, scheduler, unet, autoencoder.latent_channels, saved, optional)
-        tokenizer_dir = root / "tokenizer"
-        tokenizer = read_tokenizer(tokenizer_dir)
-        if tokenizer.vocabulary > text_encoder.vocabulary:
-            raise ArtifactError(
-                f"{tokenizer_dir / 'vocab.json'} has token ids up to {tokenizer.vocabulary - 1} and the text encoder "
-                f"knows {text_encoder.vocabulary} tokens; they are not of one model."
-            )
-        positions = text_encoder.max_length
-        if tokenizer.max_length > positions:
-            raise ArtifactError(
-                f"{tokenizer_dir / 'tokenizer_config.json'}: 'model_max_length' is {tokenizer.max_length} and the text "
-                f"encoder has {positions} positions; they are not of one model."
-            )
-        text_encoder = replace(text_encoder, max_length=tokenizer.max_length)
+        description = describe(
+            root / MODEL_INDEX, index, scheduler, unet, autoencoder.latent_channels, saved, optional, added
+        )
+        _check_fit(root, texts, unet, autoencoder, added)
         if files is None:
             files = ComponentFiles(root)
-            for folder in STEMS:
-                if parts is None or any(FOLDERS[part] == folder for part in PARTS if part in parts):
-                    files[folder]
+            for folder in dict.fromkeys(FOLDERS[part] for part in held if parts is None or part in parts):
+                files[folder]
         sampler = read_sampler(root, index)
         return cls(
             root=root,
             name=name or _name_of(root.resolve()),
-            text_encoder_layout=text_encoder,
+            texts=texts,
             unet_layout=unet,
             autoencoder_layout=autoencoder,
             sampler=sampler.record,
             time_embedding=time_embedding(configs["unet"], unet, unet_file),
             latent_size=latent_size(configs["unet"], unet_file),
             description=description,
-            tokenizer_dir=tokenizer_dir,
-            tokenizer=tokenizer,
-            text_positions=positions,
             licence=_licence(root),
             parts=held,
             sampler_replaced=sampler.replaced,
@@ -197,6 +188,25 @@ class Checkpoint:
         single = open_single_file(path, tokenizer, prediction, other_autoencoder, ema)
         opened = cls.open(single.folder, name or path.stem, single.files)
         return replace(opened, root=path, source=Source(str(path)), notes=(*opened.notes, *single.notes))
+
+    @property
+    def text_encoder_layout(self) -> TextEncoderLayout:
+        """Of the (first) text encoder."""
+        return self.texts[0].layout
+
+    @property
+    def tokenizer_dir(self) -> Path:
+        """Of the (first) text encoder."""
+        return self.texts[0].tokenizer_dir
+
+    @property
+    def tokenizer(self) -> TokenizerConstants:
+        """Of the (first) text encoder."""
+        return self.texts[0].tokenizer
+
+    def text(self, part: PartName) -> TextPart | None:
+        """The text encoder of that name, None if it is another component's."""
+        return next((text for text in self.texts if text.component == part), None)
 
     @property
     def pipeline(self) -> PipelineRecord:
@@ -282,8 +292,8 @@ class Checkpoint:
         """The layout that `part` is built from."""
         if part in self.controls:
             return self.controls[part].layout
-        if part == "text_encoder":
-            return self.text_encoder_layout
+        if (text := self.text(part)) is not None:
+            return text.layout
         if part == PREVIEW and self.preview_layout is not None:
             return self.preview_layout
         if part == SAFETY_CHECKER and self.safety is not None:
@@ -305,6 +315,19 @@ class Checkpoint:
             self._shapes[part] = {key: tuple(value.shape) for key, value in self._empty(part).state_dict().items()}
         return self._shapes[part]
 
+    def held_shapes(self, part: PartName) -> dict[str, tuple[int, ...]]:
+        """The same of all that the files hold: of a text encoder also the layers that don't run."""
+        text = self.text(part)
+        if text is None:
+            return self.shapes(part)
+        import torch
+
+        from sfmobile.nets.text_encoder import TextEncoder
+
+        stored = replace(text.stored, vocabulary=text.layout.vocabulary, max_length=text.layout.max_length)
+        with torch.device("meta"):
+            return {key: tuple(value.shape) for key, value in TextEncoder(stored).state_dict().items()}
+
     def _stored(self, part: PartName) -> dict[str, Tensor]:
         """The weights as the files hold them, with nothing laid over them."""
         stored = self.laid.stored_shapes(part, self.shapes(part))
@@ -313,11 +336,12 @@ class Checkpoint:
             return read_weights("unet", self.controls[part].weights, stored)
         if part == SAFETY_CHECKER and self.safety is not None:
             return self.safety.network(stored)
-        if part != "text_encoder":
+        text = self.text(part)
+        if text is None:
             return read_weights(part, self._files[FOLDERS[part]], stored)
         # Positions behind the last token that the tokenizer gives, and layers that are skipped, are of no use.
-        layout = self.text_encoder_layout
-        stored[_POSITIONS] = (self.text_positions, layout.hidden)
+        layout = text.layout
+        stored[_POSITIONS] = (text.positions, layout.hidden)
         weights = read_weights(part, self._files[FOLDERS[part]], stored, layout.layers)
         return {**weights, _POSITIONS: weights[_POSITIONS][: layout.max_length]}
 
@@ -343,7 +367,7 @@ class Checkpoint:
         net = self._empty(part)
         if isinstance(net, TextEncoder):
             # The only buffer that isn't stored, still without data from being built on the meta device.
-            net.causal_mask = causal_mask(self.text_encoder_layout.max_length)
+            net.causal_mask = causal_mask(net.layout.max_length)
         return net.eval()
 
     def sha256(self, part: PartName, advance: Callable[[int], None] | None = None) -> str:
@@ -355,10 +379,8 @@ class Checkpoint:
         import torch
 
         if part not in self._digests:
-            layout = {key: value for key, value in asdict(self.layout(part)).items() if key != "name"}
-            if not layout.get("takes_residuals", True):
-                # As bundles from before ControlNets have it.
-                del layout["takes_residuals"]
+            layout = _as_recorded(asdict(self.layout(part)))
+            layout.pop("name", None)
             digest = hashlib.sha256(json.dumps(layout, sort_keys=True).encode())
             for key, tensor in sorted(self._stored(part).items()):
                 digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -376,21 +398,21 @@ class Checkpoint:
         return sum(math.prod(shape) for shape in self.shapes(part).values())
 
     def with_clip_skip(self, layers: int) -> Checkpoint:
-        """The checkpoint without the last `layers` of its text encoder, the final norm behind what is left.
+        """The checkpoint without the last `layers` of its text encoders, the final norm behind what is left if it has
+        one.
 
         Raises `UsageError` if no layer would be left.
         """
-        text = next(one for one in self.description.conditions if isinstance(one, TextCondition))
-        if layers == text.skipped_layers:
+        if layers == self.texts[0].skipped:
             return self
-        total = self.text_encoder_layout.layers + text.skipped_layers
-        if not 0 <= layers < total:
-            raise UsageError(f"Of {total} text layers {layers} can't be skipped; expected 0 to {total - 1}.")
-        skipping = text.model_copy(update={"skipped_layers": layers})
-        conditions = tuple(skipping if one == text else one for one in self.description.conditions)
+        texts = tuple(text.with_clip_skip(layers) for text in self.texts)
+        conditions = tuple(
+            one.model_copy(update={"skipped_layers": layers}) if isinstance(one, TextCondition) else one
+            for one in self.description.conditions
+        )
         return replace(
             self,
-            text_encoder_layout=replace(self.text_encoder_layout, layers=total - layers),
+            texts=texts,
             description=replace(self.description, conditions=conditions),
             _shapes={},
             _digests={},
@@ -420,16 +442,18 @@ class Checkpoint:
         from sfmobile.nets.controlnet import ControlNet
         from sfmobile.nets.text_encoder import TextEncoder
         from sfmobile.nets.tiny_autoencoder import TinyDecoder
-        from sfmobile.nets.unet import ControlledUNet, UNet
+        from sfmobile.nets.unet import ConditionedUNet, UNet
         from sfmobile.nets.vision_encoder import VisionEncoder
 
         with torch.device("meta"):
-            if part == "text_encoder":
-                return TextEncoder(self.text_encoder_layout)
+            if (text := self.text(part)) is not None:
+                return TextEncoder(text.layout)
             if part in self.controls:
                 return ControlNet(self.controls[part].layout)
             if part == "unet":
-                return (ControlledUNet if self.unet_layout.takes_residuals else UNet)(self.unet_layout)
+                layout = self.unet_layout
+                conditioned = layout.takes_residuals or layout.added_embedding_dim is not None
+                return (ConditionedUNet if conditioned else UNet)(layout)
             if part == PREVIEW and self.preview_layout is not None:
                 return TinyDecoder(self.preview_layout)
             if part == SAFETY_CHECKER and self.safety is not None:
@@ -469,26 +493,64 @@ def _known(checkpoint: Checkpoint, value: Default | None) -> Default:
         raise UsageError(
             f"'{checkpoint.root}' is a model of few steps by its scheduler's file, and none of its files says of how "
             "many and at which guidance scale; give both: --default-steps and --default-guidance at export "
-            "(SD-Turbo: 1 and 0), --steps and --guidance elsewhere."
+            "(SD-Turbo: 1 and 0; SDXL-Lightning: the steps in its file's name and 0), --steps and --guidance elsewhere."
         )
     return value
 
 
 def _check_fit(
-    root: Path, text: TextEncoderLayout, unet: UNetLayout, autoencoder: AutoencoderLayout | TinyAutoencoderLayout
+    root: Path,
+    texts: Sequence[TextPart],
+    unet: UNetLayout,
+    autoencoder: AutoencoderLayout | TinyAutoencoderLayout,
+    added: tuple[int, int] | None,
 ) -> None:
     """The components must belong together: what one gives, the next takes."""
     file = root / "unet" / "config.json"
-    if text.hidden != unet.cross_attention_dim:
+    hidden = sum(text.layout.hidden for text in texts)
+    if hidden != unet.cross_attention_dim:
+        encoders = "the text encoder gives" if len(texts) == 1 else f"{len(texts)} text encoders give"
         raise ArtifactError(
-            f"{file}: 'cross_attention_dim' is {unet.cross_attention_dim} and the text encoder gives {text.hidden} "
+            f"{file}: 'cross_attention_dim' is {unet.cross_attention_dim} and {encoders} {hidden} "
             "channels; they are not of one model."
+        )
+    lengths = {text.layout.max_length for text in texts}
+    if len(lengths) > 1:
+        raise ArtifactError(
+            f"{root}: its tokenizers give {' and '.join(map(str, sorted(lengths)))} tokens ('model_max_length'); "
+            "states of so many can't be joined: they are not of one model."
+        )
+    projection = texts[-1].layout.projection
+    if added is not None and added[0] != projection:
+        raise ArtifactError(
+            f"{file}: 'projection_class_embeddings_input_dim' leaves {added[0]} channels for the pooled text and the "
+            f"text encoder gives {projection} ('projection_dim'); they are not of one model."
         )
     if unet.out_channels != autoencoder.latent_channels:
         raise ArtifactError(
             f"{file}: 'out_channels' is {unet.out_channels} and the autoencoder's latents have "
             f"{autoencoder.latent_channels} channels; they are not of one model."
         )
+
+
+# What layouts hold since bundles were first written, and what each is where nothing is said of it.
+_NEWER_KEYS: Json = {
+    "takes_residuals": False,
+    "added_embedding_dim": None,
+    "depths": (),
+    "state_layers": None,
+    "final_norm": True,
+    "projection": None,
+    "end_token": None,
+}
+
+
+def _as_recorded(layout: Any) -> Any:
+    """A layout's values without the newer ones that say nothing, so that older bundles' hashes still hold."""
+    if isinstance(layout, dict):
+        said = {key: value for key, value in layout.items() if key not in _NEWER_KEYS or value != _NEWER_KEYS[key]}
+        return {key: _as_recorded(value) for key, value in said.items()}
+    return tuple(map(_as_recorded, layout)) if isinstance(layout, tuple) else layout
 
 
 def _licence(root: Path) -> str:

@@ -11,7 +11,10 @@ from sfmobile.errors import ArtifactError
 # Pipeline classes by how their names begin, longer ones first, and what to do.
 _TRANSFORMERS = "its network is a transformer, of which sfmobile has none: use a model with a UNet"
 _PIPELINES: dict[str, tuple[str, str]] = {
-    "StableDiffusionXL": ("Stable Diffusion XL", "it has two text encoders, which sfmobile can't run yet"),
+    "StableDiffusionXLInstructPix2Pix": (
+        "an editing model of Stable Diffusion XL",
+        "sfmobile edits with Stable Diffusion 1 alone: use InstructPix2Pix, or a text-to-image model",
+    ),
     "StableDiffusion3": ("Stable Diffusion 3", _TRANSFORMERS),
     "StableDiffusionImageVariation": (
         "a model of image variation",

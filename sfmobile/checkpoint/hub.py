@@ -34,7 +34,7 @@ _SMALL_FILES = (
     MODEL_INDEX,
     "README.md",
     "LICENSE*",
-    "tokenizer/*",
+    "tokenizer*/*",
     "scheduler/*.json",
     "*/config.json",
     "feature_extractor/*.json",
@@ -148,8 +148,8 @@ def fetch(
             raise ArtifactError(no_pipeline(f"'{repo_id}'", names))
         configs = Path(snapshot_download(repo_id, revision=commit, allow_patterns=[*_SMALL_FILES]))
         # A model that can't be exported is refused before gigabytes are fetched.
-        Checkpoint.open(configs, name=repo_id, files={})
-        weights = weight_patterns(repo_id, names, parts, full_precision, extras)
+        held = Checkpoint.open(configs, name=repo_id, files={}).parts
+        weights = weight_patterns(repo_id, names, held if parts is None else parts, full_precision, extras)
         return Path(snapshot_download(repo_id, revision=commit, allow_patterns=[*_SMALL_FILES, *weights]))
     except GatedRepoError as error:
         raise UnavailableError(
@@ -179,9 +179,12 @@ def weight_patterns(
     full_precision: bool = False,
     extras: Sequence[str] = (),
 ) -> list[str]:
-    """The weight files to fetch out of a repository's file `names`; raises `ArtifactError` if it has only pickles."""
+    """The weight files to fetch out of a repository's file `names`; raises `ArtifactError` if it has only pickles.
+
+    parts: whose, those of a pipeline of one text encoder without it.
+    """
     patterns: list[str] = []
-    wanted = set(STEMS) if parts is None else {FOLDERS[part] for part in PARTS if part in parts}
+    wanted = {folder for part, folder in FOLDERS.items() if part in (PARTS if parts is None else parts)}
     others = {FOLDERS[part]: OPTIONAL_STEMS[part] for part in OPTIONAL_STEMS if part in extras}
     for folder, stem in {**STEMS, **others}.items():
         if folder not in wanted | set(others):

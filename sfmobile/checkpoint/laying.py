@@ -6,17 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from sfmobile.bundle.overlays import AutoencoderRecord, ControlNetRecord, OverlayRecord, PreviewRecord
-from sfmobile.bundle.pipeline import PREVIEW, in_running_order
+from sfmobile.bundle.pipeline import PREVIEW, UNET, in_running_order
 from sfmobile.checkpoint.config import autoencoder_layout, autoencoder_parts
 from sfmobile.checkpoint.controlnet import open_controlnet
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.checkpoint.overlays.embedding import read_embedding
-from sfmobile.checkpoint.overlays.laid import Laid
+from sfmobile.checkpoint.overlays.laid import Laid, TokenTable
 from sfmobile.checkpoint.overlays.lora import Lora
 from sfmobile.checkpoint.overlays.vae import read_autoencoder
 from sfmobile.checkpoint.source import Source
 from sfmobile.checkpoint.tokenizer import with_tokens
-from sfmobile.checkpoint.weights import FOLDERS, PARTS, PartName
+from sfmobile.checkpoint.weights import FOLDERS, PartName
 from sfmobile.errors import ArtifactError, UsageError
 from sfmobile.nets.layout import TinyAutoencoderLayout
 
@@ -38,38 +38,46 @@ def lay_over(checkpoint: Checkpoint, source: Source) -> Checkpoint:
         others = (*others, preview)
     if not (source.loras or source.embeddings or others):
         return replace(checkpoint, source=source)
-    constants = checkpoint.tokenizer
-    layout = checkpoint.text_encoder_layout
+    encoders = {text.component: text.layout.hidden for text in checkpoint.texts}
     embeddings = []
+    texts = checkpoint.texts
     for wanted in source.embeddings:
-        one = read_embedding(wanted.path, layout.hidden, wanted.token)
+        one = read_embedding(wanted.path, encoders, wanted.token)
         _check_hash(wanted.path, one.digest, wanted.sha256)
-        constants = with_tokens(constants, checkpoint.tokenizer_dir, one.tokens, wanted.path)
+        texts = tuple(
+            replace(text, tokenizer=with_tokens(text.tokenizer, text.tokenizer_dir, one.tokens, wanted.path))
+            for text in texts
+        )
         embeddings.append(one)
+    tables = {}
     if embeddings:
-        layout = replace(layout, vocabulary=constants.vocabulary)
+        tables = {
+            text.component: TokenTable((text.layout.vocabulary, text.layout.hidden), text.tokenizer.vocabulary)
+            for text in checkpoint.texts
+        }
+        texts = tuple(
+            replace(text, layout=replace(text.layout, vocabulary=text.tokenizer.vocabulary)) for text in texts
+        )
     loras = []
     for choice in source.loras:
         lora = Lora(choice.path, choice.scale)
         _check_hash(choice.path, lora.digest, choice.sha256)
         loras.append(lora)
-    parts: tuple[PartName, ...] = ("text_encoder", "unet")
-    shapes = {part: checkpoint.shapes(part) for part in parts} if loras else {}
+    parts: tuple[PartName, ...] = (*(text.component for text in checkpoint.texts), UNET)
+    shapes = {part: checkpoint.held_shapes(part) for part in parts} if loras else {}
     laid = Laid(
         loras=loras,
         changes=[lora.changes(shapes) for lora in loras],
         embeddings=embeddings,
-        first_id=checkpoint.tokenizer.vocabulary,
-        table=(checkpoint.text_encoder_layout.vocabulary, layout.hidden),
+        tables=tables,
         others=others,
     )
     return replace(
         checkpoint,
         source=source,
-        text_encoder_layout=layout,
-        tokenizer=constants,
+        texts=texts,
         laid=laid,
-        _shapes={key: value for key, value in checkpoint._shapes.items() if not embeddings or key != "text_encoder"},
+        _shapes={key: value for key, value in checkpoint._shapes.items() if key not in tables},
         _digests={},
     )
 
@@ -81,7 +89,8 @@ def _with_autoencoder(checkpoint: Checkpoint, source: Source) -> tuple[Checkpoin
     layout = autoencoder_layout(other.config, other.file)
     _check_channels(checkpoint, other.file, layout.latent_channels)
     halves = autoencoder_parts(other.config, other.file)
-    parts: tuple[PartName, ...] = tuple(part for part in PARTS if FOLDERS[part] != "vae" or part in halves)
+    networks = (part for part in checkpoint.parts if FOLDERS.get(part) != "vae")
+    parts: tuple[PartName, ...] = (*networks, *(part for part in ("decoder", "encoder") if part in halves))
     record = AutoencoderRecord(path=str(source.vae), sha256=other.digest)
     return (
         replace(
@@ -106,6 +115,11 @@ def _check_channels(checkpoint: Checkpoint, file: Path, channels: int) -> None:
 
 
 def _with_controls(checkpoint: Checkpoint, source: Source) -> tuple[Checkpoint, tuple[OverlayRecord, ...]]:
+    if checkpoint.unet_layout.added_embedding_dim is not None:
+        raise UsageError(
+            f"'{checkpoint.root}' is a Stable Diffusion XL, beside which sfmobile puts no ControlNet yet; leave "
+            "--control out, or take a Stable Diffusion 1 or 2."
+        )
     opened = []
     for wanted in source.controls:
         one = open_controlnet(

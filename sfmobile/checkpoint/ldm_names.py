@@ -1,4 +1,4 @@
-"""Where a file of LDM's names holds what diffusers and transformers call otherwise: Stable Diffusion 1 and 2."""
+"""Where a file of LDM's names holds what diffusers and transformers call otherwise: Stable Diffusion 1, 2 and XL."""
 
 from __future__ import annotations
 
@@ -10,21 +10,26 @@ PREFIXES = {
     "vae": "first_stage_model.",
     "clip": "cond_stage_model.transformer.",
     "open_clip": "cond_stage_model.model.",
+    # Of Stable Diffusion XL.
+    "xl_clip": "conditioner.embedders.0.transformer.",
+    "xl_open_clip": "conditioner.embedders.1.model.",
 }
 # Constants of the training, the loss, averages beside the weights, and what the text encoder doesn't run.
 IGNORED = (
     r"(model_ema\.|betas$|alphas_cumprod|sqrt_|log_one_minus|posterior_|lvlb_weights$|logvar$|global_step$|"
     r"first_stage_model\.loss\.|denoiser\.sigmas$|v_pred$|ztsnr$|scale_factor$|"
     r"cond_stage_model\.model\.(logit_scale$|text_projection$|attn_mask$)|"
+    r"conditioner\.embedders\.1\.model\.(logit_scale$|attn_mask$)|"
     r".*position_ids$)"
 )
 
 
 class Place(NamedTuple):
-    """A stored name; part: which third of its rows."""
+    """A stored name; part: which third of its rows. transposed: whether rows and columns are exchanged."""
 
     name: str
     part: int | None = None
+    transposed: bool = False
 
 
 _RESNET = {
@@ -35,16 +40,12 @@ _RESNET = {
     "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
 }
-_ATTENTIONS = [
-    f"transformer_blocks.0.{name}"
-    for name in (
-        *(f"attn{number}.{module}" for number in (1, 2) for module in ("to_q", "to_k", "to_v", "to_out.0")),
-        *(f"norm{number}" for number in (1, 2, 3)),
-        "ff.net.0.proj",
-        "ff.net.2",
-    )
-]
-_TRANSFORMER = {name: name for name in ("norm", "proj_in", "proj_out", *_ATTENTIONS)}
+_TRANSFORMER_LAYER = (
+    *(f"attn{number}.{module}" for number in (1, 2) for module in ("to_q", "to_k", "to_v", "to_out.0")),
+    *(f"norm{number}" for number in (1, 2, 3)),
+    "ff.net.0.proj",
+    "ff.net.2",
+)
 _VAE_RESNET = {
     "norm1": "norm1",
     "conv1": "conv1",
@@ -62,12 +63,19 @@ _OPEN_CLIP_LAYER = {
 }
 
 
-def unet_places(prefix: str, levels: int, layers: int, names: Container[str]) -> dict[str, Place]:
-    """Of a UNet of `levels` resolutions with `layers` ResNets each (one more on the way up), in a file of `names`."""
+def unet_places(prefix: str, levels: int, layers: int, names: Container[str], depth: int = 1) -> dict[str, Place]:
+    """Of a UNet of `levels` resolutions with `layers` ResNets each (one more on the way up), in a file of `names`.
+
+    depth: the most transformer layers of an attention block.
+    """
+    inner = (f"transformer_blocks.{layer}.{name}" for layer in range(depth) for name in _TRANSFORMER_LAYER)
+    transformer = {name: name for name in ("norm", "proj_in", "proj_out", *inner)}
 
     def modules() -> Iterator[tuple[str, str]]:
         yield "time_embedding.linear_1", "time_embed.0"
         yield "time_embedding.linear_2", "time_embed.2"
+        yield "add_embedding.linear_1", "label_emb.0.0"
+        yield "add_embedding.linear_2", "label_emb.0.2"
         yield "conv_in", "input_blocks.0.0"
         yield "conv_norm_out", "out.0"
         yield "conv_out", "out.2"
@@ -76,19 +84,19 @@ def unet_places(prefix: str, levels: int, layers: int, names: Container[str]) ->
             for layer in range(layers):
                 yield from _renamed(f"down_blocks.{level}.resnets.{layer}", f"input_blocks.{first + layer}.0", _RESNET)
                 yield from _renamed(
-                    f"down_blocks.{level}.attentions.{layer}", f"input_blocks.{first + layer}.1", _TRANSFORMER
+                    f"down_blocks.{level}.attentions.{layer}", f"input_blocks.{first + layer}.1", transformer
                 )
             yield f"down_blocks.{level}.downsamplers.0.conv", f"input_blocks.{first + layers}.0.op"
             for layer in range(layers + 1):
                 block = f"output_blocks.{level * (layers + 1) + layer}"
                 yield from _renamed(f"up_blocks.{level}.resnets.{layer}", f"{block}.0", _RESNET)
-                yield from _renamed(f"up_blocks.{level}.attentions.{layer}", f"{block}.1", _TRANSFORMER)
+                yield from _renamed(f"up_blocks.{level}.attentions.{layer}", f"{block}.1", transformer)
             # Behind the attention, or in its place.
             last = f"output_blocks.{level * (layers + 1) + layers}"
             second = 2 if f"{prefix}{last}.2.conv.weight" in names else 1
             yield f"up_blocks.{level}.upsamplers.0.conv", f"{last}.{second}.conv"
         yield from _renamed("mid_block.resnets.0", "middle_block.0", _RESNET)
-        yield from _renamed("mid_block.attentions.0", "middle_block.1", _TRANSFORMER)
+        yield from _renamed("mid_block.attentions.0", "middle_block.1", transformer)
         yield from _renamed("mid_block.resnets.1", "middle_block.2", _RESNET)
 
     return _places(prefix, modules())
@@ -123,8 +131,8 @@ def clip_places(names: Iterable[str], stem: str) -> dict[str, Place]:
     return {f"text_model.{name.removeprefix(stem)}": Place(name) for name in names if name.startswith(stem)}
 
 
-def open_clip_places(prefix: str, layers: int) -> dict[str, Place]:
-    """Of OpenCLIP's text encoder, whose queries, keys and values are one matrix."""
+def open_clip_places(prefix: str, layers: int, projects: bool = False) -> dict[str, Place]:
+    """Of OpenCLIP's text encoder, whose queries, keys and values are one matrix, and which projects by rows."""
 
     def modules() -> Iterator[tuple[str, str]]:
         yield "text_model.final_layer_norm", "ln_final"
@@ -135,6 +143,8 @@ def open_clip_places(prefix: str, layers: int) -> dict[str, Place]:
     places = _places(prefix, modules())
     places["text_model.embeddings.token_embedding.weight"] = Place(f"{prefix}token_embedding.weight")
     places["text_model.embeddings.position_embedding.weight"] = Place(f"{prefix}positional_embedding")
+    if projects:
+        places["text_projection.weight"] = Place(f"{prefix}text_projection", transposed=True)
     for layer in range(layers):
         for part, name in enumerate(("q_proj", "k_proj", "v_proj")):
             for leaf in ("weight", "bias"):

@@ -1,9 +1,9 @@
-"""Single `.safetensors` files of Stable Diffusion 1 and 2, by the names of the original training code (LDM) and A1111.
+"""Single `.safetensors` files of Stable Diffusion 1, 2 and XL, by the names of the original training code and A1111.
 
 A file holds weights alone. Its configs follow from its shapes and from which text encoder it holds: CLIP's of
 transformers (Stable Diffusion 1: 8 heads everywhere, noise prediction) or OpenCLIP's (2: heads of 64 channels, the last
-layer left out). Its vocabulary is CLIP's, which comes with sfmobile. What a Stable Diffusion 2 predicts can't be seen:
-a `.yaml` beside the file tells, or `prediction`.
+layer left out) or both (XL, noise prediction unless a tensor says otherwise). Its vocabulary is CLIP's, which comes
+with sfmobile. What a Stable Diffusion 2 predicts can't be seen: a `.yaml` beside the file tells, or `prediction`.
 """
 
 from __future__ import annotations
@@ -38,12 +38,16 @@ if TYPE_CHECKING:
 CLIP_VOCABULARY = 49408
 HEAD_CHANNELS = 64
 SCALING_FACTOR = 0.18215
+XL_SCALING_FACTOR = 0.13025
+# Values of each size's sinusoid.
+XL_SIZE_DIMENSION = 256
+_ATTENTION_NORM = r"(input|output)_blocks\.\d+\.1\.norm\.weight"
 EMA = "model_ema.diffusion"
 # Of a level; these models have two.
 MOST_LAYERS = 16
 # Which model a file is, by a name that only that one's files have.
 OTHER_MODELS: dict[str, str] = {
-    r"conditioner\.embedders\.|.*label_emb\.": "Stable Diffusion XL",
+    r"conditioner\.embedders\.0\.model\.": "the refiner of Stable Diffusion XL",
     r"(model\.diffusion_model\.)?joint_blocks\.": "Stable Diffusion 3",
     r"(model\.diffusion_model\.)?double_blocks\.": "Flux",
     r"control_model\.|controlnet_": "a ControlNet",
@@ -66,6 +70,8 @@ class RenamedWeights(StoredWeights):
     def __getitem__(self, name: str) -> Tensor:
         place = self._places[name]
         tensor = self._file[place.name]
+        if place.transposed:
+            return tensor.t()
         return tensor if place.part is None else tensor.chunk(3)[place.part]
 
     def __contains__(self, name: object) -> bool:
@@ -81,6 +87,8 @@ class RenamedWeights(StoredWeights):
         """Stored shape, from the header alone."""
         place = self._places[name]
         shape = self._file.shape(place.name)
+        if place.transposed:
+            return shape[::-1]
         if place.part is None:
             return shape
         return (shape[0] // 3, *shape[1:]) if shape and shape[0] % 3 == 0 else (0, *shape)
@@ -117,22 +125,26 @@ def open_single_file(
         raise ArtifactError(_named(path, names))
     for pattern, model in OTHER_MODELS.items():
         if any(re.match(pattern, name) for name in names):
-            raise ArtifactError(f"{path} is {model}, which sfmobile doesn't export; use a Stable Diffusion 1 or 2.")
-    second = any(name.startswith(PREFIXES["open_clip"]) for name in names)
-    unet, unet_map = _unet(file, second)
-    text, text_map = _open_clip(file) if second else _clip(file)
+            raise ArtifactError(f"{path} is {model}, which sfmobile doesn't export; use a Stable Diffusion 1, 2 or XL.")
+    xl = any(name.startswith(PREFIXES["xl_open_clip"]) for name in names)
+    second = not xl and any(name.startswith(PREFIXES["open_clip"]) for name in names)
+    unet, unet_map = _unet(file, second or xl)
+    text, text_map = _open_clip(file) if second else _clip(file, PREFIXES["xl_clip" if xl else "clip"])
+    other, other_map = _open_clip(file, xl=True) if xl else ({}, {})
     if other_autoencoder is None:
         vae, vae_map = autoencoder(file, PREFIXES["vae"])
+        if xl:
+            vae["scaling_factor"] = XL_SCALING_FACTOR
         vae_weights: StoredWeights = RenamedWeights(file, vae_map)
     else:
         (vae, vae_weights), vae_map = other_autoencoder, {}
-    taken = {place.name for places in (unet_map, text_map, vae_map) for place in places.values()}
+    taken = {place.name for places in (unet_map, text_map, other_map, vae_map) for place in places.values()}
     left_out = f"{PREFIXES['open_clip']}transformer.resblocks.{text['num_hidden_layers']}."
     strangers = sorted(name for name in names - taken if not re.match(IGNORED, name) and not name.startswith(left_out))
     if strangers:
         more = f" and {len(strangers) - 1} more" if len(strangers) > 1 else ""
         raise ArtifactError(
-            f"{path} holds '{strangers[0]}'{more}, which a Stable Diffusion {2 if second else 1} doesn't have; it is "
+            f"{path} holds '{strangers[0]}'{more}, which a Stable Diffusion {_version(second, xl)} doesn't have; it is "
             "of another model."
         )
     averaged = any(name.startswith(EMA) for name in names)
@@ -147,22 +159,30 @@ def open_single_file(
                 "(768), or put its .yaml beside it."
             )
         predicted = "epsilon"
-    size = 96 if second and predicted == "v_prediction" else 64
+    size = 128 if xl else 96 if second and predicted == "v_prediction" else 64
     configs = {
         "unet/config.json": {**unet, "sample_size": size},
         "text_encoder/config.json": text,
         "vae/config.json": {**vae, "sample_size": 8 * size},
-        "scheduler/scheduler_config.json": _scheduler(predicted, "ztsnr" in names),
-        "model_index.json": _index(),
+        "scheduler/scheduler_config.json": _scheduler(predicted, "ztsnr" in names, xl),
+        "model_index.json": _index(xl),
     }
+    if xl:
+        configs["text_encoder_2/config.json"] = other
     folder = _write(path, configs, _tokenizer_folder(path, tokenizer, text["vocab_size"]), second and tokenizer is None)
     files = {
         "unet": RenamedWeights(file, unet_map),
         "text_encoder": RenamedWeights(file, text_map),
         "vae": vae_weights,
     }
+    if xl:
+        files["text_encoder_2"] = RenamedWeights(file, other_map)
     note = "The file holds averaged (EMA) weights too; the others are exported, as elsewhere: --ema takes these."
     return SingleFile(folder, files, (note,) if averaged and not ema else ())
+
+
+def _version(second: bool, xl: bool) -> str:
+    return "XL" if xl else "2" if second else "1"
 
 
 def _averaged(file: SafetensorsFile, places: Mapping[str, Place]) -> dict[str, Place]:
@@ -191,7 +211,7 @@ def _named(path: Path, names: set[str]) -> str:
         )
     return (
         f"{path} holds no UNet of Stable Diffusion ('{PREFIXES['unet']}…' is missing); expected a single-file "
-        "checkpoint of Stable Diffusion 1 or 2."
+        "checkpoint of Stable Diffusion 1, 2 or XL."
     )
 
 
@@ -208,13 +228,46 @@ def _unet(file: SafetensorsFile, second: bool) -> tuple[Json, dict[str, Place]]:
     layers = down[0] - 1 if down else 0
     if not 1 <= layers <= MOST_LAYERS or down != [(layers + 1) * (level + 1) for level in range(len(down))]:
         raise ArtifactError(f"{file.path}: the blocks of its UNet aren't those of a Stable Diffusion.")
+    levels = len(down) + 1
+
+    def depth(block: str) -> int:
+        """Transformer layers of an attention block."""
+        pattern = re.compile(rf"{re.escape(block)}\.1\.transformer_blocks\.(\d{{1,3}})\.norm1\.weight")
+        return sum(pattern.fullmatch(name) is not None for name in names)
+
     channels, attended = [], []
-    for level in range(len(down) + 1):
+    depths = [[depth(f"input_blocks.{1 + n * (layers + 1) + layer}") for layer in range(layers)] for n in range(levels)]
+    rising = [
+        [depth(f"output_blocks.{n * (layers + 1) + layer}") for layer in range(layers + 1)] for n in range(levels)
+    ]
+    for level in range(levels):
         first = 1 + level * (layers + 1)
         channels.append(shape(f"input_blocks.{first}.0.out_layers.3.weight")[0])
         attended.append(f"input_blocks.{first}.1.norm.weight" in names)
-    context = shape("middle_block.1.transformer_blocks.0.attn2.to_k.weight")[1]
-    linear = len(shape("middle_block.1.proj_in.weight")) == 2
+    middle = "middle_block.1.norm.weight" in names
+    # Where the context's width and the kind of projection are seen: any attention block.
+    blocks = sorted(name.removesuffix(".norm.weight") for name in names if re.fullmatch(_ATTENTION_NORM, name))
+    seen = "middle_block.1" if middle or not blocks else blocks[0]
+    context = shape(f"{seen}.transformer_blocks.0.attn2.to_k.weight")[1]
+    linear = len(shape(f"{seen}.proj_in.weight")) == 2
+    added: Json = {}
+    if "label_emb.0.0.weight" in names:
+        added = {
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": XL_SIZE_DIMENSION,
+            "projection_class_embeddings_input_dim": shape("label_emb.0.0.weight")[1],
+            "transformer_layers_per_block": [one if any(one) else 1 for one in depths],
+            "reverse_transformer_layers_per_block": [one if any(one) else 1 for one in rising],
+            "mid_block_type": "UNetMidBlock2DCrossAttn" if middle else "UNetMidBlock2D",
+        }
+        if middle and not any(depths[-1]):
+            # diffusers gives the middle what it says of the lowest level.
+            added["transformer_layers_per_block"][-1] = depth("middle_block")
+        elif middle and depth("middle_block") != depths[-1][0]:
+            raise ArtifactError(
+                f"{file.path}: the middle of its UNet has {depth('middle_block')} transformer layers and the block "
+                f"before it {depths[-1][0]}; no published Stable Diffusion XL has: it is of another model."
+            )
     config = {
         "_class_name": "UNet2DConditionModel",
         "in_channels": shape("input_blocks.0.0.weight")[1],
@@ -226,12 +279,13 @@ def _unet(file: SafetensorsFile, second: bool) -> tuple[Json, dict[str, Place]]:
         "cross_attention_dim": context,
         "attention_head_dim": [max(1, width // HEAD_CHANNELS) for width in channels] if second else 8,
         "use_linear_projection": linear,
+        **added,
     }
-    return config, unet_places(prefix, len(channels), layers, set(file))
+    deepest = max((each for level in (*depths, *rising) for each in level), default=1)
+    return config, unet_places(prefix, len(channels), layers, set(file), max(deepest, depth("middle_block"), 1))
 
 
-def _clip(file: SafetensorsFile) -> tuple[Json, dict[str, Place]]:
-    prefix = PREFIXES["clip"]
+def _clip(file: SafetensorsFile, prefix: str) -> tuple[Json, dict[str, Place]]:
     if not any(name.startswith(prefix) for name in file):
         raise ArtifactError(
             f"{file.path} holds no text encoder ('{prefix}…' is missing); expected a whole checkpoint: use one "
@@ -251,20 +305,26 @@ def _clip(file: SafetensorsFile) -> tuple[Json, dict[str, Place]]:
     return config, clip_places(file, stem)
 
 
-def _open_clip(file: SafetensorsFile) -> tuple[Json, dict[str, Place]]:
-    prefix = PREFIXES["open_clip"]
+def _open_clip(file: SafetensorsFile, xl: bool = False) -> tuple[Json, dict[str, Place]]:
+    prefix = PREFIXES["xl_open_clip" if xl else "open_clip"]
     layers = _count(file, rf"{re.escape(prefix)}transformer\.resblocks\.(\d+)\.")
     hidden = _shape(file, f"{prefix}token_embedding.weight")[1]
     config = _text_config(
         hidden=hidden,
-        # Stable Diffusion 2 reads what comes before the last layer.
-        layers=layers - 1,
+        # Stable Diffusion 2 reads what comes before the last layer, XL what the last gives too.
+        layers=layers if xl else layers - 1,
         vocabulary=_shape(file, f"{prefix}token_embedding.weight")[0],
         positions=_shape(file, f"{prefix}positional_embedding")[0],
         intermediate=_shape(file, f"{prefix}transformer.resblocks.0.mlp.c_fc.weight")[0],
         activation="gelu",
     )
-    return config, open_clip_places(prefix, layers - 1)
+    if not xl:
+        return config, open_clip_places(prefix, layers - 1)
+    config |= {
+        "architectures": ["CLIPTextModelWithProjection"],
+        "projection_dim": _shape(file, f"{prefix}text_projection")[1],
+    }
+    return config, open_clip_places(prefix, layers, projects=True)
 
 
 def _text_config(
@@ -345,7 +405,19 @@ def _marked(names: set[str]) -> Prediction | None:
     return "v_prediction" if "v_pred" in names else None
 
 
-def _scheduler(prediction: Prediction, zero_snr: bool) -> Json:
+def _scheduler(prediction: Prediction, zero_snr: bool, xl: bool = False) -> Json:
+    if xl:
+        return {
+            "_class_name": "EulerDiscreteScheduler",
+            "beta_start": 0.00085,
+            "beta_end": 0.012,
+            "beta_schedule": "scaled_linear",
+            "num_train_timesteps": 1000,
+            "prediction_type": prediction,
+            "steps_offset": 1,
+            "rescale_betas_zero_snr": zero_snr,
+            "timestep_spacing": "trailing" if zero_snr else "leading",
+        }
     return {
         "_class_name": "DDIMScheduler",
         "beta_start": 0.00085,
@@ -361,7 +433,22 @@ def _scheduler(prediction: Prediction, zero_snr: bool) -> Json:
     }
 
 
-def _index() -> Json:
+def _index(xl: bool = False) -> Json:
+    if xl:
+        return {
+            "_class_name": "StableDiffusionXLPipeline",
+            "_diffusers_version": "0.35.0",
+            "feature_extractor": [None, None],
+            "force_zeros_for_empty_prompt": True,
+            "image_encoder": [None, None],
+            "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+            "text_encoder": ["transformers", "CLIPTextModel"],
+            "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+            "tokenizer": ["transformers", "CLIPTokenizer"],
+            "tokenizer_2": ["transformers", "CLIPTokenizer"],
+            "unet": ["diffusers", "UNet2DConditionModel"],
+            "vae": ["diffusers", "AutoencoderKL"],
+        }
     return {
         "_class_name": "StableDiffusionPipeline",
         # From before that version diffusers corrects sample sizes.
@@ -402,6 +489,9 @@ def _write(path: Path, configs: Mapping[str, Json], tokenizer: Path, pads_with_e
         copy_tokenizer(tokenizer, draft / "tokenizer")
         if pads_with_exclamation_mark:
             _pad_as_stable_diffusion_2(draft / "tokenizer")
+        if "text_encoder_2/config.json" in configs:
+            copy_tokenizer(tokenizer, draft / "tokenizer_2")
+            _pad_as_stable_diffusion_2(draft / "tokenizer_2")
         for file, config in configs.items():
             (draft / file).parent.mkdir(exist_ok=True)
             write_json(draft / file, config)
@@ -415,7 +505,7 @@ def _write(path: Path, configs: Mapping[str, Json], tokenizer: Path, pads_with_e
 
 
 def _pad_as_stable_diffusion_2(folder: Path) -> None:
-    """Stable Diffusion 2 was trained with "!" behind the end of text."""
+    """Stable Diffusion 2, and XL's second text encoder, were trained with "!" behind the end of text."""
     for file in folder.iterdir():
         if file.name not in (VOCAB_FILE, MERGES_FILE):
             file.unlink()

@@ -25,9 +25,12 @@ if TYPE_CHECKING:
 # A component of a checkpoint, and the halves of its autoencoder.
 PartName: TypeAlias = str
 PARTS: tuple[PartName, ...] = ("text_encoder", "unet", "decoder", "encoder")
+# Of them and of a second one, which some pipelines have.
+TEXT_ENCODERS: tuple[PartName, ...] = ("text_encoder", "text_encoder_2")
 
 FOLDERS: dict[PartName, str] = {
     "text_encoder": "text_encoder",
+    "text_encoder_2": "text_encoder_2",
     "unet": "unet",
     "decoder": "vae",
     "encoder": "vae",
@@ -38,6 +41,7 @@ FOLDERS: dict[PartName, str] = {
 }
 STEMS: dict[str, str] = {
     "text_encoder": "model",
+    "text_encoder_2": "model",
     "unet": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
 }
@@ -53,6 +57,7 @@ _TEXT_LAYER = {
     "fc1": "mlp.fc1",
     "fc2": "mlp.fc2",
 }
+_PROJECTION = "text_projection.weight"
 _OLD_PIXEL_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 # Buffers of old files that hold no weight, and what a whole CLIP has beside its text encoder.
 _IGNORED = re.compile(
@@ -61,6 +66,7 @@ _IGNORED = re.compile(
 # What stands in file names for another precision, in the order that local files are taken in.
 VARIANTS = ("", ".fp16", ".bf16")
 _TEXT_LAYER_NUMBER = re.compile(r"(?:text_model\.)?encoder\.layers\.(\d+)\.")
+_FINAL_NORM = re.compile(r"(?:text_model\.)?final_layer_norm\.")
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
 
@@ -68,9 +74,10 @@ def stored_names(part: PartName, key: str) -> tuple[str, ...]:
     """Names under which a file may hold our weight `key`; the first is the one we write."""
     if part == "unet":
         return (key,)
-    if part == "text_encoder":
+    if part in TEXT_ENCODERS:
         name = _clip_name(key)
-        return (f"text_model.{name}", name)
+        # transformers has it beside the model that it projects from.
+        return (name,) if key == _PROJECTION else (f"text_model.{name}", name)
     if part == "safety_checker":
         name = _clip_name(key)
         return (
@@ -276,9 +283,7 @@ def read_weights(
             found[key] = name
     taken = set(found.values())
     unexpected = sorted(
-        name
-        for name in files
-        if name not in taken and belongs_to(part, name) and not _is_skipped_layer(name, text_layers)
+        name for name in files if name not in taken and belongs_to(part, name) and not _is_skipped(name, text_layers)
     )
     if missing or unexpected:
         raise ArtifactError(_wrong_names(files.folder, missing, unexpected))
@@ -293,9 +298,12 @@ def read_weights(
     return {key: files[name].reshape(expected[key]) for key, name in found.items()}
 
 
-def _is_skipped_layer(name: str, text_layers: int | None) -> bool:
+def _is_skipped(name: str, text_layers: int | None) -> bool:
+    """Whether `name` is of a text encoder's layers that don't run, or of the norm behind them."""
     matched = _TEXT_LAYER_NUMBER.match(name)
-    return text_layers is not None and matched is not None and int(matched[1]) >= text_layers
+    if text_layers is None or matched is None:
+        return text_layers is not None and _FINAL_NORM.match(name) is not None
+    return int(matched[1]) >= text_layers
 
 
 def _without_kernel(shape: tuple[int, ...]) -> tuple[int, ...]:

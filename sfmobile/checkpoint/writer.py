@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from sfmobile.nets.unet import UNet
 
 MAX_SHARD_BYTES = 2 << 30
+SECOND: PartName = "text_encoder_2"
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,15 @@ class Weights:
 
     shapes: Mapping[str, tuple[int, ...]]
     tensor: Callable[[str], Tensor]
+
+
+@dataclass(frozen=True)
+class SecondText:
+    """A Stable Diffusion XL's second text encoder and its tokenizer, and values of each size's sinusoid."""
+
+    layout: TextEncoderLayout
+    tokenizer_dir: Path
+    size_dimension: int = 256
 
 
 def write_checkpoint(
@@ -113,8 +123,12 @@ def write_parts(
     default_steps: int,
     dtype: torch.dtype | None,
     max_shard_bytes: int,
+    second: SecondText | None = None,
 ) -> None:
-    """`write_checkpoint` for weights that are made one at a time: memory stays below about one shard."""
+    """`write_checkpoint` for weights that are made one at a time: memory stays below about one shard.
+
+    second: of a Stable Diffusion XL, whose `text_encoder_layout` is the first's.
+    """
     from safetensors import SafetensorError
 
     unet_layout.check_latent_size(*latent_size)
@@ -124,22 +138,26 @@ def write_parts(
         )
     image_size = max(latent_size) * autoencoder_layout.downsampling
     halves = tuple(part for part in ("decoder", "encoder") if part in weights)
+    sizes = () if second is None else (second.size_dimension,)
     configs = {
         "text_encoder": text_encoder_config(text_encoder_layout),
-        "unet": unet_config(unet_layout, latent_size),
+        **({} if second is None else {SECOND: text_encoder_config(second.layout)}),
+        "unet": unet_config(unet_layout, latent_size, *sizes),
         "vae": autoencoder_config(autoencoder_layout, halves, image_size),
     }
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         with draft_folder(root) as draft:
-            for folder, stem in STEMS.items():
+            for folder in configs:
                 (draft / folder).mkdir(parents=True)
                 _write(draft / folder / "config.json", configs[folder])
                 stored = {part: weights[part] for part in weights if FOLDERS[part] == folder}
-                _write_weights(draft / folder, stem, stored, dtype, max_shard_bytes)
+                _write_weights(draft / folder, STEMS[folder], stored, dtype, max_shard_bytes)
             (draft / "scheduler").mkdir()
             _write(draft / "scheduler" / "scheduler_config.json", scheduler_config(scheduler))
             copy_tokenizer(tokenizer_dir, draft / "tokenizer")
+            if second is not None:
+                copy_tokenizer(second.tokenizer_dir, draft / "tokenizer_2")
             _write(draft / MODEL_INDEX, _model_index(configs, scheduler, guidance_scale, default_steps))
             _move_into_place(draft, root)
     # safetensors turns the system's errors into its own.
@@ -155,14 +173,24 @@ def _model_index(
 ) -> Json:
     ours = configs["unet"]["_class_name"] == UNET_CLASS or configs["vae"]["_class_name"] == AUTOENCODER_CLASS
     unet, vae = configs["unet"]["_class_name"], configs["vae"]["_class_name"]
+    if SECOND in configs:
+        name = "StableDiffusionXLPipeline"
+        others: Json = {
+            "force_zeros_for_empty_prompt": True,
+            "image_encoder": [None, None],
+            SECOND: ["transformers", "CLIPTextModelWithProjection"],
+            "tokenizer_2": ["transformers", "CLIPTokenizer"],
+        }
+    else:
+        name = "SfmobilePipeline" if ours else "StableDiffusionPipeline"
+        others = {"requires_safety_checker": False, "safety_checker": [None, None]}
     return {
-        "_class_name": "SfmobilePipeline" if ours else "StableDiffusionPipeline",
+        "_class_name": name,
         "_sfmobile_version": version("sfmobile"),
         GUIDANCE_KEY: guidance_scale,
         STEPS_KEY: default_steps,
         "feature_extractor": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
+        **others,
         "scheduler": ["diffusers", scheduler_config(scheduler)["_class_name"]],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],

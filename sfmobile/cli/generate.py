@@ -117,6 +117,22 @@ def generate(
             "is black.",
         ),
     ] = True,
+    original_size: Annotated[
+        str | None,
+        typer.Option(
+            "--original-size",
+            metavar="HxW",
+            help="Of Stable Diffusion XL: how large the picture is said to have been; as it is drawn without it.",
+        ),
+    ] = None,
+    crop: Annotated[
+        str | None,
+        typer.Option("--crop", metavar="TOP,LEFT", help="The same: where it is said to be cut; 0,0 without it."),
+    ] = None,
+    target_size: Annotated[
+        str | None,
+        typer.Option("--target-size", metavar="HxW", help="The same: the size it is said to be brought to."),
+    ] = None,
     runtime: options.RuntimeOption = "auto",
     precision: options.PrecisionOption = "fp32",
     compute_unit: options.UnitOption = None,
@@ -168,6 +184,7 @@ def generate(
         raise UsageError("--previews-by says who makes the pictures of --previews DIR|FILE.png; give that too.")
     if not control and (control_start, control_end) != (0.0, 1.0):
         raise UsageError("--control-start and --control-end are of --control NAME=FILE; give that too.")
+    sizes = options.parse_sizes(original_size, crop, target_size)
     compared = (
         None if compare_samplers is None else comparison(compare_samplers, compare_steps, prompts, steps, sampler, eta)
     )
@@ -197,6 +214,7 @@ def generate(
                 syntax=syntax,
                 controls=controls,
                 safety_checker=safety_checker,
+                sizes=sizes,
             )
             compare(pipeline, request, *compared, output, json_output, observer)
             return
@@ -204,7 +222,7 @@ def generate(
         kind = previews_by or own if previews is not None else "decoder" if preview else None
         for number, prompt in enumerate(prompts, start=1):
             request = Request(
-                prompt, negative, seed, steps, guidance, sampler, eta, given, syntax, controls, safety_checker
+                prompt, negative, seed, steps, guidance, sampler, eta, given, syntax, controls, safety_checker, sizes
             )
             drawing = pipeline.draw(request, preview=kind or False, observer=observer)
             path = numbered(output, number, len(prompts))

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
 from sfmobile.checkpoint.source import Prediction
 from sfmobile.errors import UsageError
 from sfmobile.runtime.choices import ComputeUnit, Precision, RuntimeChoice
+
+if TYPE_CHECKING:
+    from sfmobile.sampling.sizes import Sizes
 
 Choice = TypeVar("Choice", bound=str)
 
@@ -107,11 +110,11 @@ def parse_choices(option: str, texts: Sequence[str] | None, choices: tuple[Choic
     return wanted
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """`--latent-size`: "64x64" or "64"."""
+def parse_size(text: str, option: str = "--latent-size", example: str = "64x64") -> tuple[int, int]:
+    """Two numbers, height and width: "64x64" or "64"."""
     matched = re.fullmatch(r"(\d{1,5})(?:[xX](\d{1,5}))?", text)
     if matched is None:
-        raise UsageError(f"--latent-size {text} is no size; expected height x width, such as 64x64.")
+        raise UsageError(f"{option} {text} is no size; expected height x width, such as {example}.")
     height = int(matched[1])
     return height, int(matched[2]) if matched[2] is not None else height
 
@@ -119,6 +122,20 @@ def parse_size(text: str) -> tuple[int, int]:
 def parse_optional_size(text: str | None) -> tuple[int, int] | None:
     """`--latent-size` that may be left out."""
     return None if text is None else parse_size(text)
+
+
+def parse_sizes(original: str | None, crop: str | None, target: str | None) -> Sizes:
+    """`--original-size`, `--crop` and `--target-size`, the picture's own without them."""
+    from sfmobile.sampling.sizes import Sizes
+
+    matched = None if crop is None else re.fullmatch(r"(\d{1,5})[,xX](\d{1,5})", crop)
+    if crop is not None and matched is None:
+        raise UsageError(f"--crop {crop} is no place; expected top,left in pixels, such as 0,128.")
+    return Sizes(
+        None if original is None else parse_size(original, "--original-size", "1024x1024"),
+        (0, 0) if matched is None else (int(matched[1]), int(matched[2])),
+        None if target is None else parse_size(target, "--target-size", "1024x1024"),
+    )
 
 
 def parse_batch(number: int) -> Literal[1, 2]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sfmobile.bundle.choices import Runs
@@ -12,7 +13,7 @@ from sfmobile.bundle.pipeline import ConcatenatedCondition, GuidanceEmbeddingCon
 from sfmobile.checkpoint.source import CONTROL_PREFIX
 from sfmobile.errors import UsageError
 from sfmobile.export.options import FIXED, SIZED, ExportOptions, Variation
-from sfmobile.nets.layout import AutoencoderLayout, TinyAutoencoderLayout
+from sfmobile.nets.layout import AutoencoderLayout, TextEncoderLayout, TinyAutoencoderLayout
 
 if TYPE_CHECKING:
     from sfmobile.bundle.manifest import Manifest
@@ -56,22 +57,29 @@ def _float16(name: str, shape: tuple[int, ...], description: str) -> TensorRecor
     return TensorRecord(name=name, shape=shape, dtype="float16", description=description)
 
 
-def _context(setting: Setting, batch: int, chunks: int = 1) -> TensorRecord:
-    layout = setting.checkpoint.text_encoder_layout
+def _context(setting: Setting, batch: int) -> TensorRecord:
+    """What the UNet takes of all text encoders."""
+    checkpoint = setting.checkpoint
     order = ", unconditional first, then conditional" if batch == 2 else ""
-    return _float16(
-        "encoder_hidden_states",
-        (batch, layout.hidden, 1, chunks * layout.max_length),
-        f"Text embedding: (batch, channels, 1, tokens){order}.",
+    joined = "" if len(checkpoint.texts) == 1 else f", of {len(checkpoint.texts)} text encoders' channels"
+    return _states(
+        batch,
+        sum(text.layout.hidden for text in checkpoint.texts),
+        checkpoint.pipeline.text.chunks * checkpoint.text_encoder_layout.max_length,
+        f"Text embedding: (batch, channels, 1, tokens){joined}{order}.",
     )
+
+
+def _states(batch: int, channels: int, tokens: int, description: str) -> TensorRecord:
+    return _float16("encoder_hidden_states", (batch, channels, 1, tokens), description)
 
 
 def _latents(setting: Setting, batch: int, channels: int, description: str) -> TensorRecord:
     return _float16("latents", (batch, channels, *setting.latent_size), description)
 
 
-def _text_encoder_inputs(setting: Setting) -> tuple[TensorRecord, ...]:
-    length = setting.checkpoint.text_encoder_layout.max_length
+def _text_encoder_inputs(name: ComponentName, setting: Setting) -> tuple[TensorRecord, ...]:
+    length = _text(name, setting).max_length
     return (
         TensorRecord(
             name="input_ids",
@@ -79,6 +87,33 @@ def _text_encoder_inputs(setting: Setting) -> tuple[TensorRecord, ...]:
             dtype="int32",
             description="Token ids of CLIP's byte-pair tokenizer, with start and end tokens, padded.",
         ),
+    )
+
+
+def _text_encoder_outputs(name: ComponentName, setting: Setting) -> tuple[TensorRecord, ...]:
+    layout, added = _text(name, setting), setting.checkpoint.pipeline.added
+    states = _states(1, layout.hidden, layout.max_length, "Text embedding: (batch, channels, 1, tokens).")
+    if added is None or added.component != name:
+        return (states,)
+    pooled = "State of the end of the text, projected: (batch, channels, 1, 1)."
+    return (states, _float16(added.output, (1, added.pooled, 1, 1), pooled))
+
+
+def _text(name: ComponentName, setting: Setting) -> TextEncoderLayout:
+    text = setting.checkpoint.text(name)
+    assert text is not None  # a text encoder's spec
+    return text.layout
+
+
+def _text_encoder_spec(name: ComponentName, package: str) -> ComponentSpec:
+    return ComponentSpec(
+        name=name,
+        runs="per_prompt",
+        package=package,
+        description="CLIP text encoder: token ids to text embedding.",
+        inputs=partial(_text_encoder_inputs, name),
+        outputs=partial(_text_encoder_outputs, name),
+        variation=FIXED,
     )
 
 
@@ -98,7 +133,7 @@ def _unet_inputs(setting: Setting) -> tuple[TensorRecord, ...]:
             (batch, dimension, 1, 1),
             "Sinusoid of the timestep, computed by the host in full precision: (batch, channels, 1, 1).",
         ),
-        _context(setting, batch, setting.checkpoint.pipeline.text.chunks),
+        _context(setting, batch),
     ]
     inputs += [
         _float16(
@@ -109,6 +144,17 @@ def _unet_inputs(setting: Setting) -> tuple[TensorRecord, ...]:
         for condition in setting.checkpoint.description.conditions
         if isinstance(condition, GuidanceEmbeddingCondition)
     ]
+    if (added := setting.checkpoint.pipeline.added) is not None:
+        total = setting.checkpoint.unet_layout.added_embedding_dim
+        assert total is not None  # the condition is of it
+        inputs.append(
+            _float16(
+                added.input,
+                (batch, total, 1, 1),
+                f"{added.pooled} channels of pooled text, and behind them the sinusoids of six sizes, computed by the "
+                "host in full precision: (batch, channels, 1, 1).",
+            )
+        )
     return (*inputs, *_residuals(setting))
 
 
@@ -237,15 +283,8 @@ def _safety_checker(setting: Setting) -> SafetyCheckerFiles:
 _SPECS: dict[ComponentName, ComponentSpec] = {
     spec.name: spec
     for spec in (
-        ComponentSpec(
-            name="text_encoder",
-            runs="per_prompt",
-            package="TextEncoder",
-            description="CLIP text encoder: token ids to text embedding.",
-            inputs=_text_encoder_inputs,
-            outputs=lambda setting: (_context(setting, 1),),
-            variation=FIXED,
-        ),
+        _text_encoder_spec("text_encoder", "TextEncoder"),
+        _text_encoder_spec("text_encoder_2", "TextEncoder2"),
         ComponentSpec(
             name="encoder",
             runs="per_given_picture",

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sfmobile.bundle.choices import ComponentName
-from sfmobile.bundle.directory import SAFETY_FOLDER, TOKENIZER_FOLDER, Bundle
+from sfmobile.bundle.directory import SAFETY_FOLDER, Bundle
 from sfmobile.bundle.manifest import (
     SCHEMA_VERSION,
     ComponentRecord,
@@ -22,6 +22,7 @@ from sfmobile.bundle.manifest import (
 from sfmobile.bundle.store import BundleWriter, require_disk
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.checkpoint.source import option_of
+from sfmobile.checkpoint.text import TextPart
 from sfmobile.checkpoint.tokenizer import MERGES_FILE, VOCAB_FILE, copy_tokenizer
 from sfmobile.errors import UsageError
 from sfmobile.export.build import ComponentBuild
@@ -150,12 +151,8 @@ def _manifest(
     components: Mapping[ComponentName, ComponentRecord],
     source_id: str,
 ) -> Manifest:
-    """The manifest without golden vectors; writes the tokenizer folder."""
+    """The manifest without golden vectors; writes the tokenizers' folders."""
     checkpoint = setting.checkpoint
-    constants = checkpoint.tokenizer
-    tokenizer_files = writer.folder(
-        TOKENIZER_FOLDER, lambda folder: copy_tokenizer(checkpoint.tokenizer_dir, folder, constants)
-    )
     safety = None
     if checkpoint.safety is not None and checkpoint.pipeline.safety_checker in components:
         concepts = checkpoint.safety.concepts()
@@ -192,17 +189,21 @@ def _manifest(
         guidance=GuidanceRecord(batch=batch, default_scale=checkpoint.guidance_scale),
         time_embedding=checkpoint.time_embedding,
         safety=safety,
-        tokenizers={
-            TOKENIZER_FOLDER: TokenizerRecord(
-                vocab=f"{TOKENIZER_FOLDER}/{VOCAB_FILE}",
-                merges=f"{TOKENIZER_FOLDER}/{MERGES_FILE}",
-                max_length=constants.max_length,
-                bos_token_id=constants.bos_token_id,
-                eos_token_id=constants.eos_token_id,
-                pad_token_id=constants.pad_token_id,
-                added_tokens=constants.added_tokens,
-                exact_tokens=constants.exact_tokens,
-                files=tokenizer_files,
-            )
-        },
+        tokenizers={text.tokenizer_name: _tokenizer(writer, text) for text in checkpoint.texts},
+    )
+
+
+def _tokenizer(writer: BundleWriter, text: TextPart) -> TokenizerRecord:
+    """The record of a tokenizer, whose folder it writes."""
+    name, constants = text.tokenizer_name, text.tokenizer
+    return TokenizerRecord(
+        vocab=f"{name}/{VOCAB_FILE}",
+        merges=f"{name}/{MERGES_FILE}",
+        max_length=constants.max_length,
+        bos_token_id=constants.bos_token_id,
+        eos_token_id=constants.eos_token_id,
+        pad_token_id=constants.pad_token_id,
+        added_tokens=constants.added_tokens,
+        exact_tokens=constants.exact_tokens,
+        files=writer.folder(name, lambda folder: copy_tokenizer(text.tokenizer_dir, folder, constants)),
     )

@@ -17,11 +17,19 @@ BlockKind = Literal["resnet", "attention"]
 
 @dataclass(frozen=True)
 class Stage:
-    """One resolution on one side of the UNet: its width and how many blocks of each kind it runs."""
+    """One resolution on one side of the UNet: its width and how many blocks of each kind it runs.
+
+    depths: transformer layers of each attention block; none given, one each.
+    """
 
     channels: int
     resnets: int
     attentions: int
+    depths: tuple[int, ...] = ()
+
+    def depth(self, attention: int) -> int:
+        """Transformer layers of that attention block."""
+        return self.depths[attention] if self.depths else 1
 
     def order(self) -> tuple[tuple[BlockKind, int], ...]:
         """Blocks in running order."""
@@ -54,6 +62,8 @@ class UNetLayout:
     up: stages from the lowest resolution to the highest; all but the last end in a 2x upsampling.
     Each up ResNet consumes one skip connection, so up stage i needs one ResNet more than its down partner.
     takes_residuals: whether what ControlNets add to the skip connections and the middle are inputs of it.
+    added_embedding_dim: values of a further embedding that is added to the time's (Stable Diffusion XL: the pooled text
+    and the sinusoids of six sizes, arXiv 2307.01952, section 2.2).
     """
 
     name: str
@@ -67,6 +77,7 @@ class UNetLayout:
     norm_groups: int = 32
     guidance_embedding_dim: int | None = None
     takes_residuals: bool = False
+    added_embedding_dim: int | None = None
 
     def __post_init__(self) -> None:
         if len(self.down) != len(self.up):
@@ -99,6 +110,11 @@ class UNetLayout:
                     f"found {stage.resnets} of {stage.channels}."
                 )
         for stage in (*self.down, self.mid, *self.up):
+            if stage.depths and len(stage.depths) != stage.attentions:
+                raise UsageError(
+                    f"UNet layout '{self.name}': a stage of {stage.attentions} attention blocks has "
+                    f"{len(stage.depths)} numbers of transformer layers; give one for each block."
+                )
             if stage.channels % self.norm_groups:
                 raise UsageError(
                     f"UNet layout '{self.name}': {stage.channels} channels can't be split into {self.norm_groups} "
@@ -167,6 +183,9 @@ class TextEncoderLayout:
     """CLIP text transformer: token ids (B, max_length) to hidden states (B, hidden, 1, max_length).
 
     max_length: the tokens that it is given; the checkpoint may hold positions for more. layers: those that run.
+    state_layers: those whose states are given, all that run without it. final_norm: whether they are normalised; what
+    is pooled is in any case. projection: channels of the pooled output, None for none. end_token: the id whose first
+    place is pooled; None for the place of the largest id, where configs of before transformers 4.31 find the end.
     """
 
     hidden: int
@@ -177,6 +196,10 @@ class TextEncoderLayout:
     vocabulary: int = 49408
     max_length: int = 77
     norm_eps: float = 1e-5
+    state_layers: int | None = None
+    final_norm: bool = True
+    projection: int | None = None
+    end_token: int | None = None
 
 
 @dataclass(frozen=True)
@@ -291,6 +314,46 @@ SNAPFUSION_AUTOENCODER = AutoencoderLayout(
     "snapfusion", decoder_channels=(64, 128, 256, 256), encoder_channels=(128, 256, 512, 512)
 )
 
+# Stable Diffusion XL (arXiv 2307.01952, table 1): three resolutions, no attention at the highest, and 2 and 10
+# transformer layers in each attention block below. SSD-1B and Segmind-Vega (arXiv 2401.02677) take layers out of it,
+# and all attention of the middle; as published they have 1.33 and 0.745 billion parameters.
+SDXL_CHANNELS = (320, 640, 1280)
+SDXL_UNET = UNetLayout(
+    "sdxl",
+    down=(Stage(320, 2, 0), Stage(640, 2, 2, (2, 2)), Stage(1280, 2, 2, (10, 10))),
+    mid=Stage(1280, 2, 1, (10,)),
+    up=(Stage(1280, 3, 3, (10, 10, 10)), Stage(640, 3, 3, (2, 2, 2)), Stage(320, 3, 0)),
+    cross_attention_dim=2048,
+    heads=(5, 10, 20),
+    added_embedding_dim=2816,
+)
+SSD1B_UNET = replace(
+    SDXL_UNET,
+    name="ssd-1b",
+    down=(Stage(320, 2, 0), Stage(640, 2, 2, (2, 2)), Stage(1280, 2, 2, (4, 4))),
+    mid=Stage(1280, 1, 0),
+    up=(Stage(1280, 3, 3, (4, 4, 10)), Stage(640, 3, 3, (2, 1, 1)), Stage(320, 3, 0)),
+)
+VEGA_UNET = replace(
+    SSD1B_UNET,
+    name="segmind-vega",
+    down=(Stage(320, 2, 0), Stage(640, 2, 2), Stage(1280, 2, 2, (2, 2))),
+    up=(Stage(1280, 3, 3, (2, 2, 2)), Stage(640, 3, 3), Stage(320, 3, 0)),
+)
+# CLIP ViT-L's text encoder as Stable Diffusion XL reads it, without its last layer and norm, and OpenCLIP's ViT-bigG.
+SDXL_TEXT_ENCODER = replace(SD15_TEXT_ENCODER, layers=11, final_norm=False)
+SDXL_TEXT_ENCODER_2 = TextEncoderLayout(
+    hidden=1280,
+    layers=32,
+    heads=20,
+    intermediate=5120,
+    activation="gelu",
+    state_layers=31,
+    final_norm=False,
+    projection=1280,
+)
+SDXL_AUTOENCODER = replace(SD15_AUTOENCODER, name="sdxl", scaling_factor=0.13025)
+
 # A larger model for 128 px, for a GPU to train: 16x16 latents, so three resolutions. The teacher has SD-1.5's shape
 # scaled down; the student follows SnapFusion: no attention at the highest resolution, fewer ResNets at the lowest, more
 # attention between. Widths are shared, so that the student starts from the teacher's blocks.
@@ -393,6 +456,9 @@ UNET_LAYOUTS = {
     for layout in (
         SD15_UNET,
         SNAPFUSION_UNET,
+        SDXL_UNET,
+        SSD1B_UNET,
+        VEGA_UNET,
         GLYPH_TEACHER_UNET,
         GLYPH_UNET,
         GLYPH_64_UNET,
@@ -406,6 +472,7 @@ AUTOENCODER_LAYOUTS = {
     for layout in (
         SD15_AUTOENCODER,
         SNAPFUSION_AUTOENCODER,
+        SDXL_AUTOENCODER,
         GLYPH_TEACHER_AUTOENCODER,
         GLYPH_AUTOENCODER,
         GLYPH_64_AUTOENCODER,

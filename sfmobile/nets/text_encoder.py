@@ -33,7 +33,10 @@ class TextLayer(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """CLIP text encoder: the last hidden state behind the final LayerNorm, as Stable Diffusion uses it."""
+    """CLIP text encoder: the hidden states that a UNet reads, and the pooled one where the layout has it.
+
+    Stable Diffusion reads the last states behind the final LayerNorm; XL those before the last layer, without it.
+    """
 
     causal_mask: Tensor
 
@@ -43,17 +46,38 @@ class TextEncoder(nn.Module):
         self.token_embedding = _embedding(layout.vocabulary, layout.hidden)
         self.position_embedding = _embedding(layout.max_length, layout.hidden)
         self.layers = nn.ModuleList([TextLayer(layout) for _ in range(layout.layers)])
-        self.final_layer_norm = ChannelLayerNorm(layout.hidden, layout.norm_eps)
+        if layout.final_norm or layout.projection is not None:
+            self.final_layer_norm = ChannelLayerNorm(layout.hidden, layout.norm_eps)
+        if layout.projection is not None:
+            self.text_projection = pointwise(layout.hidden, layout.projection, bias=False)
         self.register_buffer("causal_mask", causal_mask(layout.max_length), persistent=False)
 
-    def forward(self, input_ids: Tensor) -> Tensor:
-        """input_ids (B, max_length) integers; returns hidden states (B, hidden, 1, max_length)."""
+    def forward(self, input_ids: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """input_ids (B, max_length) integers; returns hidden states (B, hidden, 1, max_length), and with a projection
+        the pooled state (B, projection, 1, 1) beside them."""
+        layout = self.layout
         tokens = self.token_embedding(input_ids) + self.position_embedding.weight
         x = tokens.transpose(1, 2).unsqueeze(2)
         mask = self.causal_mask.to(x.dtype)
-        for layer in self.layers:
+        last = len(self.layers) if layout.state_layers is None else layout.state_layers
+        states = x
+        for count, layer in enumerate(self.layers, start=1):
             x = layer(x, mask)
-        return self.final_layer_norm(x)
+            if count == last:
+                states = x
+        if layout.projection is None:
+            return self.final_layer_norm(states) if layout.final_norm else states
+        normed = self.final_layer_norm(x)
+        if layout.final_norm:
+            states = normed if last == len(self.layers) else self.final_layer_norm(states)
+        pooled = (normed * self._end_of_text(input_ids).to(x.dtype)).sum(dim=3, keepdim=True)
+        return states, self.text_projection(pooled)
+
+    def _end_of_text(self, input_ids: Tensor) -> Tensor:
+        """(B, 1, 1, max_length): whether a place is the one whose state is pooled, exactly one of them."""
+        found = input_ids if self.layout.end_token is None else (input_ids == self.layout.end_token).to(torch.int32)
+        places = torch.arange(self.layout.max_length, device=input_ids.device)
+        return (places == found.argmax(dim=1, keepdim=True))[:, None, None, :]
 
 
 def _embedding(count: int, width: int) -> nn.Embedding:

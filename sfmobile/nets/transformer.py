@@ -62,11 +62,14 @@ class CrossAttentionBlock(nn.Module):
     With `gate` (broadcastable to (B, C, H, W)) the residual is scaled; 0 is the identity.
     """
 
-    def __init__(self, channels: int, heads: int, context_channels: int, groups: int) -> None:
+    def __init__(self, channels: int, heads: int, context_channels: int, groups: int, depth: int = 1) -> None:
+        """`depth`: its transformer layers, one behind the other."""
         super().__init__()
         self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
         self.proj_in = pointwise(channels, channels)
-        self.transformer_blocks = nn.ModuleList([TransformerLayer(channels, heads, context_channels)])
+        self.transformer_blocks = nn.ModuleList(
+            [TransformerLayer(channels, heads, context_channels) for _ in range(depth)]
+        )
         self.proj_out = pointwise(channels, channels)
 
     def forward(self, x: Tensor, context: Tensor, gate: Tensor | None = None) -> Tensor:

@@ -32,6 +32,19 @@ class TimeEmbedding(nn.Module):
         return self.linear_2(F.silu(self.linear_1(sinusoid)))
 
 
+class AddedEmbedding(nn.Module):
+    """Two-layer perceptron over what is added to the time embedding: the pooled text and the sinusoids of sizes."""
+
+    def __init__(self, channels: int, embedding: int) -> None:
+        super().__init__()
+        self.linear_1 = pointwise(channels, embedding)
+        self.linear_2 = pointwise(embedding, embedding)
+
+    def forward(self, added: Tensor) -> Tensor:
+        """added (B, C, 1, 1); returns (B, E, 1, 1)."""
+        return self.linear_2(F.silu(self.linear_1(added)))
+
+
 class UNetStage(nn.Module):
     """The blocks of one `Stage`, run in its order, with at most one resampling layer at the end."""
 
@@ -47,7 +60,10 @@ class UNetStage(nn.Module):
             )
         if stage.attentions:
             self.attentions = nn.ModuleList(
-                [CrossAttentionBlock(stage.channels, heads, context_channels, groups) for _ in range(stage.attentions)]
+                [
+                    CrossAttentionBlock(stage.channels, heads, context_channels, groups, stage.depth(index))
+                    for index in range(stage.attentions)
+                ]
             )
 
     def forward(
@@ -99,6 +115,8 @@ class ContractingPath(nn.Module):
         width = layout.down[0].channels
         self.conv_in = nn.Conv2d(layout.in_channels, width, kernel_size=3, padding=1)
         self.time_embedding = TimeEmbedding(width, width * 4, layout.guidance_embedding_dim)
+        if layout.added_embedding_dim is not None:
+            self.add_embedding = AddedEmbedding(layout.added_embedding_dim, width * 4)
         down_blocks: list[DownStage] = []
         current = width
         for level, stage in enumerate(layout.down):
@@ -117,6 +135,12 @@ class ContractingPath(nn.Module):
             "context_channels": layout.cross_attention_dim,
             "groups": layout.norm_groups,
         }
+
+    def embed(self, sinusoid: Tensor, guidance: Tensor | None, added: Tensor | None) -> Tensor:
+        """What every ResNet is told: the time and, where the layout has them, the guidance scale and what is added,
+        through SiLU (B, E, 1, 1)."""
+        time = self.time_embedding(sinusoid, guidance)
+        return F.silu(time if added is None else time + self.add_embedding(added))
 
     def contract(
         self, x: Tensor, time: Tensor, context: Tensor, gates: list[Tensor] | None
@@ -166,7 +190,7 @@ class UNet(ContractingPath):
         one; gates (blocks,) or (blocks, B), the factor on each block's residual in `layout.block_names()` order.
         Returns (B, out_channels, H, W).
         """
-        time = F.silu(self.time_embedding(time_embedding, guidance_embedding))
+        time = self.embed(time_embedding, guidance_embedding, None)
         queue = None if gates is None else [gate.reshape(-1, 1, 1, 1) for gate in gates.unbind(0)]
         x, skips = self.contract(self.conv_in(latents), time, encoder_hidden_states, queue)
         return self.expand(x, time, encoder_hidden_states, skips, queue)
@@ -182,17 +206,30 @@ class UNet(ContractingPath):
         return self.conv_out(F.silu(self.conv_norm_out(x)))
 
 
-class ControlledUNet(UNet):
-    """A UNet whose skip connections and middle take what ControlNets give, as inputs."""
+class ConditionedUNet(UNet):
+    """A UNet with further inputs: an added embedding, and what ControlNets give to its skip connections and middle."""
 
     def forward(  # type: ignore[override]
-        self, latents: Tensor, time_embedding: Tensor, encoder_hidden_states: Tensor, *others: Tensor, **named: Tensor
+        self,
+        latents: Tensor,
+        time_embedding: Tensor,
+        encoder_hidden_states: Tensor,
+        *others: Tensor,
+        guidance_embedding: Tensor | None = None,
+        added_embedding: Tensor | None = None,
+        **residuals: Tensor,
     ) -> Tensor:
-        """As a UNet's; behind its inputs the residuals in the order of `UNetLayout.residuals`, by place or by name."""
-        rest = [*others, *named.values()]
-        guidance = rest.pop(0) if self.layout.guidance_embedding_dim is not None else None
-        *residuals, middle = rest
-        time = F.silu(self.time_embedding(time_embedding, guidance))
+        """As a UNet's; behind its inputs those that the layout has of a guidance embedding (B, G, 1, 1), an added one
+        (B, A, 1, 1) and residuals in the order of `UNetLayout.residuals`, by place or by name."""
+        rest = [*others, *residuals.values()]
+        if self.layout.guidance_embedding_dim is not None and guidance_embedding is None:
+            guidance_embedding = rest.pop(0)
+        if self.layout.added_embedding_dim is not None and added_embedding is None:
+            added_embedding = rest.pop(0)
+        time = self.embed(time_embedding, guidance_embedding, added_embedding)
         x, skips = self.contract(self.conv_in(latents), time, encoder_hidden_states, None)
-        controlled = [skip + residual for skip, residual in zip(skips, residuals, strict=True)]
-        return self.expand(x + middle, time, encoder_hidden_states, controlled, None)
+        if self.layout.takes_residuals:
+            *given, middle = rest
+            skips = [skip + residual for skip, residual in zip(skips, given, strict=True)]
+            x = x + middle
+        return self.expand(x, time, encoder_hidden_states, skips, None)

@@ -24,7 +24,7 @@ from sfmobile.recipes.signal import (
     OutputSignal,
     Runs,
     SignalLevels,
-    encode_prompts,
+    token_ids,
 )
 from sfmobile.recipes.storages import (
     GROUP_SIZES,
@@ -303,11 +303,12 @@ def make_signal(
         )
     if component == pipeline.unet:
         return LatentSignal(checkpoint, runs, observer.advance)
-    if component not in (pipeline.text.component, pipeline.decoder):
-        judged = ", ".join((pipeline.text.component, pipeline.unet, pipeline.decoder))
+    encoders = [name for name in pipeline.text_encoders if pipeline.added is None or name != pipeline.added.component]
+    if component not in (*encoders, pipeline.decoder):
+        judged = ", ".join((*encoders, pipeline.unet, pipeline.decoder))
         raise UsageError(f"Bits can't be searched for component '{component}'; expected one of {judged}.")
-    if component == pipeline.text.component:
-        ids, _ = encode_prompts(checkpoint, [*runs.prompts, runs.negative_prompt])
+    if component in encoders:
+        ids = token_ids(checkpoint, component, [*runs.prompts, runs.negative_prompt])
         return OutputSignal(checkpoint, component, [{"input_ids": row} for row in ids])
     latents = LatentSignal(checkpoint, runs, observer.advance).latents
     scaled = latents / np.float32(checkpoint.autoencoder_layout.scaling_factor)

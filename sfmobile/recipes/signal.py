@@ -30,10 +30,12 @@ from sfmobile.errors import ArtifactError
 from sfmobile.export.component import Setting, component_specs
 from sfmobile.recipes.sensitivity import SampleCall, SampleRun
 from sfmobile.runtime.protocol import Arrays
+from sfmobile.sampling.encoding import Encoding, joined, without_text, zeros_for
 from sfmobile.sampling.guidance import Guidance, UNetCall, is_guided
 from sfmobile.sampling.noise import initial_latents
 from sfmobile.sampling.samplers.named import ddim_of
 from sfmobile.sampling.samplers.starting import start
+from sfmobile.sampling.sizes import OWN_SIZES, added_embedding
 from sfmobile.sampling.time_embedding import guidance_sinusoid, sinusoid
 from sfmobile.sampling.tokenizer import Tokenizer
 from sfmobile.signal import psnr
@@ -140,14 +142,37 @@ class StoredNetwork:
         self.close()
 
 
-def encode_prompts(checkpoint: Checkpoint, texts: Sequence[str]) -> tuple[list[np.ndarray], list[Float32]]:
-    """Token ids (1, S) and hidden states (1, C, 1, S) of each text, by the checkpoint's own text encoder in fp32."""
-    tokenizer = Tokenizer(checkpoint.tokenizer_dir, checkpoint.tokenizer)
-    net = checkpoint.load(checkpoint.pipeline.text.component)
-    ids = [tokenizer.encode(text) for text in texts]
-    with torch.inference_mode():
-        states = [net(torch.from_numpy(row)).numpy() for row in ids]
-    return ids, states
+def token_ids(checkpoint: Checkpoint, component: ComponentName, texts: Sequence[str]) -> list[np.ndarray]:
+    """Token ids (1, S) of each text as that text encoder takes them."""
+    part = checkpoint.text(component)
+    assert part is not None  # a text encoder of the pipeline
+    tokenizer = Tokenizer(part.tokenizer_dir, part.tokenizer)
+    return [tokenizer.encode(text) for text in texts]
+
+
+def encode_prompts(checkpoint: Checkpoint, texts: Sequence[str], picture: tuple[int, int]) -> list[dict[str, Float32]]:
+    """What the UNet takes of each text by the names of its inputs, by the checkpoint's own text encoders in fp32.
+
+    picture: height and width in pixels, which a Stable Diffusion XL is told.
+    """
+    pipeline = checkpoint.pipeline
+    found: list[dict[str, Encoding]] = [{} for _ in texts]
+    for component in pipeline.text_encoders:
+        net = checkpoint.load(component)
+        names = [one.name for one in component_specs(checkpoint)[component].outputs(Setting(checkpoint, (1, 1), 1))]
+        for encoded, ids in zip(found, token_ids(checkpoint, component, texts), strict=True):
+            with torch.inference_mode():
+                given = net(torch.from_numpy(ids))
+            values = given if isinstance(given, tuple) else (given,)
+            outputs = {name: value.numpy() for name, value in zip(names, values, strict=True)}
+            encoded[component] = Encoding(outputs["encoder_hidden_states"], outputs)
+    conditions = [joined(pipeline, encoded) for encoded in found]
+    if (added := pipeline.added) is not None:
+        for inputs, encoded in zip(conditions, found, strict=True):
+            pooled = encoded[added.component].outputs[added.output]
+            numbers = OWN_SIZES.numbers(picture)
+            inputs[added.input] = added_embedding(added, pooled, numbers, checkpoint.time_embedding)
+    return conditions
 
 
 class LatentSignal:
@@ -166,11 +191,12 @@ class LatentSignal:
         self._sampler = ddim_of(checkpoint.sampler)
         self.timesteps = [int(timestep) for timestep in start(self._sampler, runs.steps).timesteps]
         texts = [*runs.prompts, runs.negative_prompt]
-        self.token_ids, states = encode_prompts(checkpoint, texts)
-        self._conditional, self._unconditional = states[:-1], states[-1]
-        pipeline = checkpoint.pipeline
+        pipeline, factor = checkpoint.pipeline, checkpoint.autoencoder_layout.downsampling
+        height, width = runs.latent_size
+        *self._conditional, self._unconditional = encode_prompts(checkpoint, texts, (factor * height, factor * width))
+        if zeros_for(pipeline, runs.negative_prompt):
+            self._unconditional = without_text(pipeline, self._unconditional)
         self._guided = is_guided(runs.guidance_scale) and not pipeline.takes_guidance
-        self._text = pipeline.text.input
         self._others = {
             condition.input: guidance_sinusoid(runs.guidance_scale, condition.dimension)
             for condition in pipeline.conditions
@@ -212,8 +238,8 @@ class LatentSignal:
             for run in self.calls[:prompts]
         ]
 
-    def _conditions(self, states: np.ndarray) -> dict[str, np.ndarray]:
-        return {self._text: states, **self._others}
+    def _conditions(self, text: dict[str, Float32]) -> dict[str, np.ndarray]:
+        return {**text, **self._others}
 
     def _run(self, record: list[list[UNetCall]] | None) -> Float32:
         """Denoise every prompt; (prompts, C, H, W)."""

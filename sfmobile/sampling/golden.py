@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -90,7 +90,7 @@ def record_vectors(
     noise.seeds, noise.values        int64 (n,), float32 (n, 1, C, H, W): initial latents by seed
     tokenizer.texts                  uint8: UTF-8 of all samples, one behind the other
     tokenizer.offsets                int64 (n + 1,): sample i is bytes offsets[i] to offsets[i + 1]
-    tokenizer.ids                    int32 (n, max_length)
+    <tokenizer>.ids                  int32 (n, max_length)
     """
     noise = initial_latents(request.seed, pipeline.latent_shape())
     steps = []
@@ -98,7 +98,6 @@ def record_vectors(
         steps.append(step)
         advance(1)
     last = steps[-1]
-    ids = pipeline.tokenizer.encode(request.prompt)
     image = pipeline.decode(last.latents)
     # Of the picture that was drawn, where the bundle can take one.
     given = {}
@@ -117,9 +116,7 @@ def record_vectors(
         }
     advance(1)
     vectors = {
-        "text_encoder.input_ids": ids,
-        # One chunk of it, however many the UNet reads.
-        "text_encoder.encoder_hidden_states": pipeline.encode(request.prompt)[..., : ids.shape[1]],
+        **_texts(pipeline, request.prompt),
         **{f"unet.{name}": np.concatenate([c.inputs[name] for c in last.calls]) for name in last.calls[0].inputs},
         "unet.model_output": np.concatenate([call.model_output for call in last.calls]),
         "decoder.latents": pipeline.decoder_input(last.latents),
@@ -130,9 +127,20 @@ def record_vectors(
         "run.latents": np.concatenate([noise, *(step.latents for step in steps)]),
         "run.model_output": np.concatenate([step.model_output for step in steps]),
         **noise_samples(pipeline.latent_shape()),
-        **tokenizer_samples(pipeline.tokenizer),
+        **tokenizer_samples(pipeline.tokenizers),
     }
     return {name: np.ascontiguousarray(vector) for name, vector in vectors.items()}
+
+
+def _texts(pipeline: TextToImage, prompt: str) -> dict[str, np.ndarray]:
+    """What each text encoder takes and gives: of one chunk, however many the UNet reads."""
+    found: dict[str, np.ndarray] = {}
+    encodings = pipeline.encodings(prompt)
+    for text in pipeline.manifest.pipeline.texts:
+        found[f"{text.component}.input_ids"] = pipeline.cut(prompt, text=text).chunks[0].ids
+        outputs = encodings[text.component].outputs
+        found |= {f"{text.component}.{name}": value for name, value in outputs.items()}
+    return found
 
 
 def _controls(pipeline: TextToImage, last: Step, image: np.ndarray) -> dict[str, np.ndarray]:
@@ -159,11 +167,14 @@ def noise_samples(shape: tuple[int, ...]) -> dict[str, np.ndarray]:
     return {"noise.seeds": np.array(NOISE_SEEDS, np.int64), "noise.values": values}
 
 
-def tokenizer_samples(tokenizer: Tokenizer) -> dict[str, np.ndarray]:
-    """`TOKENIZER_SAMPLES` as bytes and as token ids."""
+def tokenizer_samples(tokenizers: Mapping[str, Tokenizer]) -> dict[str, np.ndarray]:
+    """`TOKENIZER_SAMPLES` as bytes and as token ids of each tokenizer."""
     texts = [text.encode() for text in TOKENIZER_SAMPLES]
     return {
         "tokenizer.texts": np.frombuffer(b"".join(texts), np.uint8),
         "tokenizer.offsets": np.cumsum([0, *(len(text) for text in texts)], dtype=np.int64),
-        "tokenizer.ids": np.concatenate([tokenizer.encode(text) for text in TOKENIZER_SAMPLES]),
+        **{
+            f"{name}.ids": np.concatenate([tokenizer.encode(text) for text in TOKENIZER_SAMPLES])
+            for name, tokenizer in tokenizers.items()
+        },
     }

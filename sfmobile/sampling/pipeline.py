@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,12 @@ from typing_extensions import Self
 
 from sfmobile.bundle.directory import Bundle
 from sfmobile.bundle.manifest import ComponentName, Manifest
-from sfmobile.bundle.pipeline import GuidanceEmbeddingCondition, TextCondition
+from sfmobile.bundle.pipeline import (
+    AddedEmbeddingCondition,
+    ComponentKey,
+    GuidanceEmbeddingCondition,
+    TextCondition,
+)
 from sfmobile.bundle.samplers import SamplerRecord
 from sfmobile.errors import UsageError
 from sfmobile.observer import Observer
@@ -24,19 +29,21 @@ from sfmobile.runtime.protocol import LoadedComponent, Runtime
 from sfmobile.sampling.choices import DEFAULT_FIT, Fit, PreviewKind
 from sfmobile.sampling.control import Control, Residuals, check_controls, parse_control, read_control
 from sfmobile.sampling.emphasis import PromptSyntax, check_syntax
+from sfmobile.sampling.encoding import Encoding, encodings, joined, without_text, zeros_for
 from sfmobile.sampling.given import Given, PictureSource, read_given
 from sfmobile.sampling.guidance import Further, Guidance, UNetCall, check_finite, check_scale, is_guided
 from sfmobile.sampling.noise import Noise
 from sfmobile.sampling.picture import Picture, to_pixels
 from sfmobile.sampling.previews import Previews
-from sfmobile.sampling.prompt import Prompt, beside, cut, weighed
+from sfmobile.sampling.prompt import Prompt, cut
 from sfmobile.sampling.safety import SafetyConcepts, Verdict, pixel_values
 from sfmobile.sampling.samplers.named import name_of, named, with_eta
 from sfmobile.sampling.samplers.sampler import Sampler
 from sfmobile.sampling.samplers.starting import start, start_within
+from sfmobile.sampling.sizes import OWN_SIZES, Sizes, added_embedding, check_sizes
 from sfmobile.sampling.tasks import FromPicture, FromText, check_runs, task_of
 from sfmobile.sampling.time_embedding import guidance_sinusoid, sinusoid
-from sfmobile.sampling.tokenizer import Tokenizer
+from sfmobile.sampling.tokenizer import Tokenizer, tokenizers_of
 from sfmobile.tables import shortened
 
 if TYPE_CHECKING:
@@ -60,6 +67,7 @@ class Request:
     syntax: of both prompts, see `sfmobile.sampling.prompt`.
     controls: pictures for the bundle's ControlNets.
     safety_checker: whether the picture is looked at before it is shown, where the bundle has what it takes.
+    sizes: what a model is told of the picture's size, if it is.
     """
 
     prompt: str
@@ -73,6 +81,7 @@ class Request:
     syntax: PromptSyntax = "plain"
     controls: tuple[Control, ...] = ()
     safety_checker: bool = True
+    sizes: Sizes = OWN_SIZES
 
 
 @dataclass(frozen=True)
@@ -117,12 +126,13 @@ class TextToImage:
         self,
         runtime: Runtime,
         manifest: Manifest,
-        tokenizer: Tokenizer,
+        tokenizers: Mapping[ComponentKey, Tokenizer],
         *,
         keep_loaded: bool = True,
         safety: SafetyConcepts | None = None,
     ) -> None:
-        """safety: what pictures are compared with, of a bundle that has a safety checker.
+        """tokenizers: by the manifest's names. safety: what pictures are compared with, of a bundle that has a safety
+        checker.
 
         Raises `UsageError` for a bundle of a task that sfmobile can't run.
         """
@@ -130,15 +140,20 @@ class TextToImage:
         self._safety = safety
         self.runtime = runtime
         self.manifest = manifest
-        self.tokenizer = tokenizer
+        self.tokenizers = tokenizers
         self._keep_loaded = keep_loaded
         self._loaded: dict[ComponentName, LoadedComponent] = {}
 
     @classmethod
     def of_bundle(cls, bundle: Bundle, runtime: Runtime, *, keep_loaded: bool = True) -> TextToImage:
         """The pipeline of `bundle` on `runtime`."""
-        tokenizer = Tokenizer(bundle.tokenizer_dir, bundle.manifest.tokenizer)
-        return cls(runtime, bundle.manifest, tokenizer, keep_loaded=keep_loaded, safety=SafetyConcepts.of(bundle))
+        tokenizers, safety = tokenizers_of(bundle), SafetyConcepts.of(bundle)
+        return cls(runtime, bundle.manifest, tokenizers, keep_loaded=keep_loaded, safety=safety)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the (first) text condition."""
+        return self.tokenizers[self.manifest.pipeline.text.tokenizer]
 
     def __enter__(self) -> Self:
         return self
@@ -159,28 +174,37 @@ class TextToImage:
             self._loaded[name] = self.runtime.load(name)
         return self._loaded[name]
 
-    def cut(self, prompt: str, syntax: PromptSyntax = "plain") -> Prompt:
-        """`prompt` in the chunks that this bundle's UNet reads. Raises `UsageError` for one that can't be read."""
-        return cut(self.tokenizer, prompt, syntax, self.manifest.pipeline.text.chunks)
+    def cut(self, prompt: str, syntax: PromptSyntax = "plain", text: TextCondition | None = None) -> Prompt:
+        """`prompt` in the chunks that this bundle's UNet reads, by the tokenizer of the (first) text condition.
+
+        Raises `UsageError` for one that can't be read.
+        """
+        text = text or self.manifest.pipeline.text
+        return cut(self.tokenizers[text.tokenizer], prompt, syntax, text.chunks)
+
+    def encodings(self, prompt: str, syntax: PromptSyntax = "plain") -> dict[ComponentName, Encoding]:
+        """What each text encoder makes of `prompt`. What doesn't fit is cut."""
+        return encodings(self.manifest.pipeline, partial(self.cut, prompt, syntax), self.component)
 
     def encode(self, prompt: str, syntax: PromptSyntax = "plain") -> np.ndarray:
-        """Hidden states of `prompt`, float32 (1, C, 1, S) as the UNet takes them. What doesn't fit is cut."""
-        encoder = self.component(self.manifest.pipeline.text.component)
-        states = []
-        for chunk in self.cut(prompt, syntax).chunks:
-            encoded = encoder.predict({"input_ids": chunk.ids})["encoder_hidden_states"]
-            check_finite(encoded, "text encoder")
-            states.append(weighed(encoded, chunk.weights))
-        return beside(states, self.manifest.pipeline.text.chunks)
+        """Hidden states of `prompt`, float32 (1, C, 1, S) as the UNet takes them."""
+        pipeline = self.manifest.pipeline
+        return joined(pipeline, self.encodings(prompt, syntax))[pipeline.text.input]
 
-    def conditions(self, prompt: str, scale: float, syntax: PromptSyntax = "plain") -> dict[str, np.ndarray]:
+    def conditions(
+        self, prompt: str, scale: float, syntax: PromptSyntax = "plain", sizes: Sizes = OWN_SIZES
+    ) -> dict[str, np.ndarray]:
         """What steers the UNet beside latents and time, by the name of its input, one row each."""
-        found: dict[str, np.ndarray] = {}
-        for condition in self.manifest.pipeline.conditions:
-            if isinstance(condition, TextCondition):
-                found[condition.input] = self.encode(prompt, syntax)
-            elif isinstance(condition, GuidanceEmbeddingCondition):
+        pipeline = self.manifest.pipeline
+        encoded = self.encodings(prompt, syntax)
+        found = joined(pipeline, encoded)
+        for condition in pipeline.conditions:
+            if isinstance(condition, GuidanceEmbeddingCondition):
                 found[condition.input] = guidance_sinusoid(scale, condition.dimension)
+            elif isinstance(condition, AddedEmbeddingCondition):
+                pooled = encoded[condition.component].outputs[condition.output]
+                numbers = sizes.numbers(self.manifest.latents.picture_size)
+                found[condition.input] = added_embedding(condition, pooled, numbers, self.manifest.time_embedding)
         return found
 
     def latent_shape(self) -> tuple[int, int, int, int]:
@@ -202,6 +226,7 @@ class TextToImage:
         check_scale(1.0 if task.picture_guidance is None else task.picture_guidance)
         check_syntax(request.syntax)
         check_controls(request.controls, self.manifest)
+        check_sizes(request.sizes, self.manifest)
         for prompt in (request.prompt, request.negative_prompt):
             self.cut(prompt, request.syntax)
         # Drawn in any case: a sampler that draws goes on behind it.
@@ -263,13 +288,17 @@ class TextToImage:
 
     def _guidance(self, request: Request, task: FromText, scale: float) -> Guidance:
         """What steers the UNet: the prompt's and the picture's encodings, by rows."""
-        conditional = self.conditions(request.prompt, scale, request.syntax)
+        conditional = self.conditions(request.prompt, scale, request.syntax, request.sizes)
         # A model that edits is guided by both of its scales or by none, as in diffusers.
         by_picture = task.picture_guidance
         guided = (
             is_guided(scale) and not self.manifest.pipeline.takes_guidance and (by_picture is None or by_picture >= 1)
         )
-        unconditional = self.conditions(request.negative_prompt, scale, request.syntax) if guided else None
+        unconditional = None
+        if guided and zeros_for(self.manifest.pipeline, request.negative_prompt):
+            unconditional = without_text(self.manifest.pipeline, conditional)
+        elif guided:
+            unconditional = self.conditions(request.negative_prompt, scale, request.syntax, request.sizes)
         task.prepare(self.moments)
         behind = task.behind()
         if behind is None:
@@ -363,6 +392,7 @@ class TextToImage:
             "source_sha256": manifest.source.sha256,
             "runtime": self.runtime.describe(),
             **task_of(manifest, request.given).settings(),
+            **request.sizes.settings(),
         }
         if request.eta is not None:
             settings["eta"] = request.eta
@@ -413,11 +443,10 @@ class Pipeline(TextToImage):
         """
         opened = open_bundle(bundle, latent_size, guidance_batch, observer)
         request = RuntimeRequest.of(opened, runtime, precision, compute_unit, source, observer)
-        tokenizer = Tokenizer(opened.tokenizer_dir, opened.manifest.tokenizer)
         super().__init__(
             request.open_on(opened),
             opened.manifest,
-            tokenizer,
+            tokenizers_of(opened),
             keep_loaded=keep_loaded,
             safety=SafetyConcepts.of(opened),
         )
@@ -442,6 +471,7 @@ class Pipeline(TextToImage):
         syntax: PromptSyntax = "plain",
         control: Sequence[str] = (),
         safety_checker: bool = True,
+        sizes: Sizes = OWN_SIZES,
         observer: Observer | None = None,
     ) -> Picture:
         """Draw `prompt`; the same seed gives the same picture.
@@ -453,7 +483,7 @@ class Pipeline(TextToImage):
         is brought to the bundle's. image_guidance: of a model that edits, how close to keep to the picture. paste:
         whether what the mask doesn't cover is put back as it was. syntax: a1111 reads weights, (word:1.3).
         control: pictures for the bundle's ControlNets, "canny=edges.png:0.8". safety_checker: False shows the picture
-        whatever the bundle's safety checker would say.
+        whatever the bundle's safety checker would say. sizes: what a Stable Diffusion XL is told of the picture's size.
         Raises `UsageError` for a request out of range, `GateError` for NaN or infinity on the way.
         """
         given = self.given(image, mask, strength, fit, image_guidance, paste, observer)
@@ -469,6 +499,7 @@ class Pipeline(TextToImage):
             syntax,
             self.controls(control, observer=observer),
             safety_checker,
+            sizes,
         )
         return self.draw(request, observer=observer).picture
 

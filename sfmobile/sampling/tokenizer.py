@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sfmobile.bundle.directory import Bundle
 from sfmobile.bundle.manifest import TokenizerRecord
+from sfmobile.bundle.pipeline import ComponentKey
 from sfmobile.checkpoint.tokenizer import TokenizerConstants, read_merges, read_tokenizer, read_vocabulary
 from sfmobile.errors import ArtifactError, UsageError
 
@@ -113,6 +115,13 @@ class Tokenizer:
                 parts.append(f"{token}_{len(parts)}")
             text = text.replace(token, " ".join(parts))
         return text
+
+
+def tokenizers_of(bundle: Bundle) -> dict[ComponentKey, Tokenizer]:
+    """The bundle's tokenizers by their names, each of its own folder."""
+    return {
+        name: Tokenizer(bundle.tokenizer_folder(name), record) for name, record in bundle.manifest.tokenizers.items()
+    }
 
 
 def _engine(folder: Path, constants: TokenizerConstants | TokenizerRecord) -> tokenizers.Tokenizer:

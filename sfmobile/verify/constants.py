@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sfmobile.bundle.directory import Bundle
     from sfmobile.bundle.manifest import ComponentRecord, Manifest
     from sfmobile.checkpoint.directory import Checkpoint
+    from sfmobile.checkpoint.text import TextPart
     from sfmobile.runtime.protocol import Runtime
 
 # The manifest's parts that a checkpoint decides.
@@ -64,7 +65,7 @@ def reference_pipeline(bundle: Bundle, checkpoint: Checkpoint, runtime: Runtime)
     return TextToImage(
         runtime,
         derived_manifest(bundle.manifest, checkpoint),
-        Tokenizer(checkpoint.tokenizer_dir, checkpoint.tokenizer),
+        {text.tokenizer_name: Tokenizer(text.tokenizer_dir, text.tokenizer) for text in checkpoint.texts},
         keep_loaded=False,
     )
 
@@ -79,16 +80,16 @@ def constant_faults(bundle: Bundle, checkpoint: Checkpoint) -> list[str]:
         for key, value in expected[part].items()
         if found[part].get(key) != value
     ]
-    return [
-        *faults,
-        *_tokenizer_faults(bundle, checkpoint),
-        *_safety_faults(bundle, checkpoint),
-        *_border_faults(bundle, checkpoint),
-    ]
+    for text in checkpoint.texts:
+        faults += _tokenizer_faults(bundle, text)
+    return [*faults, *_safety_faults(bundle, checkpoint), *_border_faults(bundle, checkpoint)]
 
 
-def _tokenizer_faults(bundle: Bundle, checkpoint: Checkpoint) -> Iterator[str]:
-    record, constants = bundle.manifest.tokenizer, checkpoint.tokenizer
+def _tokenizer_faults(bundle: Bundle, text: TextPart) -> Iterator[str]:
+    record, constants = bundle.manifest.tokenizers.get(text.tokenizer_name), text.tokenizer
+    if record is None:
+        yield f"tokenizers has no {text.tokenizer_name} in the manifest"
+        return
     keys = ["max_length", "bos_token_id", "eos_token_id", "pad_token_id"]
     tokens = {*constants.added_tokens.values(), *constants.exact_tokens.values()}
     # Bundles from before added tokens were recorded mean the two ends of text.
@@ -97,12 +98,12 @@ def _tokenizer_faults(bundle: Bundle, checkpoint: Checkpoint) -> Iterator[str]:
     for key in keys:
         found, expected = getattr(record, key), getattr(constants, key)
         if found != expected:
-            place = f"tokenizers.{bundle.manifest.pipeline.text.tokenizer}.{key}"
+            place = f"tokenizers.{text.tokenizer_name}.{key}"
             yield f"{place} is {found} in the manifest and {expected} in the checkpoint"
     with tempfile.TemporaryDirectory(prefix="sfmobile-") as scratch:
         folder = Path(scratch) / "tokenizer"
         folder.mkdir()
-        copy_tokenizer(checkpoint.tokenizer_dir, folder)
+        copy_tokenizer(text.tokenizer_dir, folder)
         for path in (record.vocab, record.merges):
             ours, theirs = bundle.root / path, folder / Path(path).name
             if not theirs.is_file() or sha256_of_file(ours) != sha256_of_file(theirs):

@@ -29,11 +29,13 @@ from sfmobile.sampling.guidance import is_guided
 from sfmobile.sampling.noise import initial_latents
 from sfmobile.sampling.picture import to_pixels
 from sfmobile.sampling.safety import pixel_values
+from sfmobile.sampling.sizes import Sizes
 from sfmobile.verify.signal import agreement
 
 if TYPE_CHECKING:
     from sfmobile.bundle.samplers import SamplerRecord
     from sfmobile.checkpoint.directory import Checkpoint
+    from sfmobile.checkpoint.source import EmbeddingChoice
     from sfmobile.sampling.pipeline import Request, TextToImage
 
 # Two readings of one checkpoint in torch fp32 differ by the order of sums; families agree at 92 dB and more.
@@ -108,12 +110,28 @@ def _lay(pipeline: Any, checkpoint: Checkpoint) -> None:
         name = read_config(source.vae / "config.json").get("_class_name", "AutoencoderKL")
         pipeline.vae = getattr(diffusers, name).from_pretrained(source.vae, use_safetensors=True)
     for embedding in source.embeddings:
+        if len(checkpoint.texts) > 1:
+            _lay_over_two(pipeline, embedding)
+            continue
         folder, file = str(embedding.path.parent), embedding.path.name
         pipeline.load_textual_inversion(folder, weight_name=file, token=embedding.token, local_files_only=True)
     for lora in source.loras:
         pipeline.load_lora_weights(str(lora.path.parent), weight_name=lora.path.name, local_files_only=True)
         pipeline.fuse_lora(lora_scale=lora.scale)
         pipeline.unload_lora_weights()
+
+
+def _lay_over_two(pipeline: Any, embedding: EmbeddingChoice) -> None:
+    """As diffusers' guide has it for files of two text encoders: one call for each."""
+    from safetensors.torch import load_file
+
+    tensors, token = load_file(embedding.path), embedding.token or embedding.path.stem
+    pipeline.load_textual_inversion(
+        tensors["clip_l"], token=token, text_encoder=pipeline.text_encoder, tokenizer=pipeline.tokenizer
+    )
+    pipeline.load_textual_inversion(
+        tensors["clip_g"], token=token, text_encoder=pipeline.text_encoder_2, tokenizer=pipeline.tokenizer_2
+    )
 
 
 def compare_reading(
@@ -137,9 +155,8 @@ def compare_reading(
     with _quiet():
         theirs = _Theirs(checkpoint, None if request.sampler is None else ours.sampler_record(request))
         skipped = manifest.pipeline.text.skipped_layers
-        found = theirs.run(
-            texts, request.seed, noise, steps, scale, skipped, manifest.latents.pixels_per_latent, advance, encodes
-        )
+        factor = manifest.latents.pixels_per_latent
+        found = theirs.run(texts, request.seed, noise, steps, scale, skipped, factor, advance, encodes, request.sizes)
         del theirs
     stages: list[SampleAgreement] = []
 
@@ -147,8 +164,12 @@ def compare_reading(
         stages.append(SampleAgreement(input=name, agreement=agreement(expected, given, peak)))
 
     for name, text in texts.items():
-        compare(f"{name}: tokens", found[f"{name}: tokens"], ours.tokenizer.encode(text))
+        read = [tokenizer.encode(text) for tokenizer in ours.tokenizers.values()]
+        compare(f"{name}: tokens", found[f"{name}: tokens"], np.concatenate(read))
         compare(f"{name}: embedding", found[f"{name}: embedding"], ours.encode(text)[..., : ours.tokenizer.max_length])
+        if (added := manifest.pipeline.added) is not None:
+            pooled = ours.encodings(text)[added.component].outputs[added.output]
+            compare(f"{name}: pooled", found[f"{name}: pooled"], pooled.reshape(1, -1))
     latents = noise
     for step in ours.steps(request, noise):
         latents = step.latents
@@ -198,8 +219,13 @@ class _Theirs:
         import torch
 
         # Pipelines that begin with a picture, and those of consistency models, hold this one's components.
-        kind = diffusers.StableDiffusionPipeline
-        options: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False, "local_files_only": True}
+        self.is_xl = len(checkpoint.texts) > 1
+        kind = diffusers.StableDiffusionXLPipeline if self.is_xl else diffusers.StableDiffusionPipeline
+        # What it would draw over a picture is no part of the model.
+        without = (
+            {"add_watermarker": False} if self.is_xl else {"safety_checker": None, "requires_safety_checker": False}
+        )
+        options: dict[str, Any] = {**without, "local_files_only": True}
         # Beside a single file its configs, which are elsewhere.
         folder = checkpoint.tokenizer_dir.parent
         if checkpoint.root.is_file():
@@ -212,7 +238,7 @@ class _Theirs:
         self.pipeline = opened.to(torch.float32)
         self.pipeline.set_progress_bar_config(disable=True)
         encoder = self.pipeline.text_encoder
-        if not hasattr(encoder, "text_model"):
+        if not self.is_xl and not hasattr(encoder, "text_model"):
             # Where diffusers 0.42 looks for the final norm if it skips layers; transformers 5 has it one floor higher.
             object.__setattr__(encoder, "text_model", encoder)
         walked = sampler or checkpoint.sampler
@@ -235,26 +261,25 @@ class _Theirs:
         pixels_per_latent: int,
         advance: Callable[[int], None],
         encodes: bool,
+        sizes: Sizes,
     ) -> dict[str, np.ndarray]:
-        """Tokens (1, S), embeddings (1, C, 1, S), latents behind each step, the image (1, 3, H, W) and the picture
-        (H, W, 3), by stage; with `encodes` also what the encoder says of that image."""
+        """Tokens (1, S) of each tokenizer, embeddings (1, C, 1, S), latents behind each step, the image (1, 3, H, W)
+        and the picture (H, W, 3), by stage; with `encodes` also what the encoder says of that image."""
         import torch
 
         pipeline = self.pipeline
         found: dict[str, np.ndarray] = {}
         embeddings: dict[str, Any] = {}
+        pooled_embeddings: dict[str, Any] = {}
         with torch.inference_mode():
             for name, text in texts.items():
-                ids = pipeline.tokenizer(
-                    pipeline.maybe_convert_prompt(text, pipeline.tokenizer),
-                    padding="max_length",
-                    max_length=pipeline.tokenizer.model_max_length,
-                    truncation=True,
-                ).input_ids
-                found[f"{name}: tokens"] = np.asarray([ids], np.int32)
-                embedding, _ = pipeline.encode_prompt(text, "cpu", 1, False, clip_skip=skipped_layers or None)
+                found[f"{name}: tokens"] = np.asarray([self._ids(one, text) for one in self._tokenizers()], np.int32)
+                embedding, *pooled = self._encode(text, skipped_layers or None)
                 embeddings[name] = embedding
                 found[f"{name}: embedding"] = embedding.permute(0, 2, 1)[:, :, None].numpy()
+                for one in pooled:
+                    pooled_embeddings[name] = one
+                    found[f"{name}: pooled"] = one.numpy()
 
             # A sampler that draws goes on behind the initial latents.
             generator = torch.Generator().manual_seed(seed)
@@ -265,8 +290,15 @@ class _Theirs:
                 advance(1)
                 return {}
 
+            given = _texts(texts, embeddings if skipped_layers else None)
+            if skipped_layers and self.is_xl:
+                given |= _texts(texts, pooled_embeddings, "_pooled")
+            if self.is_xl and not texts.get("negative prompt") and self.pipeline.config.force_zeros_for_empty_prompt:
+                # To diffusers one of no words is another than none.
+                given = {key: value for key, value in given.items() if not key.startswith("negative")}
             image = pipeline(
-                **_texts(texts, embeddings if skipped_layers else None),
+                **given,
+                **self._told(sizes),
                 num_inference_steps=steps,
                 guidance_scale=scale,
                 latents=torch.from_numpy(noise.copy()),
@@ -285,13 +317,46 @@ class _Theirs:
                 found["moments"] = pipeline.vae.encode(decoded.clamp(-1, 1)).latent_dist.parameters.numpy()
         return found
 
+    def _tokenizers(self) -> list[Any]:
+        return [self.pipeline.tokenizer, *([self.pipeline.tokenizer_2] if self.is_xl else [])]
 
-def _texts(texts: dict[str, str], embeddings: dict[str, Any] | None) -> dict[str, Any]:
+    def _ids(self, tokenizer: Any, text: str) -> list[int]:
+        ids: list[int] = tokenizer(
+            self.pipeline.maybe_convert_prompt(text, tokenizer),
+            padding="max_length",
+            max_length=tokenizer.model_max_length,
+            truncation=True,
+        ).input_ids
+        return ids
+
+    def _encode(self, text: str, skipped: int | None) -> tuple[Any, ...]:
+        """Hidden states, and a Stable Diffusion XL's pooled one."""
+        if self.is_xl:
+            states, _, pooled, _ = self.pipeline.encode_prompt(
+                text, device="cpu", do_classifier_free_guidance=False, clip_skip=skipped
+            )
+            return states, pooled
+        states, _ = self.pipeline.encode_prompt(text, "cpu", 1, False, clip_skip=skipped)
+        return (states,)
+
+    def _told(self, sizes: Sizes) -> dict[str, Any]:
+        """What a Stable Diffusion XL is told of the picture."""
+        if not self.is_xl:
+            return {}
+        return {
+            "original_size": sizes.original,
+            "crops_coords_top_left": sizes.crop,
+            "target_size": sizes.target,
+        }
+
+
+def _texts(texts: dict[str, str], embeddings: dict[str, Any] | None, pooled: str = "") -> dict[str, Any]:
     """What diffusers' pipeline is told to draw: texts, or their embeddings, since it skips layers for the prompt alone
     and never for the negative one."""
     given: dict[str, Any] = texts if embeddings is None else embeddings
     ending = "" if embeddings is None else "_embeds"
-    return {f"{name.replace(' ', '_')}{ending}": value for name, value in given.items()}
+    words = {"prompt": f"{pooled}_prompt".lstrip("_"), "negative prompt": f"negative{pooled}_prompt"}
+    return {f"{words[name]}{ending}": value for name, value in given.items()}
 
 
 def _walk_own_list(scheduler: Any) -> None:

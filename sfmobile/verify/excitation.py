@@ -15,7 +15,7 @@ import numpy as np
 from sfmobile.sampling.time_embedding import sinusoid
 
 if TYPE_CHECKING:
-    from sfmobile.bundle.manifest import ComponentName, Manifest, TensorRecord
+    from sfmobile.bundle.manifest import ComponentName, Manifest, TensorRecord, TokenizerRecord
     from sfmobile.verify.recording import Call
 
 # Timesteps of the first training step, of the middle and of the last, in turn; as shares of all.
@@ -38,16 +38,22 @@ def exciting_inputs(
         if calls and tensor.dtype != "int32"
     }
     return [
-        {tensor.name: _input(manifest, tensor, generator, number, sizes) for tensor in record.inputs}
+        {tensor.name: _input(manifest, component, tensor, generator, number, sizes) for tensor in record.inputs}
         for number in range(COUNT)
     ]
 
 
 def _input(
-    manifest: Manifest, tensor: TensorRecord, generator: np.random.Generator, number: int, sizes: dict[str, float]
+    manifest: Manifest,
+    component: ComponentName,
+    tensor: TensorRecord,
+    generator: np.random.Generator,
+    number: int,
+    sizes: dict[str, float],
 ) -> np.ndarray:
     if tensor.name == "input_ids":
-        return _ids(manifest, tensor, generator)
+        read_by = {text.component: text.tokenizer for text in manifest.pipeline.texts}
+        return _ids(manifest.tokenizers[read_by[component]], tensor, generator)
     if tensor.name == "time_embedding":
         rows = tensor.shape[0]
         shares = [TIMES[(number * rows + row) % len(TIMES)] for row in range(rows)]
@@ -59,9 +65,8 @@ def _input(
     return (size * generator.standard_normal(tensor.shape)).astype(np.float32)
 
 
-def _ids(manifest: Manifest, tensor: TensorRecord, generator: np.random.Generator) -> np.ndarray:
+def _ids(tokens: TokenizerRecord, tensor: TensorRecord, generator: np.random.Generator) -> np.ndarray:
     """A text as long as can be, of tokens from all over the vocabulary, between the start and the end token."""
-    tokens = manifest.tokenizer
     ids = generator.integers(0, max(tokens.bos_token_id, 1), tensor.shape, dtype=np.int32)
     ids[:, 0] = tokens.bos_token_id
     ids[:, -1] = tokens.eos_token_id

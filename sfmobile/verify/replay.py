@@ -7,7 +7,7 @@ step, what the decoder is given. A constant changed since, or by a slip of whate
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +16,7 @@ from sfmobile.errors import SfmobileError
 from sfmobile.runtime.component import Component
 from sfmobile.sampling.noise import initial_latents
 from sfmobile.sampling.pipeline import Request, TextToImage
-from sfmobile.sampling.tokenizer import Tokenizer
+from sfmobile.sampling.tokenizer import Tokenizer, tokenizers_of
 from sfmobile.verify.signal import agreement
 
 if TYPE_CHECKING:
@@ -33,20 +33,21 @@ def replay_faults(bundle: Bundle) -> list[str]:
     Raises `ArtifactError` if the bundle has none.
     """
     try:
-        tokenizer = Tokenizer(bundle.tokenizer_dir, bundle.manifest.tokenizer)
-        return [*_texts(bundle, tokenizer), *_noise(bundle), *_defaults(bundle), *_loop(bundle, tokenizer)]
+        tokenizers = tokenizers_of(bundle)
+        faults = [fault for name, tokenizer in tokenizers.items() for fault in _texts(bundle, name, tokenizer)]
+        return [*faults, *_noise(bundle), *_defaults(bundle), *_loop(bundle, tokenizers)]
     except SfmobileError as error:
         return [f"the golden run can't be replayed: {error}"]
 
 
-def _texts(bundle: Bundle, tokenizer: Tokenizer) -> Iterator[str]:
+def _texts(bundle: Bundle, name: str, tokenizer: Tokenizer) -> Iterator[str]:
     content = bundle.golden("tokenizer.texts").tobytes()
     offsets = bundle.golden("tokenizer.offsets")
-    for start, end, ids in zip(offsets[:-1], offsets[1:], bundle.golden("tokenizer.ids"), strict=True):
+    for start, end, ids in zip(offsets[:-1], offsets[1:], bundle.golden(f"{name}.ids"), strict=True):
         text = content[start:end].decode()
         found = tokenizer.encode(text)[0]
         if not np.array_equal(found, ids):
-            yield f"the tokenizer gives other ids for {text[:40]!r} than the golden vectors have"
+            yield f"the {name} gives other ids for {text[:40]!r} than the golden vectors have"
             return
 
 
@@ -74,13 +75,13 @@ def _defaults(bundle: Bundle) -> Iterator[str]:
         )
 
 
-def _loop(bundle: Bundle, tokenizer: Tokenizer) -> Iterator[str]:
+def _loop(bundle: Bundle, tokenizers: Mapping[str, Tokenizer]) -> Iterator[str]:
     golden = bundle.manifest.golden
     assert golden is not None
     request = Request(golden.prompt, golden.negative_prompt, golden.seed, golden.steps, golden.guidance_scale)
     latents, timesteps = bundle.golden("run.latents"), bundle.golden("run.timesteps")
     player = _Player(bundle)
-    with TextToImage(player, bundle.manifest, tokenizer) as pipeline:
+    with TextToImage(player, bundle.manifest, tokenizers) as pipeline:
         for step in pipeline.steps(request, latents[:1]):
             if step.timestep != timesteps[step.index]:
                 yield (
@@ -94,7 +95,10 @@ def _loop(bundle: Bundle, tokenizer: Tokenizer) -> Iterator[str]:
                 return
         pipeline.decode(step.latents)
     known = bundle.manifest.pipeline
-    for name, key in ((known.text.component, "input_ids"), (known.unet, "time_embedding"), (known.decoder, "latents")):
+    taken_by = [*((name, "input_ids") for name in known.text_encoders), (known.unet, "time_embedding")]
+    if known.added is not None:
+        taken_by.append((known.unet, known.added.input))
+    for name, key in (*taken_by, (known.decoder, "latents")):
         taken = player.inputs.get(f"{name}.{key}")
         expected = bundle.golden(f"{name}.{key}")
         if taken is not None and not agreement(expected[:1], taken[:1]).reaches(REPLAY_GATE_DB):

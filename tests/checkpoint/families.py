@@ -45,6 +45,9 @@ class Family:
     scheduler: tuple[str, dict[str, Any]] = DDIM
     tokens: int = 77
     tiny_autoencoder: bool = False
+    # Of a Stable Diffusion XL: changes of the second text encoder's config.
+    second: dict[str, Any] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
     then: Callable[[Path], None] | None = None
 
 
@@ -61,6 +64,57 @@ def _rewrite(file: str, **changes: Any) -> Callable[[Path], None]:
     return then
 
 
+# Stable Diffusion XL's kind: no attention at the highest of three resolutions, deeper transformers below, and 20
+# channels of pooled text beside six sizes of 8 values.
+XL_UNET = {
+    **blocks(".xx"),
+    "attention_head_dim": (2, 4, 4),
+    "use_linear_projection": True,
+    "transformer_layers_per_block": (1, 2, 3),
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 20 + 6 * 8,
+    "cross_attention_dim": 24 + 32,
+}
+PRUNED = {**XL_UNET, "mid_block_type": "UNetMidBlock2D"}
+EULER = ("EulerDiscreteScheduler", {**BETAS, "steps_offset": 1, "timestep_spacing": "leading"})
+
+
+def _xl(unet: dict[str, Any] | None = None, **changes: Any) -> Family:
+    values: dict[str, Any] = {
+        "pipeline": "StableDiffusionXLPipeline",
+        "unet": {**XL_UNET, **(unet or {})},
+        "text": {"num_hidden_layers": 3},
+        "second": {},
+        "scheduler": EULER,
+    }
+    return Family(**(values | changes))
+
+
+XL: dict[str, Family] = {
+    "SDXL": _xl(),
+    "SDXL-Turbo": _xl(scheduler=("EulerAncestralDiscreteScheduler", {**EULER[1], "timestep_spacing": "trailing"})),
+    "SDXL-Lightning": _xl(scheduler=("EulerDiscreteScheduler", {**EULER[1], "timestep_spacing": "trailing"})),
+    "SSD-1B": _xl(
+        PRUNED
+        | {
+            "transformer_layers_per_block": (1, (2, 2), (4, 4)),
+            "reverse_transformer_layers_per_block": ((4, 4, 5), (2, 1, 1), 1),
+        }
+    ),
+    "Segmind-Vega": _xl(
+        PRUNED
+        | {
+            "transformer_layers_per_block": (1, (1, 1), (2, 2)),
+            "reverse_transformer_layers_per_block": ((2, 2, 2), (1, 1, 1), 1),
+        }
+    ),
+    "LCM-SDXL": _xl({"time_cond_proj_dim": 16}, scheduler=("LCMScheduler", BETAS)),
+    "SDXL, image-to-image class": _xl(pipeline="StableDiffusionXLImg2ImgPipeline"),
+    "SDXL, inpainting class, plain UNet": _xl(pipeline="StableDiffusionXLInpaintPipeline"),
+    "SDXL, older end token": _xl(second={"eos_token_id": 2}),
+    "SDXL, no zeros": _xl(options={"force_zeros_for_empty_prompt": False}),
+}
 TEXT_TO_IMAGE: dict[str, Family] = {
     "SD 1.x": Family(),
     "SD 2.x": Family(unet=SD2, text=SD2_TEXT),
@@ -126,11 +180,14 @@ def write_family(family: Family, root: Path, seed: int = 0) -> Path:
         "vocab_size": VOCABULARY,
         **family.text,
     }
-    parts = {
+    parts: dict[str, Any] = {
         "unet": diffusers.UNet2DConditionModel(**unet),
         "text_encoder": family.text_class(CLIPTextConfig(**text)),
         "vae": _tiny_autoencoder() if family.tiny_autoencoder else _autoencoder(),
     }
+    if family.second is not None:
+        second = {**text, "hidden_size": 32, "num_attention_heads": 4, "projection_dim": 20, "hidden_act": "gelu"}
+        parts["text_encoder_2"] = CLIPTextModelWithProjection(CLIPTextConfig(**second | family.second))
     for part in parts.values():
         for name, weight in part.named_parameters():
             if weight.ndim == 1:
@@ -139,11 +196,13 @@ def write_family(family: Family, root: Path, seed: int = 0) -> Path:
     with tempfile.TemporaryDirectory() as folder:
         # CLIP's own 49,408 tokens take longer to read than all networks take to run.
         write_byte_tokenizer(Path(folder), VOCABULARY, family.tokens)
-        tokenizer = CLIPTokenizer.from_pretrained(folder)
-    options = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    pipeline = getattr(diffusers, family.pipeline)(
-        **parts, tokenizer=tokenizer, scheduler=getattr(diffusers, kind)(**constants), **options
-    )
+        parts["tokenizer"] = CLIPTokenizer.from_pretrained(folder)
+        if family.second is not None:
+            parts["tokenizer_2"] = CLIPTokenizer.from_pretrained(folder, pad_token="!")
+    options: dict[str, Any] = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    if family.second is not None:
+        options = {"add_watermarker": False, **family.options}
+    pipeline = getattr(diffusers, family.pipeline)(**parts, scheduler=getattr(diffusers, kind)(**constants), **options)
     pipeline.save_pretrained(root)
     if family.then is not None:
         family.then(root)

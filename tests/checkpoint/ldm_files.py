@@ -25,8 +25,13 @@ def pipeline_2() -> Any:
 
 
 def ldm_unet(weights: Tensors, layers: int = 1) -> Tensors:
-    """One level after the other; `up_blocks.0` has no attention before its upsampler."""
+    """One level after the other; an upsampler is the third module behind an attention, the second without one."""
     step = layers + 1
+
+    def upsampler(level: str) -> str:
+        place = 2 if f"up_blocks.{level}.attentions.{layers}.norm.weight" in weights else 1
+        return f"output_blocks.{int(level) * step + layers}.{place}"
+
     resnet = (
         ("norm1", "in_layers.0"),
         ("conv1", "in_layers.2"),
@@ -46,7 +51,9 @@ def ldm_unet(weights: Tensors, layers: int = 1) -> Tensors:
         (r"^down_blocks\.(\d)\.downsamplers\.0\.conv", lambda m: f"input_blocks.{(1 + int(m[1])) * step}.0.op"),
         (r"^up_blocks\.(\d)\.resnets\.(\d)", lambda m: f"output_blocks.{int(m[1]) * step + int(m[2])}.0"),
         (r"^up_blocks\.(\d)\.attentions\.(\d)", lambda m: f"output_blocks.{int(m[1]) * step + int(m[2])}.1"),
-        (r"^up_blocks\.(\d)\.upsamplers\.0", lambda m: f"output_blocks.{int(m[1]) * step + layers}.1"),
+        (r"^up_blocks\.(\d)\.upsamplers\.0", lambda m: upsampler(m[1])),
+        (r"^add_embedding\.linear_1", lambda m: "label_emb.0.0"),
+        (r"^add_embedding\.linear_2", lambda m: "label_emb.0.2"),
         (r"^mid_block\.resnets\.(\d)", lambda m: f"middle_block.{2 * int(m[1])}"),
         (r"^mid_block\.attentions\.0", lambda m: "middle_block.1"),
     ]
@@ -106,6 +113,28 @@ def ldm_open_clip(weights: Tensors, layers: int = 2) -> Tensors:
             for old, new in (("fc1", "c_fc"), ("fc2", "c_proj")):
                 found[f"{theirs}.mlp.{new}.{leaf}"] = state[f"{ours}.mlp.{old}.{leaf}"]
     return {f"cond_stage_model.model.{name}": tensor for name, tensor in found.items()}
+
+
+def single_file_xl(pipeline: Any) -> Tensors:
+    """Of a Stable Diffusion XL: both encoders behind other prefixes, and the second's projection by rows."""
+    second = pipeline.text_encoder_2.state_dict()
+    state = {name: tensor for name, tensor in second.items() if name != "text_projection.weight"}
+    layers = pipeline.text_encoder_2.config.num_hidden_layers
+    open_clip = {
+        name.replace("cond_stage_model.", "conditioner.embedders.1."): tensor
+        # The layer more is Stable Diffusion 2's.
+        for name, tensor in ldm_open_clip(state, layers).items()
+        if f".resblocks.{layers}." not in name
+    }
+    open_clip["conditioner.embedders.1.model.text_projection"] = second["text_projection.weight"].T
+    clip = ldm_clip(pipeline.text_encoder.state_dict())
+    tensors = {
+        **ldm_unet(pipeline.unet.state_dict()),
+        **ldm_vae(pipeline.vae.state_dict()),
+        **{name.replace("cond_stage_model.", "conditioner.embedders.0."): tensor for name, tensor in clip.items()},
+        **open_clip,
+    }
+    return {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
 
 
 def _bare(name: str) -> str:

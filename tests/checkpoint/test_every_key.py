@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,18 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from sfmobile.bundle.pipeline import AddedEmbeddingCondition
 from sfmobile.bundle.samplers import DDIMRecord, SamplerRecord
-from sfmobile.checkpoint.config import autoencoder_layout, text_encoder_layout, time_embedding, unet_layout
+from sfmobile.checkpoint.config import (
+    added_embedding,
+    autoencoder_layout,
+    pooled_layout,
+    text_encoder_layout,
+    time_embedding,
+    unet_layout,
+)
 from sfmobile.checkpoint.scheduler import OWN, read_sampler
 from sfmobile.checkpoint.weights import StoredWeights, read_weights
 from sfmobile.errors import ArtifactError, UsageError
@@ -26,8 +35,9 @@ from sfmobile.nets.autoencoder import Decoder, Encoder
 from sfmobile.nets.layout import AutoencoderLayout, TinyAutoencoderLayout
 from sfmobile.nets.text_encoder import TextEncoder
 from sfmobile.nets.tiny_autoencoder import TinyDecoder
-from sfmobile.nets.unet import UNet
+from sfmobile.nets.unet import ConditionedUNet, UNet
 from sfmobile.sampling.samplers.starting import start
+from sfmobile.sampling.sizes import added_embedding as added_of
 from sfmobile.sampling.time_embedding import guidance_sinusoid, sinusoid
 from sfmobile.verify.diffusers_reference import _walk_own_list
 from tests.checkpoint.test_scheduler import STABLE_DIFFUSION, write
@@ -153,6 +163,26 @@ CLIP: dict[str, Any] = {
     "bos_token_id": 38,
     "eos_token_id": 39,
 }
+# Stable Diffusion XL's.
+XL_UNET: dict[str, Any] = {
+    **UNET,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+    "transformer_layers_per_block": [1, 2],
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 4,
+    "projection_class_embeddings_input_dim": 6 + 6 * 4,
+}
+XL_VALUES: dict[str, list[Any]] = {
+    **UNET_VALUES,
+    "down_block_types": [["CrossAttnDownBlock2D", "DownBlock2D"]],
+    "up_block_types": [["UpBlock2D", "CrossAttnUpBlock2D"]],
+    "transformer_layers_per_block": [1, 3, [1, 3], [2, [1]], [1, [2], 3]],
+    "reverse_transformer_layers_per_block": [[2, 1], [[1, 2], 1], [[1], 1], [[2, 1, 1], 1]],
+    "addition_embed_type": ["text", "text_image", "image", None],
+    "addition_time_embed_dim": [2, 3, None],
+    "projection_class_embeddings_input_dim": [28, 24, None],
+}
 CLIP_VALUES: dict[str, list[Any]] = {
     "vocab_size": [50],
     "hidden_size": [16],
@@ -244,6 +274,39 @@ def test_a_unets_key_is_refused_or_changes_it_as_in_diffusers(key: str, value: A
     assert agreement_db(expected, ours(latents, embedding, states, *guidance)) >= PARITY_DB
 
 
+@pytest.mark.parametrize(("key", "value"), cases(XL_VALUES))
+def test_an_xl_unets_key_is_refused_or_changes_it_as_in_diffusers(key: str, value: Any) -> None:
+    config = {**XL_UNET, key: value}
+    try:
+        layout = unet_layout(config, FILE)
+        theirs = diffusers.UNet2DConditionModel(**config)
+        ours = with_weights("unet", ConditionedUNet(layout), theirs)
+    except ArtifactError:
+        return
+    sizes = added_embedding(config, layout, FILE)
+    latents, states = seeded(1, layout.in_channels, 4, 4), seeded(1, layout.cross_attention_dim, 1, 5)
+    record = time_embedding(config, layout, FILE)
+    inputs = {"latents": latents, "time_embedding": torch.from_numpy(sinusoid([981], record))}
+    guidance = layout.guidance_embedding_dim
+    if guidance is not None:
+        inputs["guidance_embedding"] = torch.from_numpy(guidance_sinusoid(8.5, guidance))
+    told: dict[str, Any] = {}
+    if sizes is not None:
+        pooled, numbers = seeded(1, sizes[0], seed=1), (64, 96, 0, 8, 32, 48)
+        condition = AddedEmbeddingCondition(component="text_encoder_2", pooled=sizes[0], dimension=sizes[1])
+        added = added_of(condition, pooled.numpy()[:, :, None, None], numbers, record)
+        inputs["added_embedding"] = torch.from_numpy(added)
+        told = {"text_embeds": pooled, "time_ids": torch.tensor([numbers], dtype=torch.float32)}
+    expected = theirs(
+        latents,
+        981,
+        states.squeeze(2).transpose(1, 2),
+        timestep_cond=None if guidance is None else inputs["guidance_embedding"].flatten(1),
+        added_cond_kwargs=told,
+    ).sample
+    assert agreement_db(expected, ours(encoder_hidden_states=states, **inputs)) >= PARITY_DB
+
+
 @pytest.mark.parametrize(("key", "value"), cases(AUTOENCODER_VALUES))
 def test_an_autoencoders_key_is_refused_or_changes_it_as_in_diffusers(key: str, value: Any) -> None:
     config = {**AUTOENCODER, key: value}
@@ -274,6 +337,23 @@ def test_a_tiny_autoencoders_key_is_refused_or_changes_it_as_in_diffusers(key: s
     assert layout.scaling_factor == theirs.config.scaling_factor
     latents = seeded(1, layout.latent_channels, 4, 4)
     assert agreement_db(theirs.decode(latents).sample, ours(latents)) >= PARITY_DB
+
+
+@pytest.mark.parametrize(("key", "value"), cases(CLIP_VALUES))
+def test_a_projecting_text_encoders_key_is_refused_or_changes_it_as_in_transformers(key: str, value: Any) -> None:
+    config = {**CLIP, "projection_dim": 12, key: value}
+    try:
+        layout = replace(pooled_layout(config, FILE), state_layers=config["num_hidden_layers"] - 1, final_norm=False)
+        theirs = CLIPTextModelWithProjection(CLIPTextConfig(**config))
+        ours = with_weights("text_encoder", TextEncoder(layout), theirs)
+    except ArtifactError:
+        return
+    ids = torch.arange(layout.max_length)[None] * 13 % layout.vocabulary
+    assert 39 in ids.tolist()[0] and ids[0, -1] != 39
+    expected = theirs(ids, output_hidden_states=True)
+    states, pooled = ours(ids)
+    assert agreement_db(expected.hidden_states[-2].transpose(1, 2).unsqueeze(2), states) >= PARITY_DB
+    assert agreement_db(expected.text_embeds, pooled.flatten(1)) >= PARITY_DB
 
 
 @pytest.mark.parametrize(("key", "value"), cases(CLIP_VALUES))

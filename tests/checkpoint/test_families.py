@@ -9,8 +9,9 @@ import pytest
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.errors import ArtifactError, UsageError
 from sfmobile.sampling.pipeline import Request
+from sfmobile.sampling.sizes import Sizes
 from sfmobile.verify.diffusers_reference import READING_GATE_DB, compare_reading
-from tests.checkpoint.families import NETWORKS_ONLY, TEXT_TO_IMAGE, Family, write_family
+from tests.checkpoint.families import NETWORKS_ONLY, TEXT_TO_IMAGE, XL, Family, write_family
 from tests.checkpoint.test_directory import rewrite_json
 from tests.sampling.pipelines import reference_pipeline
 
@@ -28,6 +29,24 @@ def test_a_family_is_drawn_as_diffusers_does_at_every_step(name: str, tmp_path: 
         request = Request("a red apple, " * 40 if name == "LongCLIP" else "a red apple", "green", 3, steps)
         stages = compare_reading(checkpoint, ours, request)
     assert len(stages) >= 4
+    worst = min(stages, key=lambda stage: stage.agreement.closeness)
+    assert worst.agreement.closeness >= READING_GATE_DB, worst
+
+
+@pytest.mark.parametrize("name", XL)
+def test_an_xl_is_drawn_as_diffusers_does_at_every_step(name: str, tmp_path: Path) -> None:
+    answers = {"SDXL-Lightning": (4, 0.0), "LCM-SDXL": (4, 8.5)}
+    checkpoint = Checkpoint.open(write_family(XL[name], tmp_path)).with_defaults(*answers.get(name, (None, None)))
+    assert checkpoint.pipeline.family == "stable-diffusion-xl" and checkpoint.pipeline.task == "text-to-image"
+    if name == "SDXL-Turbo":
+        assert (checkpoint.default_steps, checkpoint.guidance_scale) == (1, 0.0)
+    negative = "" if name in ("SDXL", "SDXL, no zeros") else "green"
+    sizes = Sizes((1024, 768), (0, 8), (64, 72)) if name == "SDXL" else Sizes()
+    request = Request("a red apple", negative, 3, 2, sizes=sizes)
+    with reference_pipeline(checkpoint) as ours:
+        stages = compare_reading(checkpoint, ours, request)
+    guided = checkpoint.guidance_scale > 1 and not checkpoint.pipeline.takes_guidance
+    assert [stage.input for stage in stages].count("negative prompt: pooled") == guided
     worst = min(stages, key=lambda stage: stage.agreement.closeness)
     assert worst.agreement.closeness >= READING_GATE_DB, worst
 

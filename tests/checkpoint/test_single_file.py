@@ -162,7 +162,7 @@ DAMAGE: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
         lambda tensors: {**tensors, f"{UNET}input_blocks.0.0.weight": torch.ones(3)},
         r"has shape \(3,\); it is damaged",
     ),
-    "Stable Diffusion XL": (beside("conditioner.embedders.0.x"), "is Stable Diffusion XL, which sfmobile doesn't"),
+    "the refiner": (beside("conditioner.embedders.0.model.x"), "is the refiner of Stable Diffusion XL, which sfmobile"),
     "Stable Diffusion 3": (alone(f"{UNET}joint_blocks.0.x"), "is Stable Diffusion 3"),
     "Flux": (alone("double_blocks.0.img_attn.x"), "is not a whole checkpoint: it is Flux"),
     "a LoRA": (alone("lora_unet_x.lora_up.weight"), "it is a LoRA; lay it over a checkpoint with --lora"),

@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
+from sfmobile.checkpoint.config import text_encoder_config
 from sfmobile.nets.attention import ATTENTION_FORMS, AttentionForm, set_attention_form
-from sfmobile.nets.layout import SD15_TEXT_ENCODER
+from sfmobile.nets.layout import SD15_TEXT_ENCODER, SDXL_TEXT_ENCODER_2
 from sfmobile.nets.text_encoder import TextEncoder, causal_mask
 from tests.nets.oracles import PARITY_DB, agreement_db, as_context, clip_text_model, give_weights, randomise
 from tests.tiny import TINY_TEXT_ENCODER
@@ -27,6 +29,27 @@ def test_equals_transformers_in_every_attention_form(activation: str, form: Atte
     set_attention_form(ours, form)
     ids = token_ids()
     assert agreement_db(as_context(theirs(ids).last_hidden_state), ours(ids.int())) >= PARITY_DB
+
+
+@pytest.mark.parametrize("skipped", [0, 1])
+@pytest.mark.parametrize("end", [None, 599], ids=["largest-id", "end-token"])
+def test_penultimate_states_and_what_is_pooled_are_transformers(end: int | None, skipped: int) -> None:
+    whole = replace(TINY_TEXT_ENCODER, layers=3, activation="gelu", projection=20, end_token=end)
+    stored = TextEncoder(whole)
+    randomise(stored)
+    config = {key: value for key, value in text_encoder_config(whole).items() if key != "model_type"}
+    theirs = give_weights("text_encoder", stored, CLIPTextModelWithProjection(CLIPTextConfig(**config)))
+    ours = TextEncoder(replace(whole, state_layers=2 - skipped, final_norm=False))
+    ours.load_state_dict(stored.state_dict())
+    ours.eval().requires_grad_(False)
+    ids = token_ids() % 599
+    ids[0, 30], ids[0, 50], ids[1, 76] = 599, 599, 599
+    expected = theirs(ids, output_hidden_states=True)
+    states, pooled = ours(ids.int())
+    assert agreement_db(as_context(expected.hidden_states[-2 - skipped]), states) >= PARITY_DB
+    assert agreement_db(expected.text_embeds, pooled.flatten(1)) >= PARITY_DB
+    # A prompt whose end was cut off is pooled at its first place by the token, and at its largest id without.
+    assert agreement_db(theirs(ids % 599).text_embeds, ours(ids % 599)[1].flatten(1)) >= PARITY_DB
 
 
 @pytest.mark.parametrize("form", ATTENTION_FORMS)
@@ -52,3 +75,9 @@ def test_parameter_count_of_clip_vit_large() -> None:
     with torch.device("meta"):
         net = TextEncoder(SD15_TEXT_ENCODER)
     assert sum(parameter.numel() for parameter in net.parameters()) == 123_060_480
+
+
+def test_parameter_count_of_openclip_vit_big_g() -> None:
+    with torch.device("meta"):
+        net = TextEncoder(SDXL_TEXT_ENCODER_2)
+    assert sum(parameter.numel() for parameter in net.parameters()) == 694_659_840

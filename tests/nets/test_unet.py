@@ -4,10 +4,21 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 
+from sfmobile.checkpoint.config import unet_config
 from sfmobile.nets.attention import ATTENTION_FORMS, AttentionForm, set_attention_form
-from sfmobile.nets.layout import GLYPH_UNET, SD15_UNET, SNAPFUSION_UNET, Stage, UNetLayout
-from sfmobile.nets.unet import UNet
+from sfmobile.nets.layout import (
+    GLYPH_UNET,
+    SD15_UNET,
+    SDXL_UNET,
+    SNAPFUSION_UNET,
+    SSD1B_UNET,
+    VEGA_UNET,
+    Stage,
+    UNetLayout,
+)
+from sfmobile.nets.unet import ConditionedUNet, UNet
 from tests.nets.oracles import (
     PARITY_DB,
     agreement_db,
@@ -52,6 +63,51 @@ def unet_inputs(layout: UNetLayout, batch: int, height: int, width: int) -> dict
     if layout.guidance_embedding_dim is not None:
         inputs["guidance_embedding"] = seeded(batch, layout.guidance_embedding_dim, 1, 1, seed=2)
     return inputs
+
+
+# Stable Diffusion XL's kind, of two levels: transformer layers per block, none in a stage, and the added embedding of
+# 20 channels of pooled text and six sizes of 8 values.
+def with_added(mid: Stage, depths: tuple[int, ...], guidance: int | None = None) -> UNetLayout:
+    return replace(
+        TINY_UNET,
+        down=(Stage(32, 1, 0), Stage(64, 2, 2, (2, 2))),
+        mid=mid,
+        up=(Stage(64, 3, 3, depths), Stage(32, 2, 0)),
+        added_embedding_dim=68,
+        guidance_embedding_dim=guidance,
+    )
+
+
+WITH_ADDED = {
+    "sdxl-like": with_added(Stage(64, 2, 1, (2,)), (2, 2, 2)),
+    "ssd-like": with_added(Stage(64, 1, 0), (1, 2, 3)),
+    "no-mid": with_added(Stage(64, 0, 0), (0, 1, 2)),
+    "guidance-embedding": with_added(Stage(64, 1, 0), (), 16),
+}
+
+
+@pytest.mark.parametrize("name", WITH_ADDED)
+def test_depths_and_the_added_embedding_equal_diffusers(name: str) -> None:
+    layout = WITH_ADDED[name]
+    ours = ConditionedUNet(layout)
+    randomise(ours)
+    theirs = give_weights("unet", ours, UNet2DConditionModel.from_config(unet_config(layout, (8, 8), 8)))
+    inputs = unet_inputs(layout, batch=2, height=8, width=16)
+    guidance = inputs.get("guidance_embedding")
+    sizes, pooled = torch.tensor([[1024, 768, 0, 8, 512, 640.0], [64, 64, 3, 0, 64, 64]]), seeded(2, 20, seed=3)
+    sinusoids = time_embedding(sizes.flatten(), 8).reshape(2, 48)
+    expected = theirs(
+        inputs["latents"],
+        torch.tensor([981, 1]),
+        inputs["encoder_hidden_states"].squeeze(2).transpose(1, 2),
+        timestep_cond=None if guidance is None else guidance[:, :, 0, 0],
+        added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes},
+    ).sample
+    added = torch.cat([pooled, sinusoids], dim=1)[:, :, None, None]
+    found = ours(**inputs, added_embedding=added)
+    assert agreement_db(expected, found) >= PARITY_DB
+    # A tracer gives all inputs by place.
+    assert torch.equal(found, ours(*inputs.values(), added))
 
 
 @pytest.mark.parametrize("form", ATTENTION_FORMS)
@@ -111,8 +167,12 @@ def test_attention_forms_agree_where_diffusers_has_no_such_layout(form: Attentio
             ),
             741_301_124,
         ),
+        # As published: 2.57, 1.33 and 0.745 billion.
+        (SDXL_UNET, 2_567_463_684),
+        (SSD1B_UNET, 1_331_334_404),
+        (VEGA_UNET, 745_225_604),
     ],
-    ids=["sd15", "snapfusion", "snapfusion-other-split"],
+    ids=["sd15", "snapfusion", "snapfusion-other-split", "sdxl", "ssd-1b", "segmind-vega"],
 )
 def test_parameter_count(layout: UNetLayout, parameters: int) -> None:
     with torch.device("meta"):

@@ -13,7 +13,15 @@ from sfmobile.checkpoint.hub import open_checkpoint
 from sfmobile.compress.palettize import palettize_weight
 from sfmobile.compress.recipe import LayerRecipe
 from sfmobile.recipes.sensitivity import SampleRun
-from sfmobile.recipes.signal import LatentSignal, OutputSignal, Runs, StoredNetwork, encode_prompts, step_factors
+from sfmobile.recipes.signal import (
+    LatentSignal,
+    OutputSignal,
+    Runs,
+    StoredNetwork,
+    encode_prompts,
+    step_factors,
+    token_ids,
+)
 from sfmobile.sampling.samplers.starting import start
 from tests.controlnets import write_controlnet
 
@@ -99,7 +107,8 @@ def test_every_weight_counts_once_in_the_bytes(tiny_checkpoint: Checkpoint) -> N
 
 
 def test_other_components_are_judged_by_their_own_output(tiny_checkpoint: Checkpoint) -> None:
-    ids, states = encode_prompts(tiny_checkpoint, ["a red apple", ""])
+    ids = token_ids(tiny_checkpoint, "text_encoder", ["a red apple", ""])
+    states = [one["encoder_hidden_states"] for one in encode_prompts(tiny_checkpoint, ["a red apple", ""], (64, 64))]
     signal = OutputSignal(tiny_checkpoint, "text_encoder", [{"input_ids": row} for row in ids])
     assert np.array_equal(signal.outputs, np.concatenate(states))
     signal.network.store(dict.fromkeys(signal.network.shapes, SIX))

@@ -68,17 +68,21 @@ def manifest_of(
         guidance=GuidanceRecord(batch=batch, default_scale=checkpoint.guidance_scale),
         time_embedding=checkpoint.time_embedding,
         tokenizers={
-            "tokenizer": TokenizerRecord(
-                vocab="tokenizer/vocab.json",
-                merges="tokenizer/merges.txt",
-                max_length=checkpoint.tokenizer.max_length,
-                bos_token_id=checkpoint.tokenizer.bos_token_id,
-                eos_token_id=checkpoint.tokenizer.eos_token_id,
-                pad_token_id=checkpoint.tokenizer.pad_token_id,
-                added_tokens=checkpoint.tokenizer.added_tokens,
-                exact_tokens=checkpoint.tokenizer.exact_tokens,
-                files={"tokenizer/vocab.json": NO_FILE, "tokenizer/merges.txt": NO_FILE},
+            text.tokenizer_name: TokenizerRecord(
+                vocab=f"{text.tokenizer_name}/vocab.json",
+                merges=f"{text.tokenizer_name}/merges.txt",
+                max_length=text.tokenizer.max_length,
+                bos_token_id=text.tokenizer.bos_token_id,
+                eos_token_id=text.tokenizer.eos_token_id,
+                pad_token_id=text.tokenizer.pad_token_id,
+                added_tokens=text.tokenizer.added_tokens,
+                exact_tokens=text.tokenizer.exact_tokens,
+                files={
+                    f"{text.tokenizer_name}/vocab.json": NO_FILE,
+                    f"{text.tokenizer_name}/merges.txt": NO_FILE,
+                },
             )
+            for text in checkpoint.texts
         },
     )
 

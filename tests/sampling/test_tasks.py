@@ -20,7 +20,7 @@ from sfmobile.sampling.given import Given, pasted
 from sfmobile.sampling.pipeline import Request, TextToImage
 from sfmobile.sampling.samplers.named import NAMES
 from sfmobile.signal import psnr
-from tests.checkpoint.families import NETWORKS_ONLY, TEXT_TO_IMAGE, Family, blocks, write_family
+from tests.checkpoint.families import NETWORKS_ONLY, TEXT_TO_IMAGE, XL, Family, blocks, write_family
 from tests.sampling.pipelines import reference_pipeline
 from tests.sampling.recorded import recorder
 
@@ -41,8 +41,19 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "inpainting": NETWORKS_ONLY["inpainting"],
         "editing": NETWORKS_ONLY["InstructPix2Pix"],
     }
+    xl = {
+        "xl": XL["SDXL"],
+        "xl-inpainting": replace(
+            XL["SDXL"],
+            pipeline="StableDiffusionXLInpaintPipeline",
+            unet={**XL["SDXL"].unet, "in_channels": 9, "layers_per_block": 1},
+        ),
+    }
     folder: Path = tmp_path_factory.mktemp("tasks")
-    return {name: write_family(small(family), folder / name) for name, family in families.items()}
+    return {
+        **{name: write_family(small(family), folder / name) for name, family in families.items()},
+        **{name: write_family(family, folder / name) for name, family in xl.items()},
+    }
 
 
 def picture() -> np.ndarray:
@@ -93,7 +104,8 @@ class Theirs:
 
 @cache
 def loaded(name: str, root: Path) -> Any:
-    pipeline = getattr(diffusers, name).from_pretrained(root, safety_checker=None)
+    options: dict[str, Any] = {"add_watermarker": False} if "XL" in name else {"safety_checker": None}
+    pipeline = getattr(diffusers, name).from_pretrained(root, **options)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -104,8 +116,9 @@ def theirs(name: str, root: Path, request: Request, **options: Any) -> Theirs:
     kind, constants = SCHEDULERS[request.sampler or "ddim"]
     pipeline.scheduler = getattr(diffusers, kind).from_config(own, **constants)
     latents, keep = recorder()
-    # The consistency pipelines have no negative prompt.
-    negative = {} if "Consistency" in name else {"negative_prompt": request.negative_prompt}
+    # The consistency pipelines have no negative prompt, and to those of XL one of no words is another than none.
+    without = "Consistency" in name or ("XL" in name and not request.negative_prompt)
+    negative = {} if without else {"negative_prompt": request.negative_prompt}
     result = pipeline(
         request.prompt,
         image=Image.fromarray(picture()),
@@ -190,6 +203,26 @@ def test_inpainting_with_a_unet_of_nine_channels_is_diffusers_own(
     options = {"strength": strength, "mask_image": Image.fromarray(mask()), "height": SIDE, "width": SIDE}
     expected = theirs("StableDiffusionInpaintPipeline", roots["inpainting"], request, **options)
     with opened(roots["inpainting"], batch) as pipeline:
+        follows(pipeline, request, expected)
+
+
+@pytest.mark.parametrize(("sampler", "negative"), [("euler", "green"), ("ddim", "")])
+def test_an_xl_starts_from_a_picture_as_its_own_pipeline(sampler: str, negative: str, roots: dict[str, Path]) -> None:
+    request = replace(REQUEST, negative_prompt=negative, sampler=sampler, given=Given(picture(), strength=0.5))
+    expected = theirs("StableDiffusionXLImg2ImgPipeline", roots["xl"], request, strength=0.5)
+    with opened(roots["xl"]) as pipeline:
+        follows(pipeline, request, expected)
+
+
+@pytest.mark.parametrize(
+    ("root", "strength", "batch"),
+    [("xl", 0.5, 2), ("xl", 1.0, 1), ("xl-inpainting", 1.0, 2), ("xl-inpainting", 0.5, 1)],
+)
+def test_an_xl_repaints_as_its_own_pipeline(root: str, strength: float, batch: int, roots: dict[str, Path]) -> None:
+    request = replace(REQUEST, sampler="euler", given=Given(picture(), mask(), strength))
+    options = {"strength": strength, "mask_image": Image.fromarray(mask()), "height": SIDE, "width": SIDE}
+    expected = theirs("StableDiffusionXLInpaintPipeline", roots[root], request, **options)
+    with opened(roots[root], batch) as pipeline:
         follows(pipeline, request, expected)
 
 

@@ -30,17 +30,21 @@ TOKEN_TABLE = "token_embedding.weight"
 
 
 @dataclass(frozen=True)
-class Laid:
-    """loras: with what they do to each weight. embeddings: their vectors follow the token table's row `first_id`.
+class TokenTable:
+    """A text encoder's table of tokens: its shape as it is stored, and the row behind which vectors are laid."""
 
-    table: shape of the table as it is stored.
-    """
+    shape: tuple[int, ...]
+    first_id: int
+
+
+@dataclass(frozen=True)
+class Laid:
+    """loras: with what they do to each weight. embeddings: their vectors follow rows of the text encoders' tables."""
 
     loras: Sequence[Lora] = ()
     changes: Sequence[Mapping[PartName, Mapping[str, LoraChange]]] = ()
     embeddings: Sequence[Embedding] = ()
-    first_id: int = 0
-    table: tuple[int, ...] = ()
+    tables: Mapping[PartName, TokenTable] = field(default_factory=dict)
     others: tuple[OverlayRecord, ...] = ()
     _merged: dict[str, dict[str, Tensor]] = field(default_factory=dict, repr=False)
 
@@ -55,7 +59,7 @@ class Laid:
 
     def stored_shapes(self, part: PartName, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         """Shapes of the checkpoint's own weights, given those of what lies over them."""
-        longer = {TOKEN_TABLE: self.table} if part == "text_encoder" and self.embeddings else {}
+        longer = {TOKEN_TABLE: self.tables[part].shape} if part in self.tables else {}
         return {**shapes, **longer}
 
     def marks(self, part: PartName) -> list[str]:
@@ -65,7 +69,7 @@ class Laid:
             for lora, changes in zip(self.loras, self.changes, strict=True)
             if part in changes
         ]
-        if part == "text_encoder":
+        if part in self.tables:
             marks += [f"embedding {one.digest} {' '.join(one.tokens)}" for one in self.embeddings]
         return marks
 
@@ -83,12 +87,13 @@ class Laid:
         changed = [changes[part] for changes in self.changes if part in changes]
         for key in sorted({key for changes in changed for key in changes if key in weights}):
             made[key] = (tuple(weights[key].shape), partial(_sum, weights[key], changed, key))
-        if part == "text_encoder" and self.embeddings:
-            vectors = torch.cat([one.vectors for one in self.embeddings])
-            rows = self.first_id + len(vectors)
+        if part in self.tables:
+            vectors = torch.cat([one.vectors[part] for one in self.embeddings])
+            first_id = self.tables[part].first_id
+            rows = first_id + len(vectors)
 
             def table() -> Tensor:
-                return torch.cat([weights[TOKEN_TABLE][: self.first_id].float(), vectors])
+                return torch.cat([weights[TOKEN_TABLE][:first_id].float(), vectors])
 
             made[TOKEN_TABLE] = ((rows, vectors.shape[1]), table)
         places = mapped_tensors({key: shape for key, (shape, _) in made.items()})

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sfmobile.bundle.pipeline import UNET
+from sfmobile.checkpoint.ldm_names import unet_places
 from sfmobile.checkpoint.safetensors_file import FLOATS, NARROW_FLOATS, SafetensorsFile
 from sfmobile.checkpoint.weights import PartName, stored_names
 from sfmobile.errors import ArtifactError, UsageError
@@ -63,10 +65,8 @@ _FOREIGN: dict[str, str] = {
     ".w_norm": "a change of normalisation layers",
     ".b_norm": "a change of normalisation layers",
 }
-# Prefixes of networks that Stable Diffusion 1 and 2 don't have.
+# Prefixes of networks that no Stable Diffusion with a UNet has.
 _OTHER_MODELS: dict[str, str] = {
-    "lora_te2_": "Stable Diffusion XL",
-    "text_encoder_2.": "Stable Diffusion XL",
     "lora_te3_": "Stable Diffusion 3",
     "lora_transformer_": "a transformer such as Flux or Stable Diffusion 3",
     "transformer.": "a transformer such as Flux or Stable Diffusion 3",
@@ -76,9 +76,15 @@ _PREFIXES: dict[str, PartName] = {
     "lora_unet_": "unet",
     "lora_te_": "text_encoder",
     "lora_te1_": "text_encoder",
+    "lora_te2_": "text_encoder_2",
     "unet.": "unet",
     "text_encoder.": "text_encoder",
+    "text_encoder_2.": "text_encoder_2",
 }
+# kohya's for the text encoder of a model that has one alone.
+_ONLY_ENCODER = "lora_te_"
+_DOWN_RESNET = re.compile(r"down_blocks\.(\d+)\.resnets\.(\d+)\.")
+_TRANSFORMER_LAYER = re.compile(r"\.transformer_blocks\.(\d+)\.")
 METADATA_KEY = "lora_adapter_metadata"
 PEFT_CONFIG = "adapter_config.json"
 MEND = "use a LoRA of this kind of model"
@@ -217,6 +223,10 @@ class Lora:
         """The network and our module that the file's `layer` changes."""
         bare = layer.removeprefix("base_model.model.")
         prefix = next((prefix for prefix in _PREFIXES if bare.startswith(prefix)), None)
+        second = "text_encoder_2" in known
+        if prefix is not None and (_PREFIXES[prefix] not in known or (second and prefix == _ONLY_ENCODER)):
+            model = "Stable Diffusion 1 or 2" if second else "Stable Diffusion XL"
+            raise ArtifactError(f"{self.path} is a LoRA for {model} ('{layer}'); {MEND}.")
         parts = tuple(known) if prefix is None else (_PREFIXES[prefix],)
         for part in parts:
             module = known.get(part, {}).get(bare.removeprefix(prefix or ""))
@@ -306,7 +316,30 @@ def _modules(shapes: Mapping[PartName, Mapping[str, tuple[int, ...]]]) -> dict[P
                 for stored in stored_names(part, key):
                     name = stored.removesuffix(".weight")
                     names[name] = names[name.replace(".", "_")] = module
+        if part == UNET:
+            names.update(_ldm_names(keys))
     return known
+
+
+def _ldm_names(keys: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+    """A UNet's modules by the names that they had in LDM, with underscores, as kohya writes those of Stable Diffusion
+    XL; none for a UNet that LDM has no name for."""
+    numbers = [tuple(map(int, found.groups())) for key in keys if (found := _DOWN_RESNET.match(key))]
+    if not numbers:
+        return {}
+    levels, layers = (max(column) + 1 for column in zip(*numbers, strict=True))
+    depth = max((int(found[1]) for key in keys if (found := _TRANSFORMER_LAYER.search(key))), default=0) + 1
+    # Behind the attention of its last block an upsampler is the third module.
+    attended = {
+        f"output_blocks.{level * (layers + 1) + layers}.2.conv.weight"
+        for level in range(levels)
+        if f"up_blocks.{level}.attentions.{layers}.norm.weight" in keys
+    }
+    return {
+        place.name.removesuffix(".weight").replace(".", "_"): ours.removesuffix(".weight")
+        for ours, place in unet_places("", levels, layers, attended, depth).items()
+        if ours in keys and ours.endswith(".weight")
+    }
 
 
 def _fits(form: str, given: Mapping[str, tuple[int, ...]], shape: tuple[int, ...]) -> bool:
