@@ -78,7 +78,8 @@ final class DrawingSession {
     func take(_ load: @escaping @MainActor () async throws -> Data?, for control: String? = nil) {
         start("Reading the picture") { session in
             guard let data = try await load() else { throw UnavailableError("Photos gives no picture.") }
-            try session.take(GeneratedPicture(imageData: data, width: session.form.offer.width, height: session.form.offer.height), for: control)
+            let offer = session.form.offer
+            try session.take(GeneratedPicture(imageData: data, width: offer.width, height: offer.height), for: control)
         }
     }
 
@@ -101,7 +102,10 @@ final class DrawingSession {
     }
 
     /// Shows a picture of the history again.
-    func show(_ picture: DrawnPicture) { self.picture = picture }
+    func show(_ picture: DrawnPicture) {
+        self.picture = picture
+        isFlagged = false
+    }
 
     func clearHistory() { history.clear() }
 

@@ -140,7 +140,7 @@ class Description:
     guidance_scale: float | None
     notes: tuple[str, ...]
     optional: tuple[ComponentKey, ...] = ()
-    missed: Mapping[ComponentKey, str] = field(default_factory=dict)
+    missed: Mapping[ComponentKey, str] = field(default_factory=dict, hash=False)
 
     def with_optional(self, names: Iterable[ComponentKey]) -> Description:
         """With these of the optional components in the pipeline."""

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessor
 
 import sfmobile
-from sfmobile.bundle.directory import Bundle, BundleError
+from sfmobile.bundle.directory import Bundle, BundleError, validate_manifest
 from sfmobile.bundle.manifest import SafetyPictureRecord
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.errors import ArtifactError, UsageError
@@ -165,3 +165,23 @@ def test_verify_proves_it_and_how_it_was_read(tiny_safe_bundle: Bundle) -> None:
     (read,) = (one for one in verdict.read if one.left == "diffusers")
     assert [stage.input for stage in read.stages][-2:] == ["safety checker: pixels", "safety checker: embedding"]
     assert "safety_checker" in str(verdict)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("concepts", "other.npy", "file 'other.npy' of the safety checker has no checksum"),
+        ("concept_thresholds", [], "concept_thresholds"),
+        ("picture", {"shortest_edge": 20, "crop_size": 24, "mean": [0.5] * 3, "std": [0.5] * 3}, "can't be cut"),
+        ("picture", {"shortest_edge": 24, "crop_size": 24, "mean": [0.5] * 3, "std": [0.5, 0, 0.5]}, "above 0"),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_refused(
+    tiny_safe_bundle: Bundle, key: str, value: object, problem: str
+) -> None:
+    content = tiny_safe_bundle.manifest.model_dump(mode="json")
+    content["safety"][key] = value
+    with pytest.raises(BundleError, match=problem):
+        validate_manifest(content, Path("manifest.json"))
+    with pytest.raises(BundleError, match="together or not at all"):
+        validate_manifest({**content, "safety": None}, Path("manifest.json"))
