@@ -50,7 +50,9 @@ class TextEncoder(nn.Module):
         """input_ids (B, max_length) integers; returns hidden states (B, hidden, 1, max_length)."""
         tokens = self.token_embedding(input_ids) + self.position_embedding.weight
         x = tokens.transpose(1, 2).unsqueeze(2)
-        mask = self.causal_mask.to(x.dtype)
+        mask = self.causal_mask
+        if mask.dtype != x.dtype:
+            mask = mask.to(x.dtype)
         for layer in self.layers:
             x = layer(x, mask)
         return self.final_layer_norm(x)
