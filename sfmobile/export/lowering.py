@@ -22,10 +22,15 @@ from sfmobile.mlpackage.names import constant_name, origin
 if TYPE_CHECKING:
     from coremltools import target as CoreMLTarget
     from torch.export import ExportedProgram
+    from torch.fx import Node
 
     from sfmobile.bundle.choices import Target
     from sfmobile.export.coremltools_names import Operation, Program
 
+# Compositions of torch that coremltools converts as they are; of all that our networks use.
+TAKEN_WHOLE = frozenset(
+    {"aten.conv2d.default", "aten.pad.default", "aten.reshape.default", "aten.upsample_nearest2d.vec"}
+)
 TORCH_DTYPES = {"float16": torch.float16, "float32": torch.float32, "int32": torch.int32}
 
 # Of coremltools 9.0's ~112 passes those that change our graphs; a test compares with the whole pipeline.
@@ -57,8 +62,36 @@ def trace(net: nn.Module, inputs: Sequence[TensorRecord]) -> ExportedProgram:
     replace_modules(net)
     arguments = example_inputs(inputs)
     with quiet(), torch.no_grad():
-        exported: ExportedProgram = torch.export.export(net.eval(), arguments, strict=False).run_decompositions({})
-    return exported
+        exported = torch.export.export(net.eval(), arguments, strict=False)
+        if any(map(_to_be_decomposed, exported.graph.nodes)):
+            return exported.run_decompositions({})
+    return _inferring(exported)
+
+
+def _to_be_decomposed(node: Node) -> bool:
+    """Whether an operation is one of torch's compositions, other than those that coremltools takes as they are."""
+    composite = torch._C.DispatchKey.CompositeImplicitAutograd
+    target = node.target
+    return isinstance(target, torch._ops.OpOverload) and (
+        str(target) not in TAKEN_WHOLE and target.has_kernel_for_dispatch_key(composite)
+    )
+
+
+def _inferring(exported: ExportedProgram) -> ExportedProgram:
+    """A program that torch wrote for training as one of its ATen dialect, whose rules the constructor looks after.
+
+    What `run_decompositions` gives is that too, but it traces every operation once more, in half of the whole time.
+    """
+    return type(exported)(
+        root=exported.graph_module,
+        graph=exported.graph,
+        graph_signature=exported.graph_signature,
+        state_dict=exported.state_dict,
+        range_constraints=exported.range_constraints,
+        module_call_graph=exported.module_call_graph,
+        example_inputs=exported.example_inputs,
+        constants=exported.constants,
+    )
 
 
 def example_inputs(inputs: Sequence[TensorRecord]) -> tuple[torch.Tensor, ...]:

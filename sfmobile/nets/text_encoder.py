@@ -58,7 +58,9 @@ class TextEncoder(nn.Module):
         layout = self.layout
         tokens = self.token_embedding(input_ids) + self.position_embedding.weight
         x = tokens.transpose(1, 2).unsqueeze(2)
-        mask = self.causal_mask.to(x.dtype)
+        mask = self.causal_mask
+        if mask.dtype != x.dtype:
+            mask = mask.to(x.dtype)
         last = len(self.layers) if layout.state_layers is None else layout.state_layers
         states = x
         for count, layer in enumerate(self.layers, start=1):

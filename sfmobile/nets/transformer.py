@@ -18,7 +18,8 @@ class GEGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Value half times GELU of the gate half."""
-        value, gate = self.proj(x).chunk(2, dim=1)
+        x = self.proj(x)
+        value, gate = x.split(x.shape[1] // 2, dim=1)
         return value * F.gelu(gate)
 
 
