@@ -39,6 +39,11 @@ AUTOENCODER_CLASS = "SfmobileAutoencoder"
 TINY_AUTOENCODER_CLASS = "AutoencoderTiny"
 # diffusers skips keys with an underscore in front.
 NAME_KEY = "_layout_name"
+# An autoencoder's key that says whether it overflows float16, as SDXL's does, and the scale of one that does: room up
+# to 2 million instead of 65,504, and what is around 1 stays far from float16's smallest. stable-diffusion.cpp takes the
+# same for SDXL's convolutions.
+FORCE_UPCAST = "force_upcast"
+UPCAST_SCALE = 2.0**-5
 
 # What our networks have built in: a config that asks for anything else describes another network. Values are the
 # defaults of diffusers and transformers, which a config may leave out.
@@ -141,6 +146,8 @@ class _AutoencoderConfig(ForeignConfig):
     latent_channels: int = 4
     norm_num_groups: int = 32
     scaling_factor: float = 0.18215
+    # diffusers' default is True, which files that say nothing, Stable Diffusion 1's, have no need of.
+    force_upcast: bool = False
 
 
 class _TinyAutoencoderConfig(ForeignConfig):
@@ -438,7 +445,9 @@ def autoencoder_layout(config: Json, file: Path) -> AutoencoderLayout | TinyAuto
         norm_groups=values.norm_num_groups,
         scaling_factor=values.scaling_factor,
     )
-    return _with_known_name(layout, AUTOENCODER_LAYOUTS)
+    return replace(
+        _with_known_name(layout, AUTOENCODER_LAYOUTS), activation_scale=UPCAST_SCALE if values.force_upcast else 1.0
+    )
 
 
 def _tiny_autoencoder_layout(config: Json, file: Path) -> TinyAutoencoderLayout:
@@ -476,7 +485,7 @@ def autoencoder_config(layout: AutoencoderLayout, parts: tuple[str, ...], image_
         "latent_channels": layout.latent_channels,
         "norm_num_groups": layout.norm_groups,
         "scaling_factor": layout.scaling_factor,
-        "force_upcast": False,
+        FORCE_UPCAST: layout.activation_scale != 1,
     }
 
 

@@ -303,10 +303,21 @@ class Checkpoint:
     def state_dict(self, part: PartName) -> dict[str, Tensor]:
         """Weights of `part` under our names, in our shapes and their stored dtype, memory-mapped.
 
-        Those that something is laid over are float32. Raises `ArtifactError` if a weight is missing, unexpected or of
-        another shape than the config says.
+        Those that something is laid over, or that an activation scale is in, are float32. Raises `ArtifactError` if a
+        weight is missing, unexpected or of another shape than the config says.
         """
-        return self.laid.over(part, self._stored(part))
+        return self._scaled(part, self.laid.over(part, self._stored(part)))
+
+    def _scaled(self, part: PartName, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The weights as the activation scale of an autoencoder's layout has them; of others as they are."""
+        from sfmobile.nets.autoencoder import weight_scale
+
+        layout = self.layout(part)
+        if not isinstance(layout, AutoencoderLayout) or layout.activation_scale == 1:
+            return weights
+        factors = {key: weight_scale(key, layout.activation_scale) for key in weights}
+        # In float32: a small float16 would lose digits.
+        return {key: weight if factors[key] == 1 else weight.float() * factors[key] for key, weight in weights.items()}
 
     def shapes(self, part: PartName) -> dict[str, tuple[int, ...]]:
         """Shapes of the weights of `part` under our names, from its layout alone."""
@@ -542,6 +553,7 @@ _NEWER_KEYS: Json = {
     "final_norm": True,
     "projection": None,
     "end_token": None,
+    "activation_scale": 1.0,
 }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sfmobile.bundle.overlays import AutoencoderRecord, ControlNetRecord, OverlayRecord, PreviewRecord
 from sfmobile.bundle.pipeline import PREVIEW, UNET, in_running_order
-from sfmobile.checkpoint.config import autoencoder_layout, autoencoder_parts
+from sfmobile.checkpoint.config import FORCE_UPCAST, autoencoder_layout, autoencoder_parts
 from sfmobile.checkpoint.controlnet import open_controlnet
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.checkpoint.overlays.embedding import read_embedding
@@ -18,7 +18,7 @@ from sfmobile.checkpoint.source import Source
 from sfmobile.checkpoint.tokenizer import with_tokens
 from sfmobile.checkpoint.weights import FOLDERS, PartName
 from sfmobile.errors import ArtifactError, UsageError
-from sfmobile.nets.layout import TinyAutoencoderLayout
+from sfmobile.nets.layout import AutoencoderLayout, TinyAutoencoderLayout
 
 
 def lay_over(checkpoint: Checkpoint, source: Source) -> Checkpoint:
@@ -88,6 +88,14 @@ def _with_autoencoder(checkpoint: Checkpoint, source: Source) -> tuple[Checkpoin
     _check_hash(source.vae, other.digest, source.vae_sha256)
     layout = autoencoder_layout(other.config, other.file)
     _check_channels(checkpoint, other.file, layout.latent_channels)
+    own = checkpoint.autoencoder_layout
+    if (
+        FORCE_UPCAST not in other.config
+        and isinstance(layout, AutoencoderLayout)
+        and isinstance(own, AutoencoderLayout)
+    ):
+        # A single file doesn't say whether it bears float16: taken as the checkpoint's own, which is exact either way.
+        layout = replace(layout, activation_scale=own.activation_scale)
     halves = autoencoder_parts(other.config, other.file)
     networks = (part for part in checkpoint.parts if FOLDERS.get(part) != "vae")
     parts: tuple[PartName, ...] = (*networks, *(part for part in ("decoder", "encoder") if part in halves))

@@ -33,7 +33,7 @@ from sfmobile.nets.layout import AutoencoderLayout, TextEncoderLayout, UNetLayou
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from sfmobile.nets.autoencoder import Decoder, Encoder
     from sfmobile.nets.text_encoder import TextEncoder
@@ -91,7 +91,7 @@ def write_checkpoint(
     for part in FOLDERS:
         net = nets.get(part)
         if net is not None:
-            state = net.state_dict()
+            state = _as_stored(net)
             weights[part] = Weights({key: tuple(value.shape) for key, value in state.items()}, state.__getitem__)
     write_parts(
         root,
@@ -107,6 +107,15 @@ def write_checkpoint(
         dtype=dtype,
         max_shard_bytes=max_shard_bytes,
     )
+
+
+def _as_stored(net: nn.Module) -> dict[str, Tensor]:
+    """A network's weights without the activation scale of its layout, which whoever reads them puts in."""
+    from sfmobile.nets.autoencoder import weight_scale
+
+    state: dict[str, Tensor] = net.state_dict()
+    scale = getattr(net.layout, "activation_scale", 1.0)
+    return {key: weight if scale == 1 else weight / weight_scale(key, scale) for key, weight in state.items()}
 
 
 def write_parts(

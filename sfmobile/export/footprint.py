@@ -9,6 +9,7 @@ but on a phone that runs out of it the app is ended all the same, so all of it c
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -61,7 +62,8 @@ def memory_limits() -> MemoryLimits:
 @dataclass(frozen=True)
 class ComponentFootprint:
     """Bytes of one component. disk: its files. compressed, decompressed: its weights in memory as they are stored, and
-    as fp16. activations: values alive at once. per_step: whether it runs in the loop, beside all others that do."""
+    as fp16. activations: values alive at once. per_step: whether it runs in the loop, beside all others that do.
+    chunks: of one in chunks, their weights in both ways; `activations` counts what waits for later ones too."""
 
     name: ComponentName
     disk: int
@@ -69,10 +71,20 @@ class ComponentFootprint:
     decompressed: int
     activations: int
     per_step: bool = False
+    chunks: tuple[tuple[int, int], ...] = ()
 
     def memory(self, keeps_compressed: bool) -> int:
         """Weights and activations while it runs."""
-        return (self.compressed if keeps_compressed else self.decompressed) + self.activations
+        return self.weights(keeps_compressed) + self.activations
+
+    def weights(self, keeps_compressed: bool) -> int:
+        """Weights alone."""
+        return self.compressed if keeps_compressed else self.decompressed
+
+    def largest_package(self, keeps_compressed: bool) -> int:
+        """Weights of its largest chunk, or of the whole."""
+        whole = (self.compressed, self.decompressed)
+        return max(chunk[0 if keeps_compressed else 1] for chunk in self.chunks or (whole,))
 
 
 @dataclass(frozen=True)
@@ -91,7 +103,7 @@ class Footprint:
     def all_loaded(self, keeps_compressed: bool | None = None) -> int:
         """Peak with every component loaded from start to end. None: on the Neural Engine."""
         compressed = self.neural_engine_compressed if keeps_compressed is None else keeps_compressed
-        weights = sum(part.compressed if compressed else part.decompressed for part in self.components)
+        weights = sum(part.weights(compressed) for part in self.components)
         return self.base + weights + max((part.activations for part in self.components), default=0)
 
     def one_at_a_time(self, keeps_compressed: bool | None = None) -> int:
@@ -99,9 +111,15 @@ class Footprint:
         Engine."""
         compressed = self.neural_engine_compressed if keeps_compressed is None else keeps_compressed
         a_step = [part for part in self.components if part.per_step]
-        weights = sum(part.compressed if compressed else part.decompressed for part in a_step)
+        weights = sum(part.weights(compressed) for part in a_step)
         step = weights + max((part.activations for part in a_step), default=0)
         return self.base + max((step, *(part.memory(compressed) for part in self.components)))
+
+    def package_at_a_time(self, keeps_compressed: bool | None = None) -> int:
+        """Peak with one package in memory, of a component in chunks one chunk: in every step each is loaded again.
+        None: on the Neural Engine."""
+        compressed = self.neural_engine_compressed if keeps_compressed is None else keeps_compressed
+        return self.base + max(part.largest_package(compressed) + part.activations for part in self.components)
 
 
 def bundle_footprint(bundle: Bundle) -> Footprint:
@@ -111,19 +129,36 @@ def bundle_footprint(bundle: Bundle) -> Footprint:
 
 
 def component_footprint(root: Path, name: ComponentName, record: ComponentRecord) -> ComponentFootprint:
-    """The footprint of one component below `root`. Chunks are taken as loaded together and run one by one."""
+    """The footprint of one component below `root`. Chunks are run one by one."""
     packages = [chunk.package for chunk in record.chunks] or [record.package]
-    compressed = decompressed = activations = 0
-    for path in packages:
+    weights: list[tuple[int, int]] = []
+    activations = 0
+    for place, path in enumerate(packages):
         package = Package(root / path)
         # Chunks have one function, whatever the component's record says.
         function = record.function if record.function in package.functions else None
         graph = Graph(read_program(package, function))
-        stored, dense = weight_bytes(graph)
-        compressed, decompressed = compressed + stored, decompressed + dense
-        activations = max(activations, activation_bytes(graph))
-    per_step = record.runs == "per_step"
-    return ComponentFootprint(name, record.bytes, compressed, decompressed, activations, per_step)
+        weights.append(weight_bytes(graph))
+        activations = max(activations, activation_bytes(graph) + _carried_bytes(record, place))
+    return ComponentFootprint(
+        name,
+        record.bytes,
+        compressed=sum(stored for stored, _ in weights),
+        decompressed=sum(dense for _, dense in weights),
+        activations=activations,
+        per_step=record.runs == "per_step",
+        chunks=tuple(weights) if record.chunks else (),
+    )
+
+
+def _carried_bytes(record: ComponentRecord, place: int) -> int:
+    """Bytes of what earlier chunks hand over to later ones, past the chunk at `place`."""
+    if not record.chunks:
+        return 0
+    own = {tensor.name for tensor in record.inputs} | {tensor.name for tensor in record.chunks[place].inputs}
+    made = {tensor.name: tensor for chunk in record.chunks[:place] for tensor in chunk.outputs}
+    wanted = {tensor.name for chunk in record.chunks[place + 1 :] for tensor in chunk.inputs} - own
+    return sum(2 * math.prod(tensor.shape) for name, tensor in made.items() if name in wanted)
 
 
 def weight_bytes(graph: Graph) -> tuple[int, int]:

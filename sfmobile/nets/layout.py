@@ -7,6 +7,7 @@ only split of "Mid 4" that keeps one ResNet on each side of the bottleneck (Down
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -228,6 +229,8 @@ class AutoencoderLayout:
     """KL autoencoder: images (B, 3, H, W) in [-1, 1] to latents (B, latent_channels, H/f, W/f), f = `downsampling`.
 
     The encoder may be narrower than the decoder and the reverse: SnapFusion halves the decoder alone.
+    activation_scale: what is between two norms is so many times what the stored weights alone would make of it, a power
+    of two, for float16's range; images and latents are the same (see `nets.autoencoder.weight_scale`).
     """
 
     name: str
@@ -237,6 +240,14 @@ class AutoencoderLayout:
     layers_per_block: int = 2
     norm_groups: int = 32
     scaling_factor: float = 0.18215
+    activation_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.activation_scale <= 0 or math.frexp(self.activation_scale)[0] != 0.5:
+            raise UsageError(
+                f"Autoencoder layout '{self.name}': an activation scale of {self.activation_scale} isn't exact in "
+                "floating point; use a power of two."
+            )
 
     @property
     def downsampling(self) -> int:

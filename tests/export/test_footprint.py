@@ -72,7 +72,23 @@ def test_chunks_together_weigh_what_the_whole_weighs(
         for one in (tiny_palettized_bundle, chunked)
     ]
     assert parts[0].compressed == parts[1].compressed and parts[0].decompressed == parts[1].decompressed
-    assert parts[1].activations <= parts[0].activations
+    assert sum(stored for stored, _ in parts[1].chunks) == parts[1].compressed and not parts[0].chunks
+    whole, cut = (Footprint((part,), base=0, target="ios17") for part in parts)
+    assert cut.package_at_a_time() < cut.one_at_a_time() <= whole.one_at_a_time() == whole.package_at_a_time()
+
+
+def test_chunks_and_bits_that_would_fit_are_said() -> None:
+    limit = memory_limits().of(8)
+    whole = ComponentFootprint("unet", 1, 9 * GB, 9 * GB, 0, per_step=True)
+    footprint = Footprint((whole,), base=0, target="ios17")
+    assert phones.advice(footprint, limit).startswith("--bits 8 would fit")
+    # Packages for iOS 16 hold palettized weights as fp16: only chunks help.
+    older = replace(footprint, target="ios16")
+    assert phones.advice(older, limit).startswith("--chunks 2 would fit")
+    cut = replace(whole, chunks=((5 * GB, 5 * GB), (4 * GB, 4 * GB)))
+    assert phones.verdict(replace(footprint, components=(cut,)), limit) == (
+        "fits with the entitlement and one chunk in memory at a time"
+    )
 
 
 def test_peak_holds_every_components_weights_unless_they_are_freed() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sfmobile.export.footprint import bundle_footprint, memory_limits
@@ -39,7 +40,50 @@ def verdict(footprint: Footprint, limit: MemoryLimit) -> str:
         return "fits with the entitlement"
     if single <= limit.increased_bytes:
         return "fits with the entitlement if each component is freed behind its use"
+    # Last: loading every chunk in every step is slow.
+    if footprint.package_at_a_time() <= limit.default_bytes:
+        return "fits with one chunk in memory at a time"
+    if footprint.package_at_a_time() <= limit.increased_bytes:
+        return "fits with the entitlement and one chunk in memory at a time"
     return "iOS would kill the app"
+
+
+# Uniform bits, the most first, and chunks, the fewest first, that are tried for an advice.
+ADVISED_BITS = (8, 6, 4)
+ADVISED_CHUNKS = (2, 3, 4, 6, 8)
+
+
+def advice(footprint: Footprint, limit: MemoryLimit) -> str:
+    """What would fit phones of this limit: the most bits with all of a step in memory, else chunks one at a time.
+
+    From the estimate alone, activations as they are. Empty where nothing does.
+    """
+    for bits in ADVISED_BITS:
+        if _with_bits(footprint, bits).one_at_a_time() <= limit.increased_bytes < footprint.one_at_a_time():
+            return f"--bits {bits} would fit with the entitlement"
+    for chunks in ADVISED_CHUNKS:
+        if _in_chunks(footprint, chunks).package_at_a_time() <= limit.increased_bytes:
+            return f"--chunks {chunks} would fit with the entitlement and one chunk in memory at a time"
+    return ""
+
+
+def _with_bits(footprint: Footprint, bits: int) -> Footprint:
+    """The same at uniform bits, whole, kept compressed as far as the target keeps them."""
+    parts = tuple(replace(part, compressed=part.decompressed * bits // 16, chunks=()) for part in footprint.components)
+    return replace(footprint, components=parts)
+
+
+def _in_chunks(footprint: Footprint, chunks: int) -> Footprint:
+    """The same with what runs in a step cut into chunks, a tenth larger than equal ones."""
+
+    def cut(weights: int) -> int:
+        return weights * 11 // (10 * chunks)
+
+    parts = tuple(
+        replace(part, chunks=((cut(part.compressed), cut(part.decompressed)),)) if part.per_step else part
+        for part in footprint.components
+    )
+    return replace(footprint, components=parts)
 
 
 def fit_verdict(bundle: Bundle) -> str | None:
@@ -58,13 +102,14 @@ def fit_verdict(bundle: Bundle) -> str | None:
 def warnings(footprint: Footprint) -> Iterator[str]:
     """A sentence for each class of phones on which iOS would kill the app whatever it does."""
     for limit in memory_limits().limits:
-        needed = footprint.one_at_a_time()
+        needed = footprint.package_at_a_time()
         if needed > limit.increased_bytes:
+            told = advice(footprint, limit)
+            mend = "use fewer bits, smaller latents, guidance batch 1, or split-einsum attention"
             yield (
                 f"Warning: on phones with {limit.memory_gb:g} GB ({phones(limit.memory_gb)}) iOS would kill the app: "
-                f"about {in_bytes(needed)} at its peak even with one component at a time, and no more than "
-                f"{in_bytes(limit.increased_bytes)} are allowed (estimated); use fewer bits, smaller latents, "
-                "guidance batch 1, or split-einsum attention."
+                f"about {in_bytes(needed)} at its peak even with one package at a time, and no more than "
+                f"{in_bytes(limit.increased_bytes)} are allowed (estimated); {mend}{f' ({told})' if told else ''}."
             )
 
 
@@ -96,6 +141,7 @@ def memory_record(footprint: Footprint) -> dict[str, Any]:
         "label": "estimated",
         "all_loaded_bytes": footprint.all_loaded(),
         "one_at_a_time_bytes": footprint.one_at_a_time(),
+        "package_at_a_time_bytes": footprint.package_at_a_time(),
         "all_loaded_fp16_bytes": footprint.all_loaded(False),
         "components": {
             part.name: {
