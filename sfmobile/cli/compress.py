@@ -28,6 +28,10 @@ def search(
     same_size_as: Annotated[
         int | None, typer.Option("--same-size-as", metavar="BITS", help="The best recipe of uniform BITS' size.")
     ] = None,
+    average_bits: Annotated[
+        float | None,
+        typer.Option("--average-bits", metavar="BITS", help="The best recipe of so many bits a weight, 4.04 say."),
+    ] = None,
     component: Annotated[
         list[str] | None,
         typer.Option(
@@ -80,6 +84,7 @@ def search(
             signal=signal,
             same_signal_as=same_signal_as,
             same_size_as=same_size_as,
+            average_bits=average_bits,
             component=component or (),
             target=target,
             group_size=group_size or (),

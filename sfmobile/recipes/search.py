@@ -54,9 +54,10 @@ CURVE_BITS = (2.0, 3.0, 4.0, 5.0, 6.0)
 
 @dataclass(frozen=True)
 class Goal:
-    """What to search for: "signal" (dB to reach at least), "signal of" or "size of" uniform bits."""
+    """What to search for: "signal" (dB to reach at least), "signal of" or "size of" uniform bits, or "bits" a weight on
+    average, of all weights of the component."""
 
-    kind: Literal["signal", "signal of", "size of"] = "signal of"
+    kind: Literal["signal", "signal of", "size of", "bits"] = "signal of"
     value: float = 6
 
 
@@ -210,12 +211,16 @@ class _Search:
     def result(self) -> SearchResult:
         bits = [layer.bits for layer in storages(self.options.target, ()) if layer.bits <= 8]
         goal = self.options.goal
-        compared = [int(goal.value)] if goal.kind != "signal" else [6]
+        compared = [int(goal.value)] if goal.kind in ("signal of", "size of") else [6]
+        if goal.kind == "bits":
+            compared = [min(bits, key=lambda bit: abs(bit - goal.value))]
         with self._phase("uniform bits"):
             uniform = {bit: self._point(f"{bit} bits", self._uniform(bit)) for bit in compared}
         with self._phase("recipe"):
             if goal.kind == "size of":
                 choice = self.table.best(self._uniform(compared[0]).bytes)
+            elif goal.kind == "bits":
+                choice = self.table.best(self._bytes_at(goal.value))
             else:
                 choice = self._reach(goal.value if goal.kind == "signal" else uniform[compared[0]].measured.final_db)
             point = self._point("recipe", choice)
@@ -246,8 +251,23 @@ class _Search:
         samples = self.signal.samples(options.prompts) * options.probes
         with self._phase("sensitivities", sum(len(sample.calls) for sample in samples)):
             palettes = {name: layer.palettes for name, layer in layers.items()}
-            changes = measure_changes(self.network.net, palettes, samples, options.seed, self.observer.advance)
+            changes = measure_changes(
+                self.network.net, palettes, samples, options.seed, self.observer.advance, self.network.stream
+            )
         return OptionTable({name: layer.options(changes[name]) for name, layer in layers.items()}, self.signal.peak)
+
+    def _bytes_at(self, bits: float) -> float:
+        """Bytes that are left for the layers if all weights take so many bits on average.
+
+        Raises `UsageError` for fewer than the least.
+        """
+        weights = sum(math.prod(shape) for shape in self.network.shapes.values()) + self.network.other_bytes // 2
+        least = sum(int(row.bytes.min()) for row in self.table.layers.values())
+        size = bits * weights / 8 - self.network.other_bytes
+        if size < least:
+            fewest = 8 * (least + self.network.other_bytes) / weights
+            raise UsageError(f"--average-bits {bits:g} is too little for {self.component}: at least {fewest:.2f}.")
+        return size
 
     def _uniform(self, bits: int) -> Choice:
         return self.table.uniform(LayerRecipe(bits=bits))

@@ -59,6 +59,7 @@ def search_recipe(
     signal: float | None = None,
     same_signal_as: int | None = None,
     same_size_as: int | None = None,
+    average_bits: float | None = None,
     component: ComponentName | Sequence[ComponentName] = (),
     target: Target = "ios17",
     group_size: int | Sequence[int] = (),
@@ -80,17 +81,17 @@ def search_recipe(
 
     source: a diffusers-format directory, a Hugging Face Hub id, or an opened checkpoint. signal: the smallest recipe
     with at least so many dB; same_signal_as: ... with that of so many bits in every layer (6 if nothing is asked);
-    same_size_as: the best recipe of their size. component: what to search for, the UNet without it. target: ios18 adds
-    3 bits and lookup tables per group of channels, of group_size. prompt (four of ours without it), negative, steps,
-    seed (plus one for each further prompt), guidance, latent_size: the runs. sensitivity_prompts: how many of them
-    sensitivities are taken from, all without it; probes: backward passes through each. curve: also measure a range of
-    sizes, for a plot.
+    same_size_as: the best recipe of their size; average_bits: the best one of so many bits a weight, 4.04 say.
+    component: what to search for, the UNet without it. target: ios18 adds 3 bits and lookup tables per group of
+    channels, of group_size. prompt (four of ours without it), negative, steps, seed (plus one for each further prompt),
+    guidance, latent_size: the runs. sensitivity_prompts: how many of them sensitivities are taken from, all without it;
+    probes: backward passes through each. curve: also measure a range of sizes, for a plot.
 
     Raises `UsageError` for options that make no sense, a checkpoint that doesn't draw from a prompt alone, or a size
     that can't be reached, `GateError` for a signal that can't.
     """
     options = SearchOptions(
-        goal=choose_goal(signal, same_signal_as, same_size_as),
+        goal=choose_goal(signal, same_signal_as, same_size_as, average_bits),
         target=target,
         group_sizes=check_group_sizes((group_size,) if isinstance(group_size, int) else tuple(group_size), target),
         prompts=None if sensitivity_prompts is None else at_least_one("--sensitivity-prompts", sensitivity_prompts),
@@ -109,10 +110,16 @@ def search_recipe(
     return SearchedRecipe(make_recipe(checkpoint, results, runs, options), results, title)
 
 
-def choose_goal(signal: float | None, same_signal_as: int | None, same_size_as: int | None) -> Goal:
+def choose_goal(
+    signal: float | None, same_signal_as: int | None, same_size_as: int | None, average_bits: float | None = None
+) -> Goal:
     """The one thing that was asked for. Raises `UsageError` for two of them, or bits that can't be stored."""
-    if sum(wish is not None for wish in (signal, same_signal_as, same_size_as)) > 1:
-        raise UsageError("--signal, --same-signal-as and --same-size-as exclude each other; give one.")
+    if sum(wish is not None for wish in (signal, same_signal_as, same_size_as, average_bits)) > 1:
+        raise UsageError("--signal, --same-signal-as, --same-size-as and --average-bits exclude each other; give one.")
+    if average_bits is not None:
+        if not 1 <= average_bits <= 16:
+            raise UsageError(f"--average-bits {average_bits:g} is no number of bits of a weight; expected 1 to 16.")
+        return Goal("bits", average_bits)
     if signal is not None:
         if not 0 < signal < 200:
             raise UsageError(f"--signal {signal:g} is no PSNR a recipe can aim at; expected 0 to 200 dB, 45 say.")

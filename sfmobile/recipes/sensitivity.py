@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from sfmobile.compress.compiled import compiled
 from sfmobile.compress.kmeans import TABLE
 from sfmobile.compress.palettize import worker_count
+from sfmobile.recipes.streamed import WeightStream
 
 Float32 = NDArray[np.float32]
 
@@ -75,12 +76,16 @@ def measure_changes(
     samples: Iterable[SampleRun],
     seed: int = 0,
     advance: Callable[[int], None] | None = None,
+    stream: WeightStream | None = None,
 ) -> dict[str, NDArray[np.float64]]:
     """Mean squared change of the signal for each of `layers` (module names) stored by each of its tables alone.
 
     `net` computes in float32 with the weights as they are. Memory: its weights twice (gradients), and the activations
-    of one call. `advance` is told of each call. Raises `ValueError` without samples.
+    of one call; with `stream`, which feeds it, those of one block, and what blocks are given. `advance` is told of each
+    call. Raises `ValueError` without samples.
     """
+    if stream is not None:
+        return _measure_streamed(net, stream, layers, samples, seed, advance)
     weights = {name: _parameter(net, name) for name in layers}
     wanted = {id(weight) for weight in weights.values()}
     for parameter in net.parameters():
@@ -106,6 +111,46 @@ def measure_changes(
                 count += 1
     finally:
         net.requires_grad_(False)
+    if count == 0:
+        raise ValueError("no samples to measure changes with")
+    return {name: (along[name] + PRIOR / count * alone[name]) / (count + PRIOR) for name in layers}
+
+
+def _measure_streamed(
+    net: nn.Module,
+    stream: WeightStream,
+    layers: Mapping[str, Palettes],
+    samples: Iterable[SampleRun],
+    seed: int,
+    advance: Callable[[int], None] | None,
+) -> dict[str, NDArray[np.float64]]:
+    """`measure_changes` without ever holding a gradient of more than one layer.
+
+    <g, dW> adds up over the calls of a run as g does. g^2 dW^2 doesn't: here calls count apart, as if what they do to
+    one weight were unrelated; that part only steadies the estimate.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    run = {name: np.zeros(len(palettes.tables)) for name, palettes in layers.items()}
+    along = {name: np.zeros(len(palettes.tables)) for name, palettes in layers.items()}
+    alone = {name: np.zeros(len(palettes.tables)) for name, palettes in layers.items()}
+
+    def take(key: str, gradient: Tensor) -> None:
+        name = key.removesuffix(".weight")
+        projected, scattered = project(layers[name], gradient.numpy())
+        run[name] += projected
+        alone[name] += scattered
+
+    stream.wanted, stream.take = {f"{name}.weight" for name in layers}, take
+    count = 0
+    try:
+        for sample in samples:
+            backward(net, sample, generator, advance)
+            for name, total in run.items():
+                along[name] += np.square(total)
+                total[:] = 0
+            count += 1
+    finally:
+        stream.wanted = ()
     if count == 0:
         raise ValueError("no samples to measure changes with")
     return {name: (along[name] + PRIOR / count * alone[name]) / (count + PRIOR) for name in layers}

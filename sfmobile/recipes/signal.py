@@ -8,6 +8,7 @@ Everything runs on the torch networks in fp32, so what is measured is the weight
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,7 +29,9 @@ from sfmobile.compress.palettize import palettize_weight, worker_count
 from sfmobile.compress.recipe import FULL_BITS, LayerRecipe, compressible_layers
 from sfmobile.errors import ArtifactError
 from sfmobile.export.component import Setting, component_specs
+from sfmobile.export.weights import check_fits_float16
 from sfmobile.recipes.sensitivity import SampleCall, SampleRun
+from sfmobile.recipes.streamed import WeightStream
 from sfmobile.runtime.protocol import Arrays
 from sfmobile.sampling.encoding import Encoding, joined, without_text, zeros_for
 from sfmobile.sampling.guidance import Guidance, UNetCall, is_guided
@@ -41,6 +44,9 @@ from sfmobile.sampling.tokenizer import Tokenizer
 from sfmobile.signal import psnr
 
 Float32 = NDArray[np.float32]
+# Bytes of float32 weights that a network is loaded into memory with; twice as many with gradients. Stable Diffusion 2's
+# UNet has 3.5 GB.
+MOST_IN_MEMORY = 5 << 30
 Advance = Callable[[int], None]
 ORIGINAL = LayerRecipe(bits=FULL_BITS)
 # What a signal is of, behind the last step.
@@ -68,22 +74,35 @@ class SignalLevels:
 
 
 class StoredNetwork:
-    """One component of a checkpoint in fp32, whose weights can be stored in fewer bits and put back."""
+    """One component of a checkpoint in fp32, whose weights can be stored in fewer bits and put back.
+
+    One of more than `MOST_IN_MEMORY` bytes is streamed: its weights stay in mapped files, those stored in fewer bits in
+    one of its own, and are read layer by layer.
+    """
 
     def __init__(self, checkpoint: Checkpoint, component: ComponentName) -> None:
         """Raises `ArtifactError` naming a weight that is not finite."""
         spec = component_specs(checkpoint)[component]
         self.name: ComponentName = component
         (self._output,) = (output.name for output in spec.outputs(Setting(checkpoint, checkpoint.latent_size, 1)))
-        self.net: nn.Module = checkpoint.load(component)
-        self.net.requires_grad_(False)
         self._originals = checkpoint.state_dict(component)
-        for key, value in self.net.named_parameters():
-            if not bool(value.isfinite().all()):
-                raise ArtifactError(
-                    f"Weight '{key}' of the {component} holds infinity or NaN, in checkpoint '{checkpoint.root}'; "
-                    "use one that is whole."
-                )
+        self._changed: dict[str, torch.Tensor] = {}
+        self._file: torch.Tensor | None = None
+        self.stream: WeightStream | None = None
+        if 4 * checkpoint.parameters(component) > MOST_IN_MEMORY:
+            for key, value in self._originals.items():
+                check_fits_float16(checkpoint, component, key, value)
+            self.net: nn.Module = checkpoint.unfilled(component)
+            self.stream = WeightStream(self.net, self._read)
+        else:
+            self.net = checkpoint.load(component)
+            for key, value in self.net.named_parameters():
+                if not bool(value.isfinite().all()):
+                    raise ArtifactError(
+                        f"Weight '{key}' of the {component} holds infinity or NaN, in checkpoint '{checkpoint.root}'; "
+                        "use one that is whole."
+                    )
+        self.net.requires_grad_(False)
         shapes = {key: tuple(weight.shape) for key, weight in self._originals.items()}
         self.shapes = compressible_layers(shapes)
         self._stored = dict.fromkeys(self.shapes, ORIGINAL)
@@ -117,8 +136,29 @@ class StoredNetwork:
         self.store(dict.fromkeys(self.shapes, ORIGINAL))
 
     def _set(self, layer: str, values: torch.Tensor) -> None:
-        with torch.no_grad():
-            self.net.get_parameter(f"{layer}.weight").copy_(values)
+        key = f"{layer}.weight"
+        if self.stream is None:
+            with torch.no_grad():
+                self.net.get_parameter(key).copy_(values)
+        elif values is self._originals[key]:
+            self._changed.pop(key, None)
+        else:
+            self._changed[key] = self._place(layer).copy_(values)
+
+    def _read(self, key: str) -> torch.Tensor:
+        """The weight that a streamed network computes with now."""
+        return self._changed.get(key, self._originals[key])
+
+    def _place(self, layer: str) -> torch.Tensor:
+        """A layer's place in the mapped file of weights in fewer bits, which goes when the last view of it does."""
+        if self._file is None:
+            with tempfile.NamedTemporaryFile(prefix="sfmobile-recipe-") as file:
+                total = sum(map(math.prod, self.shapes.values()))
+                self._file = torch.from_file(file.name, shared=True, size=total, dtype=torch.float16)
+            starts = np.cumsum([0, *map(math.prod, self.shapes.values())])
+            self._starts = dict(zip(self.shapes, map(int, starts), strict=False))
+        shape = self.shapes[layer]
+        return self._file[self._starts[layer] : self._starts[layer] + math.prod(shape)].view(shape)
 
     # What makes it a loaded component to guidance and sampling.
     inputs: tuple[TensorRecord, ...] = ()

@@ -10,6 +10,7 @@ import pytest
 from sfmobile.bundle.manifest import ComponentName
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.compress.recipe import LayerRecipe, Recipe, architecture_digest
+from sfmobile.errors import UsageError
 from sfmobile.observer import Observer, Unit
 from sfmobile.recipes.plot import plot_sizes
 from sfmobile.recipes.search import PHASES, Goal, Phase, SearchOptions, SearchResult, search_component
@@ -146,3 +147,13 @@ def test_the_plot_is_a_picture_with_a_panel_for_each_component(same_signal: Sear
         assert content[:8] == b"\x89PNG\r\n\x1a\n"
         widths.append(struct.unpack(">I", content[16:20])[0])
     assert widths[1] == 2 * widths[0]
+
+
+def test_an_average_of_bits_is_kept_to(tiny_checkpoint: Checkpoint) -> None:
+    one_run = Runs(("a red apple",), "", seed=0, steps=1, guidance_scale=1.0, latent_size=(8, 8))
+    options = SearchOptions(goal=Goal("bits", 6.5), target="ios17", probes=1)
+    found = search_component(tiny_checkpoint, "unet", one_run, options)
+    bits = 8 * found.point.bytes / tiny_checkpoint.parameters("unet")
+    assert 6.2 < bits <= 6.5 and [point.label for point in found.uniform] == ["6 bits"]
+    with pytest.raises(UsageError, match="--average-bits 1 is too little for unet: at least"):
+        search_component(tiny_checkpoint, "unet", one_run, SearchOptions(goal=Goal("bits", 1), probes=1))
