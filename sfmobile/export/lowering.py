@@ -113,7 +113,7 @@ def lower(
         from sfmobile.export.mil_ops import LOWERINGS
 
         mark_traced(exported)
-        with names.torch_lowerings(LOWERINGS), names.without_progress_bars():
+        with names.torch_lowerings(LOWERINGS), names.without_progress_bars(), names.without_printed_programs():
             program = ct.convert(
                 exported,
                 source="pytorch",

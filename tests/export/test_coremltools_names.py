@@ -21,7 +21,15 @@ from sfmobile.bundle.manifest import TensorRecord
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.errors import UnavailableError
 from sfmobile.export import coremltools_names, lowering
-from sfmobile.export.coremltools_names import NAMES, Name, faults, torch_lowerings, without_progress_bars
+from sfmobile.export.coremltools_names import (
+    NAMES,
+    PROGRAM,
+    Name,
+    faults,
+    torch_lowerings,
+    without_printed_programs,
+    without_progress_bars,
+)
 from sfmobile.export.exporter import export_bundle
 from sfmobile.export.lowering import lower, trace
 from sfmobile.export.mil_ops import LOWERINGS
@@ -185,3 +193,12 @@ def test_errors_of_coremltools_reach_the_log(monkeypatch: pytest.MonkeyPatch, ca
         lower_halved()
     (said,) = [record for record in caplog.records if record.name == "coremltools"]
     assert said.levelname == "ERROR" and "converting 'mul' op" in said.getMessage()
+
+
+def test_programs_have_no_text_while_they_are_converted_and_have_it_again() -> None:
+    kind = PROGRAM.load()
+    found = kind.__str__
+    with pytest.raises(RuntimeError), without_printed_programs():
+        assert kind.__str__ is object.__repr__
+        raise RuntimeError
+    assert kind.__str__ is found
