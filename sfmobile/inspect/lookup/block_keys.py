@@ -31,7 +31,8 @@ class BlockOptions(StrictModel):
 class BlockKey(StrictModel):
     """One kind of block at one width and resolution. Zero stands for what a kind doesn't have.
 
-    height, width: of the block's input. context: channels of the text embedding; time: of the time embedding.
+    height, width: of the block's input. context: channels of the text embedding, or of what is added to the time's;
+    time: of the time embedding. depth: transformer layers of an attention block.
     """
 
     kind: Kind
@@ -47,19 +48,23 @@ class BlockKey(StrictModel):
     attention: AttentionForm = "original"
     bits: int | None = None
     target: Target = "ios17"
+    depth: int = 1
 
     @property
     def sha256(self) -> str:
         """Content hash: of everything that decides what the package holds, coremltools' version included."""
         from importlib.metadata import version
 
-        value: dict[str, Any] = {"revision": KEY_REVISION, "coremltools": version("coremltools"), **self.model_dump()}
+        # One layer is what every block had before there were others: its hash stays.
+        key = self.model_dump(exclude={"depth"} if self.depth == 1 else None)
+        value: dict[str, Any] = {"revision": KEY_REVISION, "coremltools": version("coremltools"), **key}
         return sha256_of_value(value)
 
     def __str__(self) -> str:
         widths = f"{self.in_channels}" if self.in_channels == self.channels else f"{self.in_channels}->{self.channels}"
         bits = "fp16" if self.bits is None else f"{self.bits} bits"
         form = f", {self.attention}, {self.heads} heads" if self.kind == "attention" else ""
+        form += f", {self.depth} layers" if self.depth != 1 else ""
         return f"{self.kind} {widths} at {self.height}x{self.width}, batch {self.batch}{form}, {bits}, {self.target}"
 
 
@@ -86,7 +91,15 @@ def layout_blocks(layout: UNetLayout, options: BlockOptions) -> list[tuple[str, 
     blocks: list[tuple[str, BlockKey]] = [
         (
             "time_embedding",
-            BlockKey(kind="time_embedding", in_channels=width, channels=4 * width, height=1, width=1, **shared),
+            BlockKey(
+                kind="time_embedding",
+                in_channels=width,
+                channels=4 * width,
+                height=1,
+                width=1,
+                context=layout.added_embedding_dim or 0,
+                **shared,
+            ),
         ),
         ("conv_in", BlockKey(kind="conv_in", in_channels=layout.in_channels, channels=width, **sides(0), **shared)),
     ]
@@ -122,7 +135,8 @@ def _resnet(layout: UNetLayout, net: Any, name: str) -> dict[str, Any]:
 
 
 def _attention(layout: UNetLayout, net: Any, name: str, options: BlockOptions, level: int) -> dict[str, Any]:
-    channels = net.get_submodule(name).proj_in.in_channels
+    block = net.get_submodule(name)
+    channels = block.proj_in.in_channels
     return {
         "kind": "attention",
         "in_channels": channels,
@@ -131,4 +145,5 @@ def _attention(layout: UNetLayout, net: Any, name: str, options: BlockOptions, l
         "context": layout.cross_attention_dim,
         "groups": layout.norm_groups,
         "attention": options.attention,
+        "depth": len(block.transformer_blocks),
     }

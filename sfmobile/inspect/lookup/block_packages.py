@@ -31,6 +31,8 @@ def block_inputs(key: BlockKey) -> tuple[TensorRecord, ...]:
     inputs = [half("x", key.batch, key.in_channels, key.height, key.width)]
     if key.kind == "resnet":
         inputs.append(half("time", key.batch, key.time, 1, 1))
+    if key.kind == "time_embedding" and key.context:
+        inputs.append(half("added", key.batch, key.context, 1, 1))
     if key.kind == "attention":
         inputs.append(half("context", key.batch, key.context, 1, TEXT_LENGTH))
     return tuple(inputs)
@@ -51,21 +53,25 @@ def build_block(key: BlockKey) -> nn.Module:
     from sfmobile.nets.attention import set_attention_form
     from sfmobile.nets.resnet import Downsample, ResnetBlock, Upsample
     from sfmobile.nets.transformer import CrossAttentionBlock
-    from sfmobile.nets.unet import TimeEmbedding
+    from sfmobile.nets.unet import AddedEmbedding, TimeEmbedding
 
     class Time(nn.Module):
-        """The perceptron over the sinusoid, through the SiLU that every block's projection shares."""
+        """The perceptron over the sinusoid, and that over what is added, through the SiLU that every block's projection
+        shares."""
 
         def __init__(self) -> None:
             super().__init__()
             self.time_embedding = TimeEmbedding(key.in_channels, key.channels, None)
+            if key.context:
+                self.add_embedding = AddedEmbedding(key.context, key.channels)
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return nn.functional.silu(self.time_embedding(x, None))
+        def forward(self, x: torch.Tensor, added: torch.Tensor | None = None) -> torch.Tensor:
+            time = self.time_embedding(x, None)
+            return nn.functional.silu(time if added is None else time + self.add_embedding(added))
 
     makers = {
         "resnet": lambda: ResnetBlock(key.in_channels, key.channels, key.groups, key.time),
-        "attention": lambda: CrossAttentionBlock(key.channels, key.heads, key.context, key.groups),
+        "attention": lambda: CrossAttentionBlock(key.channels, key.heads, key.context, key.groups, key.depth),
         "downsample": lambda: Downsample(key.channels),
         "upsample": lambda: Upsample(key.channels),
         "conv_in": lambda: nn.Conv2d(key.in_channels, key.channels, kernel_size=3, padding=1),
@@ -108,20 +114,22 @@ def unet_package(layout: UNetLayout, options: BlockOptions, folder: Path) -> tup
     import torch
 
     from sfmobile.nets.attention import set_attention_form
-    from sfmobile.nets.unet import UNet
+    from sfmobile.nets.unet import ConditionedUNet, UNet
 
     def half(name: str, *shape: int) -> TensorRecord:
         return TensorRecord(name=name, shape=(options.batch, *shape), dtype="float16")
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net = UNet(layout).half().eval()
+        net = (UNet if layout.added_embedding_dim is None else ConditionedUNet)(layout).half().eval()
     set_attention_form(net, options.attention)
-    inputs = (
+    inputs: tuple[TensorRecord, ...] = (
         half("latents", layout.in_channels, options.height, options.width),
         half("time_embedding", layout.down[0].channels, 1, 1),
         half("encoder_hidden_states", layout.cross_attention_dim, 1, TEXT_LENGTH),
     )
+    if layout.added_embedding_dim is not None:
+        inputs += (half("added_embedding", layout.added_embedding_dim, 1, 1),)
     outputs = (half("model_output", layout.out_channels, options.height, options.width),)
     path = folder / "unet.mlpackage"
     layers, metadata = uniform_layers(net, options.bits), PackageMetadata(layout.name)

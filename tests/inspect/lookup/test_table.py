@@ -81,6 +81,22 @@ def _meta(key: BlockKey) -> torch.nn.Module:
         return build_block(key)
 
 
+def test_blocks_have_all_weights_of_a_network_with_depths_and_an_added_embedding() -> None:
+    layout = replace(
+        TINY_UNET,
+        down=(Stage(32, 1, 0), Stage(64, 1, 1, (3,))),
+        mid=Stage(64, 2, 1, (3,)),
+        up=(Stage(64, 2, 2, (1, 2)), Stage(32, 2, 0)),
+        added_embedding_dim=68,
+    )
+    keys = [key for _, key in layout_blocks(layout, BlockOptions(height=8, width=8))]
+    assert [key.depth for key in keys if key.kind == "attention"] == [3, 3, 1, 2]
+    blocks = [parameter.numel() for key in keys for parameter in build_block(key).parameters()]
+    assert sum(blocks) == sum(parameter.numel() for parameter in UNet(layout).parameters())
+    added = next(key for key in keys if key.kind == "time_embedding")
+    assert [record.shape for record in block_inputs(added)] == [(2, 32, 1, 1), (2, 68, 1, 1)]
+
+
 def test_sizes_of_a_latent_that_does_not_fit_are_refused() -> None:
     with pytest.raises(UsageError, match="multiples of 2"):
         layout_blocks(TINY_UNET, BlockOptions(height=7, width=8))
