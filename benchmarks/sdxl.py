@@ -9,6 +9,7 @@ export-…   `sfmobile export` of one component, 6 bits, split-einsum; the UNet 
 parity-…   one call of our network and of diffusers' or transformers', fp32, each layer's weights read when its turn
            comes and dropped behind it: 10 GB of them never stand in memory.
 lean-…     one call of the exported UNet in the `mil` runtime with --lean, at 64x64 and 128x128 latents, batch 1.
+recipe     `sfmobile compress search` for an average of 4.04 bits.
 exact-…    the same at fp16 weights and 64x64 latents, in both evaluations, against the network: the gates.
 usual      diffusers' UNet in fp32, `torch.jit.trace`, `ct.convert`: stopped where it passes --most-memory.
 
@@ -39,6 +40,12 @@ if TYPE_CHECKING:
 RESULTS = Path(__file__).with_name("results") / "sdxl.json"
 GATES = {"parity": 90.0, "fp32": 90.0, "fp16": 65.0}
 BITS, CHUNKS = 6, 2
+# Of Apple's published SDXL packages for phones.
+AVERAGE_BITS = 4.04
+SEARCH = (
+    "--prompt", "a photo of an astronaut riding a horse on mars", "--steps", "2", "--probes", "1", "--guidance", "5",
+    "--latent-size", "32x32",
+)  # fmt: skip
 DEVICES = ("iphone-14-pro", "iphone-15-pro", "iphone-16-pro")
 
 
@@ -63,7 +70,7 @@ def main() -> int:
 
     machine = {"machine": describe_machine().model_dump(mode="json", exclude_none=True), "tools": tool_versions()}
     for name in options.stage:
-        measured = name.startswith("export")
+        measured = name.startswith("export") or name == "recipe"
         if measured:
             row = STAGES[name](options)
         else:
@@ -355,6 +362,29 @@ def estimates(options: argparse.Namespace) -> dict[str, Any]:
     return rows
 
 
+# A recipe of mixed bits
+
+
+def recipe(options: argparse.Namespace) -> dict[str, Any]:
+    """`sfmobile compress search` at the average of Apple's published example, on small latents and few steps; what it
+    finds is exported."""
+    file = options.cache / "sdxl-recipe.json"
+    search = [sys.executable, "-m", "sfmobile", "compress", "search", options.cache / "sdxl", "-o", file, "--json"]
+    ran = run_measured([*search, "--average-bits", str(AVERAGE_BITS), *SEARCH])
+    (found,) = json.loads(ran.output)["components"]
+    row = export(options, "sdxl-recipe", ("unet",), *SMALL, "--recipe", str(file))
+    return {
+        "seconds": round(ran.seconds, 1),
+        "processor_seconds": round(ran.processor_seconds, 1),
+        "peak_anonymous_bytes": ran.peak_anonymous,
+        "peak_file_bytes": ran.peak_file,
+        "phases": {name: round(seconds, 1) for name, seconds in found["seconds"].items()},
+        "recipe": found["recipe"],
+        "uniform": found["uniform"],
+        "exported_bytes": row["components"]["unet"]["bytes"],
+    }
+
+
 # The usual way
 
 
@@ -439,6 +469,7 @@ STAGES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "lean-64": lambda options: lean_row(options, "sdxl-6-64"),
     "lean-128": lambda options: lean_row(options, "sdxl-6-128"),
     "estimate": estimates,
+    "recipe": recipe,
     "usual": usual,
 }
 
