@@ -94,8 +94,11 @@ def _with_autoencoder(checkpoint: Checkpoint, source: Source) -> tuple[Checkpoin
         and isinstance(layout, AutoencoderLayout)
         and isinstance(own, AutoencoderLayout)
     ):
-        # A single file doesn't say whether it bears float16: taken as the checkpoint's own, which is exact either way.
+        # A single file says neither how latents are scaled nor whether it bears float16: taken as the checkpoint's own,
+        # which of the second is exact either way.
         layout = replace(layout, activation_scale=own.activation_scale)
+        if other.file == other.path:
+            layout = replace(layout, scaling_factor=own.scaling_factor)
     halves = autoencoder_parts(other.config, other.file)
     networks = (part for part in checkpoint.parts if FOLDERS.get(part) != "vae")
     parts: tuple[PartName, ...] = (*networks, *(part for part in ("decoder", "encoder") if part in halves))

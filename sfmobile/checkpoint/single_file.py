@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sfmobile.checkpoint.config import Json
+from sfmobile.checkpoint.config import FORCE_UPCAST, Json
 from sfmobile.checkpoint.ldm_names import (
     IGNORED,
     PREFIXES,
@@ -133,11 +133,12 @@ def open_single_file(
     other, other_map = _open_clip(file, xl=True) if xl else ({}, {})
     if other_autoencoder is None:
         vae, vae_map = autoencoder(file, PREFIXES["vae"])
-        if xl:
-            vae["scaling_factor"] = XL_SCALING_FACTOR
         vae_weights: StoredWeights = RenamedWeights(file, vae_map)
     else:
         (vae, vae_weights), vae_map = other_autoencoder, {}
+    if xl and FORCE_UPCAST not in vae:
+        # Of a file of LDM's names, which says neither; what bears float16 anyway is exact with it too.
+        vae = {**vae, "scaling_factor": XL_SCALING_FACTOR, FORCE_UPCAST: True}
     taken = {place.name for places in (unet_map, text_map, other_map, vae_map) for place in places.values()}
     left_out = f"{PREFIXES['open_clip']}transformer.resblocks.{text['num_hidden_layers']}."
     strangers = sorted(name for name in names - taken if not re.match(IGNORED, name) and not name.startswith(left_out))

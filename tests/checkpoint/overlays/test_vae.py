@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,23 @@ def test_another_autoencoder_decodes_as_it_does_in_diffusers(form: str, base: Pa
     assert open_checkpoint(checkpoint.source).sha256("decoder") == checkpoint.sha256("decoder")
     with pytest.raises(ArtifactError, match="is not the file that the bundle was exported with"):
         open_checkpoint(Source(str(base), vae=path, vae_sha256="0" * 64))
+
+
+@pytest.mark.parametrize("upcast", [True, False])
+def test_what_a_single_file_does_not_say_is_the_checkpoints_own(
+    upcast: bool, base: Path, other, tmp_path: Path
+) -> None:
+    """Of LDM's names an autoencoder of Stable Diffusion XL looks as one of 1 does: only the base tells them apart."""
+    root = shutil.copytree(base, tmp_path / "base")
+    config = root / "vae" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"scaling_factor": 0.13025, "force_upcast": upcast}))
+    write(ldm_vae(other.state_dict()), tmp_path / "other.safetensors")
+    checkpoint = open_checkpoint(root, vae=tmp_path / "other.safetensors")
+    layout = checkpoint.autoencoder_layout
+    assert layout.scaling_factor == 0.13025 and (layout.activation_scale < 1) == upcast
+    latents = seeded(1, 4, 8, 8)
+    with torch.no_grad():
+        assert agreement_db(other.decode(latents).sample, checkpoint.load("decoder")(latents)) >= PARITY_DB
 
 
 def test_a_single_file_without_one_takes_another(other, tmp_path: Path) -> None:
