@@ -122,7 +122,7 @@ XL_INDEX = {
 }
 # The published autoencoder's residual stream is beyond float16 on the way up of its decoder. A random one's isn't:
 # there, what ResNets add is made so much larger, which the norms behind take away again.
-XL_LARGE = 2.0**19
+XL_LARGE = 2.0**15
 
 
 def full_xl_checkpoint(cache: Path = CACHE) -> Path:
