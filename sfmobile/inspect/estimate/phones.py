@@ -28,18 +28,22 @@ def phones(memory_gb: float) -> str:
     return f"iPhone {', '.join(names)}"
 
 
+# From the best on.
+VERDICTS = (
+    "fits",
+    "fits if each component is freed behind its use",
+    "fits with the entitlement",
+    "fits with the entitlement if each component is freed behind its use",
+    "iOS would kill the app",
+)
+
+
 def verdict(footprint: Footprint, limit: MemoryLimit) -> str:
     """What would become of an app that runs the bundle on the Neural Engine."""
     together, single = footprint.all_loaded(), footprint.one_at_a_time()
-    if together <= limit.default_bytes:
-        return "fits"
-    if single <= limit.default_bytes:
-        return "fits if each component is freed behind its use"
-    if together <= limit.increased_bytes:
-        return "fits with the entitlement"
-    if single <= limit.increased_bytes:
-        return "fits with the entitlement if each component is freed behind its use"
-    return "iOS would kill the app"
+    limits = (limit.default_bytes, limit.increased_bytes)
+    fits = (needed <= allowed for allowed in limits for needed in (together, single))
+    return next((words for words, fit in zip(VERDICTS, fits, strict=False) if fit), VERDICTS[-1])
 
 
 def fit_verdict(bundle: Bundle) -> str | None:
