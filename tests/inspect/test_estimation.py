@@ -11,6 +11,9 @@ from sfmobile.bundle.directory import Bundle
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.checkpoint.unwritten import LAYOUTS, named_layout, unwritten_checkpoint
 from sfmobile.errors import UsageError
+from sfmobile.export.component import fitted
+from sfmobile.export.options import ExportOptions
+from sfmobile.inspect import estimation
 from sfmobile.inspect.estimation import Estimate
 from sfmobile.nets.layout import AutoencoderLayout, Stage, TextEncoderLayout, UNetLayout
 from tests.exported import SharedExports
@@ -92,24 +95,31 @@ def long_checkpoint() -> Checkpoint:
     return unwritten_checkpoint("long", unet, text, autoencoder, (32, 32))
 
 
-def test_the_forms_of_attention_differ_and_the_faster_one_is_named(long_checkpoint: Checkpoint) -> None:
+def test_the_forms_of_attention_differ_and_the_faster_one_is_named(long_checkpoint: Checkpoint, monkeypatch) -> None:
+    monkeypatch.setattr(estimation, "ATTENTION_FORMS", ("split-einsum", "split-einsum-v2"))
+    monkeypatch.setattr(estimation, "COMPARED_SIDES", ())
     found = sfmobile.estimate(long_checkpoint, device=PHONE, compare=True)
-    by_form = {
-        row.content.attention: row
-        for row in found.rows
-        if row.content.bits == 6 and row.content.latent_size == (32, 32)
-    }
-    assert set(by_form) == {"original", "split-einsum", "split-einsum-v2"}
-    asked, chunked = by_form["split-einsum"], by_form["split-einsum-v2"]
+    asked, chunked, *others = found.rows
+    assert (asked.content.attention, chunked.content.attention) == ("split-einsum", "split-einsum-v2")
     assert asked.content.long and not chunked.content.long
     assert asked.call_ms > chunked.call_ms
     (advice,) = [line for line in found.advice() if "split-einsum-v2" in line]
     assert advice.startswith("Choose --attention split-einsum-v2") and "isn't the default because" in advice
-    assert {row.content.bits for row in found.rows} == {None, 8, 6, 4}
-    assert {row.content.latent_size for row in found.rows} == {(32, 32), (24, 24), (16, 16)}
-    sizes = {row.content.bits: row.disk for row in found.rows if row.content.latent_size == (32, 32)}
+    assert [row.content.bits for row in others] == [None, 8, 4]
+    sizes = {row.content.bits: row.disk for row in (asked, *others)}
     assert sizes[4] < sizes[6] < sizes[8] < sizes[None]
-    assert "at least" in str(found) and "Side by side on iPhone 12" in str(found)
+    assert "Side by side on iPhone 12" in str(found)
+
+
+def test_a_comparison_changes_one_thing_at_a_time(tiny_checkpoint: Checkpoint) -> None:
+    asked = ExportOptions(bits=6, attention="split-einsum")
+    found = estimation._compared(tiny_checkpoint, asked)
+    assert [one.attention for one in found[:2]] == ["original", "split-einsum-v2"]
+    assert [one.bits for one in found[2:5]] == [None, 8, 4]
+    assert [one.latent_size for one in found[5:]] == [(6, 6), (4, 4)]
+    for one in found:
+        same = [getattr(one, name) == getattr(asked, name) for name in ("attention", "bits", "latent_size")]
+        assert same.count(False) == 1
 
 
 def test_a_budget_says_how_many_steps_there_is_room_for(tiny_checkpoint: Checkpoint) -> None:
@@ -123,8 +133,9 @@ def test_a_budget_says_how_many_steps_there_is_room_for(tiny_checkpoint: Checkpo
 
 def test_sizes_are_said_in_pixels_and_slips_are_asked_about(tiny_checkpoint: Checkpoint) -> None:
     factor = tiny_checkpoint.autoencoder_layout.downsampling
-    found = sfmobile.estimate(tiny_checkpoint, device=PHONE, size=(24, 16))
-    assert found.rows[0].content.latent_size == (24 // factor, 16 // factor)
+    meant = fitted(ExportOptions(sizes=((24, 16), (16, 16)), multifunction=True, target="ios18"), tiny_checkpoint)
+    assert meant.latent_size == (24 // factor, 16 // factor) and meant.more_latent_sizes == ((8, 8),)
+    assert fitted(ExportOptions(sizes=((128, 128),)), tiny_checkpoint).latent_size == (64, 64)
     with pytest.raises(UsageError, match=r"Latents of 64x64 are pictures of 128x128 pixels .* --size 64x64"):
         sfmobile.estimate(tiny_checkpoint, device=PHONE, latent_size=(64, 64))
     with pytest.raises(UsageError, match=r"multiples of 2 pixels; the nearest is 16x16"):
