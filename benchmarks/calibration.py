@@ -33,6 +33,12 @@ from sfmobile.inspect.estimate.fusion import DENSE_KINDS
 
 # MobileNetV3-small takes 0.13 ms in all on an iPhone 14 Pro (coremltools guide): a dispatch is shorter than that.
 DISPATCH_MS = 0.1
+# Stable Diffusion 2's UNet in both split forms on one chip, seconds a step. split-einsum: 50 steps, encoding, decoding
+# and all, fp16, in 29 s on an iPad Pro M1 and 18 s on a MacBook Air M2 (README of apple/ml-stable-diffusion of
+# November 2022); split-einsum-v2 at 6 bits on iPads (its README since version 1). What is around the form differs too,
+# so one ratio is taken of both pairs.
+FORMS = {"ipad-pro-m1": (29 / 50, 0.4566), "ipad-pro-m2": (18 / 50, 0.3257)}
+SPLIT, CHUNKED = "sd21-base-unet-split-einsum", "sd21-base-unet"
 # Relative error of a point that counts as one unit.
 TOLERANCE = 0.1
 # What is plausible: means and spreads of the unknowns, which are logarithms. Efficiency of products, its differences
@@ -184,6 +190,20 @@ def summarise(residuals: Sequence[Residual]) -> ErrorSummary:
     )
 
 
+def fit_long_queries(networks: Networks, coefficients: Coefficients, table: DeviceTable) -> float:
+    """How many times as long segments of attention over long sequences take: so that the whole UNet in the split form
+    takes as much longer than in the chunked one as `FORMS` says, the geometric mean over both chips."""
+    ratio = math.prod(split / chunked for split, chunked in FORMS.values()) ** (1 / len(FORMS))
+    factors = []
+    for device in FORMS:
+        speed = chip_speed(table.find(device).chip, coefficients, table)
+        plain, double = (coefficients.model_copy(update={"long_queries": factor}) for factor in (1.0, 2.0))
+        wanted = ratio * call_milliseconds(networks[CHUNKED], plain, speed, 6 / 16)
+        once = call_milliseconds(networks[SPLIT], plain, speed, 6 / 16)
+        factors.append(1 + (wanted - once) / (call_milliseconds(networks[SPLIT], double, speed, 6 / 16) - once))
+    return math.prod(factors) ** (1 / len(factors))
+
+
 def fit_published(networks: Networks, table: DeviceTable | None = None) -> CostModel:
     """The model fitted to all published points that calibrate, with its errors on those left out."""
     table = table or device_table()
@@ -193,8 +213,9 @@ def fit_published(networks: Networks, table: DeviceTable | None = None) -> CostM
     def chip(point: PublishedPoint) -> str:
         return table.base_chip(table.find(point.device).chip)[0]
 
+    long = fit_long_queries(networks, coefficients, table)
     return CostModel(
-        coefficients=coefficients,
+        coefficients=coefficients.model_copy(update={"long_queries": long}),
         errors=FitErrors(
             fitted=summarise([Residual(point, predict(point, coefficients, networks, table)) for point in points]),
             point_left_out=summarise(left_out(points, networks, lambda point: points.index(point), table)),

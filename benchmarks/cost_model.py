@@ -31,6 +31,7 @@ from sfmobile.files import write_json
 from sfmobile.inspect.estimate.cost import MODEL_FILE, Coefficients, CostModel, call_milliseconds, chip_speed, rows_of
 from sfmobile.inspect.estimate.devices import DeviceTable, PublishedPoint, device_table
 from sfmobile.inspect.estimate.fusion import DENSE_KINDS, fuse
+from sfmobile.inspect.lint.attention import long_products
 from sfmobile.inspect.lint.rule import rule_book
 from sfmobile.inspect.operations.blocks import stage_of
 from sfmobile.inspect.operations.op_table import op_table
@@ -74,7 +75,7 @@ def read_off(packages: Path) -> dict[str, Any]:
             write_resnet50(path) if name == "resnet50" else write_zero_package(name, path)
         graph = Graph(load_program(path))
         costs = op_table(graph)
-        segments = fuse(graph, cpu, costs)
+        segments = fuse(graph, cpu, costs, long_products(graph, rule_book().rule("long-queries")))
         tables["networks"][name] = [list(row) for row in rows_of(segments)]
         blocks: dict[str, list[int]] = {}
         for segment in segments:

@@ -68,6 +68,7 @@ NETWORKS: dict[str, Network] = {
     "sd15-unet": _unet(SD15_UNET),
     "snapfusion-unet": _unet(SNAPFUSION_UNET),
     "sd21-base-unet": _unet(SD21_UNET),
+    "sd21-base-unet-split-einsum": _unet(SD21_UNET, "split-einsum"),
     "sd15-decoder": _decoder(SD15_AUTOENCODER),
     "snapfusion-decoder": _decoder(SNAPFUSION_AUTOENCODER),
     "sd15-text-encoder": Network(

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from sfmobile.bundle.directory import Bundle as Bundle
     from sfmobile.checkpoint.hub import open_checkpoint as open_checkpoint
     from sfmobile.export.exported import export as export
+    from sfmobile.inspect.estimation import estimate as estimate
     from sfmobile.inspect.inspection import inspect as inspect
     from sfmobile.observer import Observer as Observer
+    from sfmobile.page.making import page as page
     from sfmobile.recipes.applied import compress as compress
     from sfmobile.recipes.searched import search_recipe as search_recipe
     from sfmobile.runtime.model import Model as Model
@@ -43,13 +45,15 @@ OFFERED = {
     "bench": "sfmobile.bench.benchmark",
     "compare": "sfmobile.bench.comparison",
     "compress": "sfmobile.recipes.applied",
+    "estimate": "sfmobile.inspect.estimation",
     "export": "sfmobile.export.exported",
     "inspect": "sfmobile.inspect.inspection",
     "open_checkpoint": "sfmobile.checkpoint.hub",
+    "page": "sfmobile.page.making",
     "search_recipe": "sfmobile.recipes.searched",
     "verify": "sfmobile.verify.verdict",
 }
-ROOMS = ("bench", "compress", "errors", "export", "inspect", "verify")
+ROOMS = ("bench", "compress", "errors", "export", "inspect", "page", "verify")
 
 __all__ = [
     "Bundle",
@@ -60,9 +64,11 @@ __all__ = [
     "compare",
     "compress",
     "errors",
+    "estimate",
     "export",
     "inspect",
     "open_checkpoint",
+    "page",
     "search_recipe",
     "verify",
 ]

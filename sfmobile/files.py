@@ -17,6 +17,7 @@ import secrets
 import shutil
 import stat
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -165,6 +166,26 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritten(path, error) from error
+
+
+def require_writable(*paths: Path | None) -> None:
+    """Raise as `atomic_write` would of each of `paths`, before the work whose result is to go there; None is no path.
+
+    What is made to find out is gone again. A folder that isn't there yet counts by the one that it would be made in.
+    """
+    for path in paths:
+        if path is None:
+            continue
+        folder = path.absolute().parent
+        try:
+            if path.exists() and not path.is_file():
+                raise OSError(errno.EISDIR if path.is_dir() else errno.EINVAL, f"it is {_kind_of(path.stat().st_mode)}")
+            while not folder.exists():
+                folder = folder.parent
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise _unwritten(path, error) from error
 
 
 def exchange(one: Path, other: Path) -> bool:

@@ -96,6 +96,11 @@ def in_milliseconds(milliseconds: float | None) -> str:
     return f"{milliseconds:.1f} ms" if milliseconds >= 10 else f"{milliseconds:.2f} ms"
 
 
+def in_seconds(milliseconds: float) -> str:
+    """A duration in seconds for people, in milliseconds where it is less than one."""
+    return f"{milliseconds / 1e3:.2f} s" if milliseconds >= 1e3 else in_milliseconds(milliseconds)
+
+
 def shortened(text: str, length: int = 40) -> str:
     """A text on one line in the room that a table or a progress bar has for it."""
     printable = "".join(character if character.isprintable() else " " for character in text)

@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sfmobile.bundle.samplers import DDIMRecord, SamplerRecord
+from sfmobile.bundle.samplers import SamplerRecord
 from sfmobile.checkpoint.description import DEFAULT_GUIDANCE_SCALE, DEFAULT_STEPS
+from sfmobile.checkpoint.unwritten import SD15_SCHEDULER as SD15_SCHEDULER
 from sfmobile.checkpoint.weights import PartName
 from sfmobile.checkpoint.writer import SecondText, Weights, write_parts
 from sfmobile.errors import UsageError
@@ -23,20 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SHARD_BYTES = 512 << 20
-
-# Stable Diffusion 1.5's constants.
-SD15_SCHEDULER = DDIMRecord(
-    num_train_timesteps=1000,
-    beta_start=0.00085,
-    beta_end=0.012,
-    beta_schedule="scaled_linear",
-    prediction_type="epsilon",
-    timestep_spacing="leading",
-    steps_offset=1,
-    set_alpha_to_one=False,
-    clip_sample=False,
-    rescale_betas_zero_snr=False,
-)
 
 
 def write_synthetic_checkpoint(

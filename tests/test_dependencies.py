@@ -24,7 +24,7 @@ EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 OURS = {"sfmobile", "tests", "benchmarks", "docs"}
 # Declared although no file imports them, and why.
 IMPORTED_BY_OTHERS = {"onnxscript": "torch.onnx.export(dynamo=True)"}
-TOOLS = {"build", "hatchling", "mypy", "pytest-xdist", "ruff"}
+TOOLS = {"build", "hatchling", "mkdocs-material", "mypy", "pytest-xdist", "ruff"}
 
 
 def names(lines: list[str]) -> set[str]:

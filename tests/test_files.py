@@ -31,6 +31,28 @@ def reading(path: Path) -> str:
     return str(failed.value)
 
 
+@pytest.mark.parametrize("place", ["folder", "file/b/c.json", "pipe"])
+def test_what_could_not_be_written_is_known_before_there_is_anything(place: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UsageError) as early:
+        files.require_writable(None, tmp_path / place)
+    assert f"'{tmp_path / place}' can't be written (" in str(early.value)
+    if place != "file/b/c.json":
+        with pytest.raises(UsageError) as late:
+            files.write_text(tmp_path / place, "")
+        assert str(early.value) == str(late.value)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_can_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "old.json").write_text("old")
+    files.require_writable(tmp_path / "old.json", tmp_path / "new.json", tmp_path / "a" / "b" / "c.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["old.json"] and (tmp_path / "old.json").read_text() == "old"
+
+
 def test_what_is_written_is_there_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     files.write_json(path, Shopping(shop="å", amounts=(1.5,)), durable=True)

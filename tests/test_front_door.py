@@ -18,8 +18,8 @@ from sfmobile.sampling.picture import Picture
 from tests.test_structure import HEAVY
 from tests.tiny import REPOSITORY
 
-ROOMS = ("bench", "compress", "export", "inspect", "verify")
-FUNCTIONS = (*ROOMS, "compare", "open_checkpoint", "search_recipe")
+ROOMS = ("bench", "compress", "export", "inspect", "page", "verify")
+FUNCTIONS = (*ROOMS, "compare", "estimate", "open_checkpoint", "search_recipe")
 
 
 def run(script: str) -> str:

@@ -12,7 +12,7 @@ import pytest
 import sfmobile
 from sfmobile.errors import UsageError
 
-ROOMS = ("bench", "compress", "export", "inspect", "verify")
+ROOMS = ("bench", "compress", "export", "inspect", "page", "verify")
 
 
 def run(script: str) -> str:

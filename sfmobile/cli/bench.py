@@ -24,6 +24,7 @@ def bench(
     precision: options.PrecisionOption = "fp32",
     compute_unit: options.UnitOption = None,
     source: options.SourceOption = None,
+    size: options.BundleSizeOption = None,
     latent_size: options.LatentSizeOption = None,
     guidance_batch: options.GuidanceBatchOption = None,
     loop: Annotated[bool, typer.Option("--loop/--no-loop", help="Also measure the whole loop.")] = True,
@@ -42,8 +43,11 @@ def bench(
     import sfmobile
     from sfmobile.bench.report import write_report
     from sfmobile.bundle.directory import reports_folder
+    from sfmobile.files import require_writable
 
     written = output if output is not None else reports_folder(bundle) / REPORT_FILE
+    if output is not None or bundle.is_dir():
+        require_writable(written)
     with console.watching() as observer:
         report = sfmobile.bench(
             bundle,
@@ -55,7 +59,7 @@ def bench(
             precision=precision,
             compute_unit=compute_unit,
             source=source,
-            latent_size=options.parse_optional_size(latent_size),
+            latent_size=options.bundle_latents(bundle, size, latent_size),
             guidance_batch=options.parse_optional_batch(guidance_batch),
             loop=loop,
             observer=observer,

@@ -6,7 +6,8 @@ Everything that is printed passes here or through `Table`, where what could act 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -112,9 +113,50 @@ class Bar(Observer):
         note(message)
 
 
+class Lines(Observer):
+    """Where stderr is no terminal: a line for each piece of work once something takes long, and now and then how far
+    it is. What is done in an instant says nothing."""
+
+    # Seconds before the first line, and between two of one piece of work.
+    PATIENCE = 5.0
+    INTERVAL = 30.0
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._begun = self._last = clock()
+        self._what = ""
+        self._done, self._total = 0, 0
+
+    def start(self, what: str, total: int | None = None, unit: Unit = "pieces") -> None:
+        """A line, unless it repeats the one before or everything is still quick."""
+        self._done, self._total = 0, total or 0
+        now = self._clock()
+        if what != self._what and now - self._begun >= self.PATIENCE:
+            note(f"[{now - self._begun:.0f} s] {what}")
+            self._last = now
+        self._what = what
+
+    def advance(self, units: int = 1) -> None:
+        """A line if the last one is long ago."""
+        self._done += units
+        now = self._clock()
+        if now - self._last >= self.INTERVAL:
+            share = f", {self._done / self._total:.0%}" if self._total else ""
+            note(f"[{now - self._begun:.0f} s] {self._what}{share}")
+            self._last = now
+
+    def note(self, message: str) -> None:
+        """A line on stderr."""
+        note(message)
+
+
 @contextmanager
 def watching() -> Iterator[Observer]:
-    """An observer for a function that takes long; its bar is gone when the block ends."""
+    """An observer for a function that takes long: a bar that is gone when the block ends, or lines where stderr is no
+    terminal."""
+    if not stderr().is_terminal:
+        yield Lines()
+        return
     with progress() as bars:
         yield Bar(bars)
 

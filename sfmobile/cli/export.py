@@ -42,9 +42,7 @@ def export(
     attention: Annotated[
         AttentionForm, typer.Option(help="split-einsum suits the Neural Engine, original the GPU.")
     ] = "split-einsum",
-    bits: Annotated[
-        str | None, typer.Option(metavar="1|2|3|4|6|8|none", help="Bits per weight; 6 without it (ONNX: none).")
-    ] = None,
+    bits: options.BitsOption = None,
     group_size: Annotated[
         int | None, typer.Option(metavar="N", help="A lookup table per N output channels (ios18), instead of one.")
     ] = None,
@@ -71,12 +69,17 @@ def export(
             "one; safety_checker, to look at each picture before it is shown. May be repeated.",
         ),
     ] = None,
-    latent_size: Annotated[
+    size: Annotated[
         list[str] | None,
         typer.Option(
+            "--size",
             metavar="HxW",
-            help="Latent height and width; the checkpoint's own without it. Several with --multifunction.",
+            help="The picture's height and width in pixels; the checkpoint's own without it. Several with "
+            "--multifunction.",
         ),
+    ] = None,
+    latent_size: Annotated[
+        list[str] | None, typer.Option(metavar="HxW", help="The same in latents: 64x64 is 512x512 pixels.")
     ] = None,
     guidance_batch: Annotated[
         int, typer.Option(metavar="2|1", help="2: both halves of guidance in one call; 1: one call each.")
@@ -87,7 +90,7 @@ def export(
         typer.Option(
             "--multifunction",
             help="A UNet of several functions over the same weights: both guidance batches, and every --latent-size "
-            "if it is given several times (ios18).",
+            "or --size if it is given several times (ios18).",
         ),
     ] = False,
     multifunction_decoder: Annotated[
@@ -170,13 +173,14 @@ def export(
 
     wanted = export_options(
         attention=attention,
-        bits=parse_bits(bits),
+        bits=options.parse_bits(bits),
         group_size=group_size,
         recipe=recipe,
         target=target,
         component=component or None,
         extra=extra or (),
-        latent_size=[options.parse_size(size) for size in latent_size or ()],
+        size=[options.parse_size(one, "--size") for one in size or ()],
+        latent_size=[options.parse_size(one) for one in latent_size or ()],
         guidance_batch=options.parse_batch(guidance_batch),
         chunks=chunks,
         multifunction=multifunction,
@@ -222,18 +226,21 @@ def export(
         from sfmobile.export.apple.form import refuse_misfits
         from sfmobile.export.component import fitted
         from sfmobile.export.plan import plan_export
+        from sfmobile.files import require_writable
 
         if form is not None:
             refuse_misfits(fitted(wanted, checkpoint), checkpoint.pipeline)
+        if not output.exists():
+            require_writable(output)
         show_plan(plan_export(checkpoint, wanted), output, wanted, json_output)
         return
     if (
-        wanted.more_latent_sizes
+        (wanted.more_latent_sizes or wanted.sizes[1:])
         and (wanted.components is None or checkpoint.pipeline.decoder in wanted.components)
         and not wanted.multifunction_decoder
     ):
         console.note(
-            "The decoder has one function, of the first --latent-size: the other sizes can't be decoded without "
+            "The decoder has one function, of the first size: the other sizes can't be decoded without "
             "--multifunction-decoder, with which iOS 18 was seen to crash."
         )
     show(made, json_output)
@@ -283,7 +290,8 @@ def show_plan(plan: ExportPlan, output: Path, wanted: ExportOptions, as_json: bo
         for part in plan.components
     )
     title = f"{output} (not made): {wanted.target}, latents {height}x{width}, attention {wanted.attention}"
-    caption = f"Needs {in_bytes(plan.disk_bytes)} of disk; {in_bytes(free)} are free."
+    enough = "are free" if free >= plan.disk_bytes else "are free: too few"
+    caption = f"Needs {in_bytes(plan.disk_bytes)} of disk; {in_bytes(free)} {enough}."
     console.print_parts(Table(title, ("component", "parameters", "size", "inputs"), rows, (0, 3), caption))
 
 
@@ -312,15 +320,6 @@ def free_bytes(path: Path) -> int:
     while not existing.exists():
         existing = existing.parent
     return shutil.disk_usage(existing).free
-
-
-def parse_bits(text: str | None) -> Any:
-    """`--bits`: a number or "none"; None without it."""
-    if text is None or text == "none":
-        return text
-    if not text.isdecimal():
-        raise UsageError(f"--bits {text} is no number of bits; expected 1, 2, 3, 4, 6, 8 or none.")
-    return int(text)
 
 
 def parse_metadata(items: list[str]) -> dict[str, str]:

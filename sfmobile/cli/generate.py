@@ -16,7 +16,9 @@ from sfmobile.sampling.emphasis import PromptSyntax
 from sfmobile.tables import Table, in_milliseconds, shortened
 
 if TYPE_CHECKING:
+    from sfmobile.bundle.manifest import Manifest
     from sfmobile.observer import Observer
+    from sfmobile.sampling.grid import Choices, Variant
     from sfmobile.sampling.picture import Picture
     from sfmobile.sampling.pipeline import Drawing, Pipeline, Request
 
@@ -31,20 +33,36 @@ class Drawn:
     path: Path
     previews: tuple[Path, ...]
     drawing: Drawing
+    bundle: str
+    variant: Variant
 
 
 def generate(
     bundle: options.BundleArgument,
-    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="What to draw; one picture each.")],
+    prompts: Annotated[
+        list[str] | None, typer.Argument(metavar="PROMPT...", help="What to draw; one picture each.")
+    ] = None,
+    prompts_file: Annotated[
+        Path | None, typer.Option("--prompts", metavar="FILE", help="More prompts, one a line; lines with # are none.")
+    ] = None,
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="FILE.png", help="The picture; several are numbered.")
     ] = Path("picture.png"),
-    steps: Annotated[
-        int | None, typer.Option("--steps", help="Sampling steps; the model's default without it.")
+    steps_text: Annotated[
+        str | None,
+        typer.Option("--steps", metavar="N,…", help="Sampling steps, one or several; the model's default without it."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same picture.")] = 0,
-    guidance: Annotated[
-        float | None, typer.Option("--guidance", help="Guidance scale; 1 is none. The model's default without it.")
+    seeds: Annotated[
+        str | None, typer.Option("--seeds", metavar="0-3,…", help="Several seeds, a picture of each, for --seed.")
+    ] = None,
+    guidance_text: Annotated[
+        str | None,
+        typer.Option(
+            "--guidance",
+            metavar="SCALE,…",
+            help="Guidance scale, one or several; 1 is none. The model's default without it.",
+        ),
     ] = None,
     sampler: options.SamplerOption = None,
     eta: options.EtaOption = None,
@@ -137,6 +155,7 @@ def generate(
     precision: options.PrecisionOption = "fp32",
     compute_unit: options.UnitOption = None,
     source: options.SourceOption = None,
+    size: options.BundleSizeOption = None,
     latent_size: options.LatentSizeOption = None,
     guidance_batch: options.GuidanceBatchOption = None,
     previews: Annotated[
@@ -159,6 +178,18 @@ def generate(
     sheet: Annotated[
         Path | None, typer.Option("--sheet", metavar="FILE.png", help="Also write all pictures side by side.")
     ] = None,
+    grid: Annotated[
+        Path | None,
+        typer.Option(
+            "--grid",
+            metavar="FILE.png",
+            help="Also write all pictures as one labelled picture: prompts × seeds × guidance × steps × bundles.",
+        ),
+    ] = None,
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option("--beside", metavar="BUNDLE", help="Also draw with this bundle; may be repeated."),
+    ] = None,
     compare_samplers: Annotated[
         str | None,
         typer.Option(
@@ -174,74 +205,144 @@ def generate(
 ) -> None:
     """Draw pictures from text with an exported bundle; from a picture, into a part of one, or edited, with --image."""
     import sfmobile
+    from sfmobile.sampling.grid import Choices, file_name, grid_sheet, parse_seeds, read_prompts
     from sfmobile.sampling.picture import sheet as side_by_side
     from sfmobile.sampling.pipeline import Request
 
-    check_output(output, sheet, prompts, previews)
-    if compare_samplers is not None and (previews is not None or preview):
-        raise UsageError("--previews is of single pictures, --compare-samplers of the last; leave one out.")
-    if previews_by is not None and previews is None:
-        raise UsageError("--previews-by says who makes the pictures of --previews DIR|FILE.png; give that too.")
-    if not control and (control_start, control_end) != (0.0, 1.0):
-        raise UsageError("--control-start and --control-end are of --control NAME=FILE; give that too.")
+    asked = (*(prompts or ()), *(read_prompts(prompts_file) if prompts_file is not None else ()))
+    choices = Choices(
+        asked,
+        (seed,) if seeds is None else parse_seeds(seeds),
+        options.parse_numbers("--guidance", guidance_text),
+        options.parse_counts("--steps", steps_text),
+    )
+    check_output(output, sheet, grid, asked, previews)
+    check_options(
+        choices, beside, compare_samplers, previews, previews_by, preview, control, control_start, control_end
+    )
+    steps, guidance = choices.steps[0], choices.guidances[0]
     sizes = options.parse_sizes(original_size, crop, target_size)
     compared = (
-        None if compare_samplers is None else comparison(compare_samplers, compare_steps, prompts, steps, sampler, eta)
+        None if compare_samplers is None else comparison(compare_samplers, compare_steps, asked, steps, sampler, eta)
     )
     drawn: list[Drawn] = []
-    with (
-        console.watching() as observer,
-        sfmobile.Pipeline(
-            bundle,
-            runtime=runtime,
-            precision=precision,
-            compute_unit=compute_unit,
-            source=source,
-            latent_size=options.parse_optional_size(latent_size),
-            guidance_batch=options.parse_optional_batch(guidance_batch),
-            observer=observer,
-        ) as pipeline,
-    ):
-        given = pipeline.given(image, mask, strength, fit, image_guidance, paste, observer)
-        controls = pipeline.controls(control or (), control_start, control_end, observer)
-        if compared is not None:
-            request = Request(
-                prompts[0],
-                negative,
-                seed,
-                guidance_scale=guidance,
-                given=given,
-                syntax=syntax,
-                controls=controls,
-                safety_checker=safety_checker,
-                sizes=sizes,
+    names = bundle_names([bundle, *(beside or ())])
+    for path, name in names.items():
+        with (
+            console.watching() as observer,
+            sfmobile.Pipeline(
+                path,
+                runtime=runtime,
+                precision=precision,
+                compute_unit=compute_unit,
+                source=source,
+                latent_size=options.bundle_latents(path, size, latent_size),
+                guidance_batch=options.parse_optional_batch(guidance_batch),
+                observer=observer,
+            ) as pipeline,
+        ):
+            given = pipeline.given(image, mask, strength, fit, image_guidance, paste, observer)
+            controls = pipeline.controls(control or (), control_start, control_end, observer)
+            say_what_is_strange(pipeline.manifest, asked, observer)
+            if compared is not None:
+                request = Request(
+                    asked[0],
+                    negative,
+                    seed,
+                    guidance_scale=guidance,
+                    given=given,
+                    syntax=syntax,
+                    controls=controls,
+                    safety_checker=safety_checker,
+                    sizes=sizes,
+                )
+                compare(pipeline, request, *compared, output, json_output, observer)
+                return
+            own: PreviewKind = (
+                "tiny" if pipeline.manifest.pipeline.preview in pipeline.manifest.components else "linear"
             )
-            compare(pipeline, request, *compared, output, json_output, observer)
-            return
-        own: PreviewKind = "tiny" if pipeline.manifest.pipeline.preview in pipeline.manifest.components else "linear"
-        kind = previews_by or own if previews is not None else "decoder" if preview else None
-        for number, prompt in enumerate(prompts, start=1):
-            request = Request(
-                prompt, negative, seed, steps, guidance, sampler, eta, given, syntax, controls, safety_checker, sizes
-            )
-            drawing = pipeline.draw(request, preview=kind or False, observer=observer)
-            path = numbered(output, number, len(prompts))
-            drawing.picture.save(path)
-            drawn.append(Drawn(path, save_previews(drawing, path, previews), drawing))
+            kind = previews_by or own if previews is not None else "decoder" if preview else None
+            for one in choices.variants():
+                prompt, seed, steps, guidance = one.prompt, one.seed, one.steps, one.guidance
+                request = Request(
+                    prompt,
+                    negative,
+                    seed,
+                    steps,
+                    guidance,
+                    sampler,
+                    eta,
+                    given,
+                    syntax,
+                    controls,
+                    safety_checker,
+                    sizes,
+                )
+                drawing = pipeline.draw(request, preview=kind or False, observer=observer)
+                file = file_name(output, one, len(asked), name if len(names) > 1 else "")
+                drawing.picture.save(file)
+                drawn.append(Drawn(file, save_previews(drawing, file, previews), drawing, name, one))
     if previews is not None and previews.suffix:
         steps_sheet(drawn).save(previews)
     if sheet is not None:
         side_by_side([one.drawing.picture for one in drawn]).save(sheet)
+    if grid is not None:
+        grid_sheet([(one.bundle, one.variant, one.drawing.picture) for one in drawn]).save(grid)
     if json_output:
-        console.print_json(as_json(drawn, sheet))
+        console.print_json(as_json(drawn, sheet, grid))
     else:
-        console.print_parts(table(drawn))
+        console.print_parts(table(drawn, choices))
+
+
+def check_options(
+    choices: Choices,
+    beside: list[Path] | None,
+    compare_samplers: str | None,
+    previews: Path | None,
+    previews_by: PreviewKind | None,
+    preview: bool,
+    control: list[str] | None,
+    control_start: float,
+    control_end: float,
+) -> None:
+    """Refuse options that make no sense together."""
+    if not choices.prompts:
+        raise UsageError("There is nothing to draw: name a PROMPT, or --prompts FILE.")
+    if compare_samplers is not None and (previews is not None or preview):
+        raise UsageError("--previews is of single pictures, --compare-samplers of the last; leave one out.")
+    if compare_samplers is not None and (beside or not choices.is_single):
+        raise UsageError("--compare-samplers draws one prompt with one seed, scale and bundle; leave the others out.")
+    if previews_by is not None and previews is None:
+        raise UsageError("--previews-by says who makes the pictures of --previews DIR|FILE.png; give that too.")
+    if previews is not None and previews.suffix and (beside or not choices.is_single):
+        raise UsageError("One picture of all previews has a row a prompt; write several a prompt into a directory.")
+    if not control and (control_start, control_end) != (0.0, 1.0):
+        raise UsageError("--control-start and --control-end are of --control NAME=FILE; give that too.")
+
+
+def bundle_names(bundles: list[Path]) -> dict[Path, str]:
+    """A name for each bundle in files and labels: its directory's. Raises `UsageError` for two of one name."""
+    names = {path: path.resolve().name for path in bundles}
+    if len(names) < len(bundles) or len(set(names.values())) < len(names):
+        raise UsageError("Two bundles have one name, by which their pictures are called; rename one's directory.")
+    return names
+
+
+def say_what_is_strange(manifest: Manifest, prompts: tuple[str, ...], observer: Observer) -> None:
+    """With the built-in model: what of the prompts it never learnt."""
+    from sfmobile.sampling.vocabulary import vocabulary_of
+
+    vocabulary = vocabulary_of(manifest)
+    for prompt in dict.fromkeys(prompts):
+        note = None if vocabulary is None else vocabulary.note(prompt)
+        if note is not None:
+            observer.note(note)
 
 
 def comparison(
     samplers: str,
     steps: str,
-    prompts: list[str],
+    prompts: tuple[str, ...],
     other_steps: int | None,
     other_sampler: str | None,
     eta: float | None,
@@ -294,11 +395,14 @@ def compare(
     )
 
 
-def check_output(output: Path, sheet: Path | None, prompts: list[str], previews: Path | None = None) -> None:
+def check_output(
+    output: Path, sheet: Path | None, grid: Path | None, prompts: tuple[str, ...], previews: Path | None = None
+) -> None:
     """Refuse before any work what can't be written after it."""
     if previews is not None and not previews.suffix and previews.exists() and not previews.is_dir():
         raise UsageError(f"'{previews}' is a file; expected a directory for the previews, or a name that ends in .png.")
-    files = [path for path in (output, sheet, previews if previews and previews.suffix else None) if path is not None]
+    named = (output, sheet, grid, previews if previews and previews.suffix else None)
+    files = [path for path in named if path is not None]
     for path in files:
         if path.suffix.lower() != ".png":
             raise UsageError(f"'{path}' should end in .png, the only format pictures are written in.")
@@ -309,11 +413,6 @@ def check_output(output: Path, sheet: Path | None, prompts: list[str], previews:
             raise UsageError(f"Prompt {number} is empty; say what to draw.")
     for path in files:
         path.parent.mkdir(parents=True, exist_ok=True)
-
-
-def numbered(output: Path, number: int, count: int) -> Path:
-    """`output` itself for a single picture, else with the picture's number."""
-    return output if count == 1 else output.with_name(f"{output.stem}-{number}{output.suffix}")
 
 
 def save_previews(drawing: Drawing, picture: Path, where: Path | None) -> tuple[Path, ...]:
@@ -347,11 +446,12 @@ def steps_sheet(drawn: Sequence[Drawn]) -> Picture:
     return labelled_sheet(rows, [f"step {number}" for number in range(1, len(rows[0][1]) + 1)])
 
 
-def as_json(drawn: Sequence[Drawn], sheet: Path | None) -> dict[str, object]:
+def as_json(drawn: Sequence[Drawn], sheet: Path | None, grid: Path | None) -> dict[str, object]:
     """Where the pictures are, what made them, and how long they took."""
     pictures = [
         {
             "path": str(one.path),
+            "bundle": one.bundle,
             "previews": [str(path) for path in one.previews],
             "settings": dict(one.drawing.picture.settings),
             "steps_seconds": list(one.drawing.steps_seconds),
@@ -360,23 +460,31 @@ def as_json(drawn: Sequence[Drawn], sheet: Path | None) -> dict[str, object]:
         }
         for one in drawn
     ]
-    return {"pictures": pictures, "sheet": None if sheet is None else str(sheet)}
+    return {
+        "pictures": pictures,
+        "sheet": None if sheet is None else str(sheet),
+        "grid": None if grid is None else str(grid),
+    }
 
 
-def table(drawn: Sequence[Drawn]) -> Table:
+def table(drawn: Sequence[Drawn], choices: Choices) -> Table:
     """The same for people."""
     from sfmobile.sampling.pipeline import SAFETY_KEY
 
     settings = drawn[0].drawing.picture.settings
     # Of a bundle that has one.
     looked_at = SAFETY_KEY in settings
+    varied = () if choices.is_single else ("of it",)
+    columns = ("picture", "prompt", *varied, "steps", "per step", "in all", *(["safety"] if looked_at else []))
+    texts = {"picture", "prompt", "of it", "safety"}
     return Table(
         f"{settings['model']} on {settings['runtime']}",
-        ("picture", "prompt", "steps", "per step", "in all", *(["safety"] if looked_at else [])),
+        columns,
         tuple(
             (
                 str(one.path),
                 shortened(str(one.drawing.picture.settings["prompt"])),
+                *(one.variant.column for _ in varied),
                 str(len(one.drawing.steps_seconds)),
                 in_milliseconds(sum(one.drawing.steps_seconds) / len(one.drawing.steps_seconds) * 1e3),
                 in_milliseconds(one.drawing.seconds * 1e3),
@@ -384,6 +492,6 @@ def table(drawn: Sequence[Drawn]) -> Table:
             )
             for one in drawn
         ),
-        text_columns=(0, 1, 5) if looked_at else (0, 1),
+        text_columns=tuple(index for index, column in enumerate(columns) if column in texts),
         caption="The first picture's time includes loading the components.",
     )

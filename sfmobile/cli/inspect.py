@@ -98,11 +98,13 @@ def inspect(
     unless a measurement replaces them, and say so. Nothing is executed but with --activations.
     """
     import sfmobile
+    from sfmobile.files import require_writable
 
     if device is None and (measured or device_factors or save_device_factors or compute_plan or plot):
         raise UsageError(
             "--measured, --device-factors, --save-device-factors, --compute-plan and --plot need --device DEVICE."
         )
+    require_writable(sarif, save_device_factors, plot, record_plan)
     with console.watching() as observer:
         found = sfmobile.inspect(
             path,

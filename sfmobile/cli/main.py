@@ -14,31 +14,21 @@ from typing import Annotated
 
 import typer
 
-from sfmobile.cli import (
-    bench,
-    compare,
-    compress,
-    console,
-    doctor,
-    evaluate,
-    export,
-    generate,
-    inspect,
-    page,
-    profile_blocks,
-    report,
-    run,
-    train_data,
-    train_evolve,
-    train_stages,
-    verify,
-)
-from sfmobile.cli.renamed import Command
+from sfmobile.cli import console
+from sfmobile.cli.commands import Commands
 from sfmobile.cli.requirements import explain_missing
 from sfmobile.errors import SfmobileError, UnavailableError
 from sfmobile.version import __version__
 
 INTERRUPTED = 130
+# What Ctrl-C leaves, by command.
+KEPT = {
+    "export": "Components that are finished are kept: run the same command again and it goes on with the others.",
+    "generate": "Pictures that are finished are kept.",
+    "train": "What was saved last is kept: run the same command again and it goes on from there.",
+    "profile-blocks": "Blocks that are exported are kept: run the same command again and it times them.",
+}
+NOTHING_KEPT = "Nothing was written; run the command again."
 # As a shell shows a process that SIGPIPE ended.
 UNREAD = 141
 # EX_SOFTWARE of sysexits.h: a failure this program should have foreseen, so none of the documented codes.
@@ -46,7 +36,7 @@ BUG = 70
 
 app = typer.Typer(
     name="sfmobile",
-    no_args_is_help=True,
+    cls=Commands,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -69,44 +59,6 @@ def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Options of every command."""
-
-
-app.command("export", cls=Command)(export.export)
-app.command("verify", cls=Command)(verify.verify)
-app.command("generate", cls=Command)(generate.generate)
-app.command("bench", cls=Command)(bench.bench)
-app.command("evaluate", cls=Command)(evaluate.evaluate)
-app.command("inspect", cls=Command)(inspect.inspect)
-app.command("run")(run.run)
-app.command("page", cls=Command)(page.page)
-app.command("profile-blocks", cls=Command)(profile_blocks.profile_blocks)
-app.command("compare", cls=Command)(compare.compare)
-app.command("doctor", cls=Command)(doctor.doctor)
-
-mixed = typer.Typer(no_args_is_help=True, help="Bits layer by layer: search a recipe, store a bundle by one.")
-mixed.command("search", cls=Command)(compress.search)
-mixed.command("apply", cls=Command)(compress.apply)
-app.add_typer(mixed, name="compress")
-
-train = typer.Typer(no_args_is_help=True, help="Train a model: the data and the stages that made the built-in one.")
-train.command("data", cls=Command)(train_data.data)
-train.command("stage", cls=Command)(train_stages.stage)
-train.command("all", cls=Command)(train_stages.all_stages)
-train.command("assemble", cls=Command)(train_stages.assemble)
-train.command("plot", cls=Command)(train_stages.plot)
-train.command("evolve", cls=Command)(train_evolve.evolve)
-train.command("evaluate", cls=Command)(evaluate.evaluate_run)
-train.command("dual-encoder", cls=Command)(evaluate.dual_encoder)
-app.add_typer(train, name="train")
-
-reports = typer.Typer(
-    cls=page.PageByDefault,
-    no_args_is_help=True,
-    help="What was measured elsewhere: `report import` reads what the iOS harness measured on an iPhone.",
-)
-reports.command(page.PAGE_COMMAND, cls=Command, hidden=True)(page.page)
-reports.command("import", cls=Command)(report.import_report)
-app.add_typer(reports, name="report")
 
 
 def quiet_libraries() -> None:
@@ -165,6 +117,11 @@ def prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def kept(words: Sequence[str]) -> str:
+    """What Ctrl-C says of the command that these words call."""
+    return f"Interrupted. {KEPT.get(next(iter(words), ''), NOTHING_KEPT)}"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit the process with its code."""
     rest, debug = take_debug(list(sys.argv[1:] if arguments is None else arguments))
@@ -173,8 +130,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prepare_streams()
         app(args=rest, prog_name="sfmobile")
     except KeyboardInterrupt:
+        console.note(kept(rest))
         sys.exit(INTERRUPTED)
     except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            console.note(kept(rest))
         # click ends with 1, a gate's code, where who read the result has read enough.
         if isinstance(ended.__context__, BrokenPipeError):
             sys.exit(UNREAD)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,9 +78,25 @@ ControlNetOption = Annotated[
         help="A ControlNet's directory, exported beside the UNet under a name; may be repeated.",
     ),
 ]
+BundleSizeOption = Annotated[
+    str | None,
+    typer.Option("--size", metavar="HxW", help="Another picture size in pixels that the bundle was exported for."),
+]
 LatentSizeOption = Annotated[
     str | None,
-    typer.Option("--latent-size", metavar="HxW", help="Another latent size that the bundle was exported for."),
+    typer.Option("--latent-size", metavar="HxW", help="Another size in latents that the bundle was exported for."),
+]
+OneLatentSizeOption = Annotated[
+    str | None,
+    typer.Option("--latent-size", metavar="HxW", help="Latent height and width; the checkpoint's own without it."),
+]
+SizeOption = Annotated[
+    str | None,
+    typer.Option("--size", metavar="HxW", help="The picture's height and width in pixels, in place of --latent-size."),
+]
+BitsOption = Annotated[
+    str | None,
+    typer.Option("--bits", metavar="1|2|3|4|6|8|none", help="Bits per weight; 6 without it (ONNX: none)."),
 ]
 GuidanceBatchOption = Annotated[
     int | None,
@@ -110,18 +127,70 @@ def parse_choices(option: str, texts: Sequence[str] | None, choices: tuple[Choic
     return wanted
 
 
-def parse_size(text: str, option: str = "--latent-size", example: str = "64x64") -> tuple[int, int]:
+def parse_size(text: str, option: str = "--latent-size", example: str | None = None) -> tuple[int, int]:
     """Two numbers, height and width: "64x64" or "64"."""
-    matched = re.fullmatch(r"(\d{1,5})(?:[xX](\d{1,5}))?", text)
+    matched = re.fullmatch(r"(\d{1,5})(?:[xX×](\d{1,5}))?", text)
     if matched is None:
+        example = example or ("64x64" if option == "--latent-size" else "512x512")
         raise UsageError(f"{option} {text} is no size; expected height x width, such as {example}.")
     height = int(matched[1])
     return height, int(matched[2]) if matched[2] is not None else height
 
 
-def parse_optional_size(text: str | None) -> tuple[int, int] | None:
-    """`--latent-size` that may be left out."""
-    return None if text is None else parse_size(text)
+def parse_optional_size(text: str | None, option: str = "--latent-size") -> tuple[int, int] | None:
+    """`--latent-size` or `--size` that may be left out."""
+    return None if text is None else parse_size(text, option)
+
+
+def bundle_latents(bundle: Path, size: str | None, latent_size: str | None) -> tuple[int, int] | None:
+    """`--size` or `--latent-size` of a bundle, which says how many pixels a latent is; None without either."""
+    if size is None:
+        return parse_optional_size(latent_size)
+    if latent_size is not None:
+        raise UsageError("--size and --latent-size say the same in pixels and in latents; leave one out.")
+    from sfmobile.bundle.directory import Bundle
+
+    factor = Bundle.open(bundle, "sizes").manifest.latents.pixels_per_latent
+    height, width = parse_size(size, "--size")
+    if height % factor or width % factor:
+        raise UsageError(f"--size {size} isn't a multiple of the bundle's {factor} pixels a latent.")
+    return height // factor, width // factor
+
+
+def parse_numbers(option: str, text: str | None) -> tuple[float | None, ...]:
+    """Numbers of an option that takes several, "2,4.5"; one None without it."""
+    if text is None:
+        return (None,)
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{option} {text} is no number, nor a list such as 2,4.5.") from None
+    if not all(map(math.isfinite, numbers)):
+        raise UsageError(f"{option} {text} is no number that can be used; expected a finite one.")
+    if len(set(numbers)) < len(numbers):
+        raise UsageError(f"{option} {text} names a number twice; expected each once.")
+    return numbers
+
+
+def parse_counts(option: str, text: str | None) -> tuple[int | None, ...]:
+    """Whole numbers of an option that takes several, "4,8"; one None without it."""
+    if text is None:
+        return (None,)
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(r"-?\d{1,9}", part) for part in parts) or len(set(parts)) < len(parts):
+        raise UsageError(f"{option} {text} is no whole number, nor a list of some, each once, such as 4,8.")
+    return tuple(map(int, parts))
+
+
+def parse_bits(text: str | None) -> int | Literal["none"] | None:
+    """`--bits`: a number or "none"; None without it."""
+    if text is None:
+        return None
+    if text == "none":
+        return "none"
+    if not text.isdecimal():
+        raise UsageError(f"--bits {text} is no number of bits; expected 1, 2, 3, 4, 6, 8 or none.")
+    return int(text)
 
 
 def parse_sizes(original: str | None, crop: str | None, target: str | None) -> Sizes:

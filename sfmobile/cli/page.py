@@ -37,6 +37,13 @@ def page(
             "--beside", metavar="BUNDLE", help="Also draw with this bundle of the same checkpoint; may be repeated."
         ),
     ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prompt",
+            help="Also draw this; may be repeated. The built-in model draws some of its own without it.",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="Device of the estimate.")] = "iphone-14-pro",
     budget: Annotated[float, typer.Option("--budget", min=0.001, help="Seconds a picture may take.")] = 2.0,
     precision: options.PrecisionOption = "fp16",
@@ -44,23 +51,23 @@ def page(
 ) -> None:
     """Write one HTML file about BUNDLE: pictures beside the reference's, PSNR per component and step, time against the
     budget, bits and size of every layer, lint findings, versions and checksums. It needs no network."""
-    from sfmobile.page.content import gather, work
-    from sfmobile.page.page import write_page
-    from sfmobile.runtime.opening import open_bundle
+    import sfmobile
+    from sfmobile.bundle.directory import reports_folder
+    from sfmobile.files import require_writable
 
+    target = output if output is not None else reports_folder(bundle) / PAGE_FILE
+    if output is not None or bundle.is_dir():
+        require_writable(target)
     with console.watching() as observer:
-        opened = open_bundle(bundle, observer=observer)
-        target = output if output is not None else opened.reports_dir / PAGE_FILE
-        others = [open_bundle(path, observer=observer) for path in beside or []]
-        observer.start("Drawing and comparing", work(opened, others))
-        content = gather(
-            opened,
-            beside=others,
+        made = sfmobile.page(
+            bundle,
+            beside=beside or (),
+            prompt=prompt or (),
             device=device,
-            budget_ms=budget * 1e3,
+            budget=budget,
             precision=precision,
-            run=draw,
-            advance=observer.advance,
+            draw=draw,
+            observer=observer,
         )
-    write_page(content, target)
+    made.save(target)
     console.print_text(str(target))

@@ -71,10 +71,11 @@ def profile_blocks(
     it and on which machine; --timer estimate says so. For a device, export with --packages-only, measure the
     packages there, and pass the timings with --recorded.
     """
-    from sfmobile.files import cache_folder
+    from sfmobile.files import cache_folder, require_writable
     from sfmobile.inspect.lookup.block_packages import CACHE
     from sfmobile.inspect.lookup.timers import choose_timer
 
+    require_writable(output)
     chosen = [read_layout(name) for name in layouts]
     wanted = block_options(latent_size, options.parse_batch(guidance_batch), attention, bits, target)
     folder = blocks or cache_folder(CACHE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import typer
 from typer.core import TyperCommand
 
 from sfmobile.cli import console
@@ -37,7 +38,12 @@ class Command(TyperCommand):
             if old in names:
                 console.note(f"note: {old} is now {names[old]}; the old name goes with the next release.")
                 args[index] = f"{names[old]}{equals}{value}"
-        return super().parse_args(ctx, args)
+        try:
+            return list(super().parse_args(ctx, args))
+        except typer.BadParameter as error:
+            # What reads the values puts its own name in front.
+            error.message = error.message.removeprefix("Value error, ")
+            raise
 
     def invoke(self, ctx: Any) -> Any:
         """Refuse "nan" and "inf", which Python reads as numbers: a gate of nan is passed or failed by everything."""

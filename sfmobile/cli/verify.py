@@ -79,9 +79,12 @@ def verify(
     import sfmobile
     from sfmobile.bench.report import write_report
     from sfmobile.bundle.directory import reports_folder
+    from sfmobile.files import require_writable
     from sfmobile.verify.references import REFERENCES
 
     written = output if output is not None else reports_folder(bundle) / REPORT_FILE
+    if output is not None or bundle.is_dir():
+        require_writable(written)
     with console.watching() as observer:
         report = sfmobile.verify(
             bundle,

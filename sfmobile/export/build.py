@@ -74,7 +74,7 @@ class ComponentBuild:
     @cached_property
     def layers(self) -> dict[str, tuple[int, ...]]:
         """Layers that can be compressed, and the shapes of their weights."""
-        return compressible_layers({key: tuple(value.shape) for key, value in self._weights.items()})
+        return compressible_layers(self.checkpoint.shapes(self.name))
 
     @cached_property
     def storage(self) -> dict[str, LayerRecipe]:
@@ -228,17 +228,23 @@ class ComponentBuild:
         """Write one function's package; returns the record of its weight file."""
         from sfmobile.export.weights import HalfWeights
 
-        package = NetworkPackage(
-            self.spec.inputs(setting), self.spec.outputs(setting), self.options.target, self.metadata, self.storage
-        )
-        layout = self.checkpoint.layout(self.name)
-        key = outline_key(
-            self.name, layout, self.options.attention, self.options.target, package.inputs, package.outputs
-        )
-        outline = kept_outline(key, lambda: self._outline(package), anew=self.options.force)
+        package, outline = self.package(setting), self.outline(setting)
         return package.fill(outline, path, HalfWeights(self.checkpoint, self.name), self.observer, self.name)
 
-    def _outline(self, package: NetworkPackage) -> Outline:
+    def package(self, setting: Setting) -> NetworkPackage:
+        """What its package of these shapes is to be."""
+        return NetworkPackage(
+            self.spec.inputs(setting), self.spec.outputs(setting), self.options.target, self.metadata, self.storage
+        )
+
+    def outline(self, setting: Setting) -> Outline:
+        """Its program of these shapes without weights, of which it needs none: as it is kept, or drawn and kept."""
+        package, layout = self.package(setting), self.checkpoint.layout(self.name)
+        form, target = self.options.attention, self.options.target
+        key = outline_key(self.name, layout, form, target, package.inputs, package.outputs)
+        return kept_outline(key, lambda: self._drawn(package), anew=self.options.force)
+
+    def _drawn(self, package: NetworkPackage) -> Outline:
         from sfmobile.nets.attention import set_attention_form
 
         net = self.checkpoint.unfilled(self.name).half()

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # A phone's memory ends long before; beyond this a size is a slip of the keyboard.
 LARGEST_LATENT_SIDE = 512
+# Latents so many times as large as a checkpoint's own on a side were meant as pixels.
+SLIP = 4
 # The function that runs unless another is asked for.
 MAIN = "main"
 
@@ -382,7 +384,11 @@ def setting_for(checkpoint: Checkpoint, options: ExportOptions) -> Setting:
 
 def fitted(options: ExportOptions, checkpoint: Checkpoint) -> ExportOptions:
     """The options as this checkpoint can have them: a UNet that takes the guidance scale as an input is called once a
-    step, with the prompt alone, so its batch is 1."""
+    step, with the prompt alone, so its batch is 1; sizes in pixels are sizes of latents.
+
+    Raises `UsageError` for sizes that can't be meant.
+    """
+    options = _in_latents(options, checkpoint)
     if checkpoint.controls and options.multifunction:
         raise UsageError(
             "A UNet under ControlNets has one function; leave out multifunction, or export a bundle for each size."
@@ -390,6 +396,35 @@ def fitted(options: ExportOptions, checkpoint: Checkpoint) -> ExportOptions:
     if checkpoint.unet_layout.guidance_embedding_dim is None:
         return options
     return replace(options, guidance_batch=1, both_batches=False)
+
+
+def _in_latents(options: ExportOptions, checkpoint: Checkpoint) -> ExportOptions:
+    factor = _factor(checkpoint.autoencoder_layout)
+    if not options.sizes:
+        for height, width in (options.latent_size or checkpoint.latent_size, *options.more_latent_sizes):
+            if max(height, width) > SLIP * max(checkpoint.latent_size):
+                pixels, own = (
+                    f"{factor * height}x{factor * width}",
+                    tuple(factor * side for side in checkpoint.latent_size),
+                )
+                raise UsageError(
+                    f"Latents of {height}x{width} are pictures of {pixels} pixels and '{checkpoint.name}' draws "
+                    f"{own[0]}x{own[1]}; say the size in pixels: --size {height}x{width}, or "
+                    f"--size {pixels} if you mean that."
+                )
+        return options
+    for height, width in options.sizes:
+        if height % factor or width % factor:
+            raise UsageError(
+                f"Pictures of {height}x{width} pixels can't be drawn: '{checkpoint.name}' draws multiples of {factor} "
+                f"pixels; the nearest is {_nearest(height, factor)}x{_nearest(width, factor)}."
+            )
+    first, *others = ((height // factor, width // factor) for height, width in options.sizes)
+    return replace(options, sizes=(), latent_size=first, more_latent_sizes=tuple(others))
+
+
+def _nearest(side: int, factor: int) -> int:
+    return max(factor, round(side / factor) * factor)
 
 
 def function_settings(setting: Setting, variation: Variation, options: ExportOptions) -> dict[str, Setting]:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 DEFAULT_BITS = 6
 # Of a Core ML export that says nothing of its target; an .aimodel is made from the latest form.
 DEFAULT_TARGET: Target = "ios17"
+# Bits a parameter over bits of a weight, from where on the difference is explained.
+MUCH_MORE = 1.5
 PHASES: dict[Phase, str] = {
     "hash": "hashing the source",
     "load": "loading",
@@ -105,8 +107,22 @@ class ExportedBundle(Bundle):
             ("component", "parameters", "size", "bits/parameter", "weights", "time"),
             tuple(rows),
             text_columns=(0, 4),
-            caption=f"Core AI is {EXPERIMENTAL}." if core_ai else None,
+            caption=self._caption(core_ai),
         )
+
+    def _caption(self, core_ai: bool) -> str | None:
+        """What the table's figures don't say of themselves."""
+        said = [f"Core AI is {EXPERIMENTAL}."] if core_ai else []
+        if any(
+            record.compression is not None
+            and 8 * record.bytes > MUCH_MORE * record.compression.bits * record.parameters
+            for record in self.manifest.components.values()
+        ):
+            said.append(
+                "Embeddings, biases and norms aren't palettized, and graphs take room too: that is why there are more "
+                "bits a parameter than the weights have."
+            )
+        return " ".join(said) or None
 
     def record(self) -> dict[str, Any]:
         """The same as JSON."""
@@ -162,6 +178,7 @@ def export(
     target: Target | None = None,
     component: ComponentName | Sequence[ComponentName] | None = None,
     extra: ComponentName | Sequence[ComponentName] = (),
+    size: tuple[int, int] | Sequence[tuple[int, int]] = (),
     latent_size: tuple[int, int] | Sequence[tuple[int, int]] = (),
     guidance_batch: Literal[1, 2] = 2,
     chunks: int = 1,
@@ -194,10 +211,10 @@ def export(
     without it 6 (ONNX: none). group_size: a lookup table per so many output channels (ios18). recipe: bits layer by
     layer, in place of both. target: the earliest system the packages run on, ios17 without it. component: only these,
     in place of all of the checkpoint's pipeline. extra: optional components beside them: "encoder", to start from a
-    picture. latent_size: (height, width), the checkpoint's own without it; several with multifunction. guidance_batch:
-    2 for both halves of guidance in one call. chunks: packages the UNet is cut into. multifunction: packages of several
-    functions over the same weights (ios18); multifunction_decoder: the decoder's too, which iOS 18 was seen to crash
-    with.
+    picture. size: (height, width) of a picture in pixels, the checkpoint's own without it; several with multifunction.
+    latent_size: the same in latents. guidance_batch: 2 for both halves of guidance in one call. chunks: packages the
+    UNet is cut into. multifunction: packages of several functions over the same weights (ios18); multifunction_decoder:
+    the decoder's too, which iOS 18 was seen to crash with.
     format: "onnx" for ONNX files, of onnx_precision; "coreai", experimental, for .aimodels. clip_skip: last layers of
     the text encoder to leave out, counted as diffusers does. prompt_chunks: of 75 tokens that the UNet reads, for long
     prompts. default_steps, default_guidance: of a picture that nobody asks otherwise for; the checkpoint's own without
@@ -217,6 +234,7 @@ def export(
         target=target,
         component=component,
         extra=extra,
+        size=size,
         latent_size=latent_size,
         guidance_batch=guidance_batch,
         chunks=chunks,
@@ -265,6 +283,7 @@ def export_options(
     target: Target | None = None,
     component: ComponentName | Sequence[ComponentName] | None = None,
     extra: ComponentName | Sequence[ComponentName] = (),
+    size: tuple[int, int] | Sequence[tuple[int, int]] = (),
     latent_size: tuple[int, int] | Sequence[tuple[int, int]] = (),
     guidance_batch: Literal[1, 2] = 2,
     chunks: int = 1,
@@ -301,6 +320,7 @@ def export_options(
         default_steps=default_steps,
         default_guidance=default_guidance,
         latent_size=sizes[0] if sizes else None,
+        sizes=tuple(_sizes(size)),
         guidance_batch=guidance_batch,
         chunks=chunks,
         multifunction=multifunction,

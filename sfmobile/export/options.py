@@ -58,7 +58,8 @@ class ExportOptions:
     bits, group_size, recipe: palettization of the weights; `recipe` excludes the other two. None leaves fp16.
     components: which to (re)build; None for all of the checkpoint's pipeline. extras: optional components that its
     pipeline is to have too. latent_size: (height, width), the
-    checkpoint's own if None.
+    checkpoint's own if None. sizes: (height, width) of pictures in pixels, in place of latent_size and
+    more_latent_sizes; `fitted` puts those in their place.
     guidance_batch: batch of the UNet; 2 runs the unconditional and the conditional half in one call.
     chunks: packages the UNet is cut into. multifunction: further functions in the packages, of the same weights: for
     `more_latent_sizes`, and for the UNet also for the other guidance batch. multifunction_decoder: for the decoder too;
@@ -82,6 +83,7 @@ class ExportOptions:
     components: tuple[ComponentName, ...] | None = None
     extras: tuple[ComponentName, ...] = ()
     latent_size: tuple[int, int] | None = None
+    sizes: tuple[tuple[int, int], ...] = ()
     guidance_batch: Literal[1, 2] = 2
     chunks: int = 1
     multifunction: bool = False
@@ -133,11 +135,13 @@ class ExportOptions:
         """Chunks and functions are of Core ML packages, exclude each other, and functions need iOS 18."""
         if not 1 <= self.chunks <= MOST_CHUNKS:
             raise UsageError(f"{self.chunks} chunks are impossible; expected 1 to {MOST_CHUNKS}.")
-        if self.more_latent_sizes and not self.multifunction:
+        if self.sizes and self.latent_size is not None:
+            raise UsageError("A size in pixels and one in latents were given; leave out one of them.")
+        if (self.more_latent_sizes or self.sizes[1:]) and not self.multifunction:
             raise UsageError("Several latent sizes need packages of several functions; ask for multifunction too.")
         if self.format == "onnx" and (self.chunks > 1 or self.multifunction):
             raise UsageError("Chunks and functions are of Core ML packages; leave them out for ONNX files.")
-        if self.multifunction_decoder and not self.more_latent_sizes:
+        if self.multifunction_decoder and not (self.more_latent_sizes or self.sizes[1:]):
             raise UsageError("A decoder of several functions is for several latent sizes; give those, or leave it out.")
         if self.multifunction and self.target != "ios18":
             raise UsageError(f"Packages of several functions need target ios18, found {self.target}.")

@@ -5,6 +5,7 @@ Every length is in units of the picture's view box.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ WIDTH = 480
 FARTHEST_LIMIT = 3.0
 ROW = 50
 TICKS = 5
+# Distances between two ticks, in the lines' unit; the last is for lines that part by more than anything measured.
+NICE = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 1e6)
 COLOURS = 4
 # Room above the highest and below the lowest line, in the lines' unit.
 MARGIN = 3.0
@@ -99,7 +102,7 @@ class LineChart:
     steps: tuple[float, ...]
     lines: tuple[DrawnLine, ...]
     width: int = WIDTH
-    left: int = 36
+    left: int = 52
     right: int = WIDTH - 64
     top: int = 10
     bottom: int = 170
@@ -145,7 +148,9 @@ def line_chart(lines: Sequence[tuple[str, Sequence[float | None]]]) -> LineChart
     def y(value: float) -> float:
         return bottom - (bottom - top) * (value - low) / (high - low)
 
-    values_of_ticks = [low + (high - low) * tick / (TICKS - 1) for tick in range(TICKS)]
+    apart = next(step for step in NICE if (high - low) / step <= TICKS)
+    first, last = math.ceil(low / apart), math.floor(high / apart)
+    values_of_ticks = [apart * number for number in range(first, last + 1)]
     placed = [
         (label, tuple((x(index), y(value)) for index, value in enumerate(values) if value is not None))
         for label, values in lines

@@ -16,6 +16,7 @@ from sfmobile.bundle.directory import MANIFEST_FILE, Bundle
 from sfmobile.errors import ArtifactError, UsageError
 from sfmobile.inspect.estimate.devices import device_table
 from sfmobile.inspect.estimate.measured import MeasuredTime
+from sfmobile.inspect.estimate.phones import fit_verdict
 from sfmobile.inspect.estimate.times import DeviceTime, Part, calls_per_picture, device_time
 from sfmobile.inspect.lint.linter import Finding
 from sfmobile.inspect.lint.targets import LintTarget, bundle_targets, lint_targets
@@ -23,6 +24,7 @@ from sfmobile.inspect.operations.op_table import weights_of
 from sfmobile.page.weights import StoredWeight
 from sfmobile.runtime.choices import Precision
 from sfmobile.sampling.picture import Picture, to_pixels
+from sfmobile.sampling.vocabulary import vocabulary_of
 from sfmobile.verify.gates import Gates
 from sfmobile.verify.runs import answer, draws
 from sfmobile.verify.verification import compare, evaluation_work, golden_reference
@@ -30,6 +32,8 @@ from sfmobile.verify.verification import compare, evaluation_work, golden_refere
 if TYPE_CHECKING:
     from sfmobile.bundle.manifest import Manifest
 
+# What the built-in model draws for a page.
+EXAMPLES = ("a penguin, 3d style", "a pizza", "a blue heart on a yellow background")
 Advance = Callable[[int], None]
 
 
@@ -50,10 +54,19 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """What the bundles draw for a prompt beyond the golden one: PNG of each, by its label."""
+
+    prompt: str
+    pictures: dict[str, bytes]
+
+
+@dataclass(frozen=True)
 class PageContent:
     """All a page shows. verdict: of the newest verify report of this very bundle, None without one.
 
-    reference: PNG of the golden run in torch fp32; None without golden vectors.
+    reference: PNG of the golden run in torch fp32; None without golden vectors. shown: further prompts. fit: memory
+    beside what phones allow, in a sentence; None of what isn't Core ML packages.
     """
 
     created_at: datetime
@@ -68,6 +81,8 @@ class PageContent:
     benches: tuple[BenchReport, ...]
     weights: tuple[StoredWeight, ...]
     findings: tuple[Finding, ...]
+    shown: tuple[Shown, ...] = ()
+    fit: str | None = None
 
 
 def gather(
@@ -78,11 +93,13 @@ def gather(
     budget_ms: float = 2000.0,
     precision: Precision = "fp16",
     run: bool = True,
+    prompts: Sequence[str] | None = None,
     advance: Advance = lambda units: None,
 ) -> PageContent:
     """Everything about `bundle`, with bundles of the same checkpoint `beside` it (say, unpalettized) in the pictures.
 
     run: execute the golden run of every bundle on the mil runtime; `advance` is told of each step and component.
+    prompts: drawn with every bundle too; without any, some that the model is known to draw, if it is.
     Raises `UsageError` for a bundle beside that is of another checkpoint, or an unknown device.
     """
     for other in beside:
@@ -93,6 +110,8 @@ def gather(
     reports = stored_benches(bundle)
     compared = (*beside, bundle) if run and has_golden else ()
     runs = [golden_run(one, precision, advance) for one in compared]
+    labelled = told_apart(runs, [one.root.name for one in compared])
+    wanted = prompts_of(bundle, prompts) if compared else ()
     return PageContent(
         created_at=now(),
         manifest=bundle.manifest,
@@ -101,17 +120,46 @@ def gather(
         machine=f"{machine.processor}, {machine.cores} cores, {machine.os}",
         verdict=stored_verdict(bundle),
         reference=Picture(to_pixels(bundle.golden("decoder.image"))).png() if has_golden else None,
-        runs=tuple(told_apart(runs, [one.root.name for one in compared])),
+        runs=tuple(labelled),
         times=None if device is None else _times(bundle, targets, device, budget_ms, reports),
         benches=tuple(reports),
         weights=tuple(_weights(targets)),
         findings=tuple(lint_targets(targets)),
+        shown=tuple(_shown((*beside, bundle), [one.label for one in labelled], wanted, precision, advance)),
+        fit=fit_verdict(bundle),
     )
 
 
-def work(bundle: Bundle, beside: Sequence[Bundle]) -> int:
+def work(bundle: Bundle, beside: Sequence[Bundle], prompts: Sequence[str] | None = None) -> int:
     """How often `gather` advances."""
-    return sum(evaluation_work(one, golden_reference(one)) for one in (bundle, *beside) if has_golden_run(one))
+    if not has_golden_run(bundle):
+        return 0
+    bundles = (bundle, *beside)
+    runs = sum(evaluation_work(one, golden_reference(one)) for one in bundles if has_golden_run(one))
+    return runs + len(prompts_of(bundle, prompts)) * len(bundles)
+
+
+def prompts_of(bundle: Bundle, prompts: Sequence[str] | None) -> tuple[str, ...]:
+    """The given prompts; without any, some of what the built-in model draws, and none with a model of others."""
+    known = vocabulary_of(bundle.manifest)
+    if prompts is not None:
+        return tuple(prompts)
+    return EXAMPLES if known is not None else ()
+
+
+def _shown(
+    bundles: Sequence[Bundle], labels: Sequence[str], prompts: Sequence[str], precision: Precision, advance: Advance
+) -> Iterator[Shown]:
+    """Each prompt drawn with every bundle, seed 0 and the bundle's defaults."""
+    from sfmobile.sampling.pipeline import Pipeline, Request
+
+    drawn: dict[str, dict[str, bytes]] = {prompt: {} for prompt in prompts}
+    for one, label in zip(bundles, labels, strict=False):
+        with Pipeline(one, runtime="mil", precision=precision) as pipeline:
+            for prompt in drawn:
+                drawn[prompt][label] = pipeline.draw(Request(prompt)).picture.png()
+                advance(1)
+    yield from (Shown(prompt, pictures) for prompt, pictures in drawn.items())
 
 
 def has_golden_run(bundle: Bundle) -> bool:

@@ -30,6 +30,33 @@ def test_progress_and_status_leave_nothing_where_stderr_is_no_terminal(capsys) -
     assert capsys.readouterr() == ("", "")
 
 
+def test_lines_say_what_takes_long_and_nothing_of_what_is_quick(capsys) -> None:
+    now = 0.0
+    lines = console.Lines(lambda: now)
+    lines.start("Opening glyph")
+    lines.start("unet: tracing")
+    now = 4.9
+    lines.start("unet: converting")
+    assert capsys.readouterr() == ("", "")
+    now = 6.0
+    lines.start("unet: palettizing", 200)
+    lines.start("unet: palettizing", 200)
+    now = 20.0
+    lines.advance(50)
+    assert capsys.readouterr().err == "[6 s] unet: palettizing\n"
+    now = 40.0
+    lines.advance(50)
+    lines.advance()
+    lines.note("unet: 5.8 MB")
+    assert capsys.readouterr().err == "[40 s] unet: palettizing, 50%\nunet: 5.8 MB\n"
+
+
+def test_where_stderr_is_no_terminal_lines_are_written(capsys) -> None:
+    with console.watching() as observer:
+        assert isinstance(observer, console.Lines)
+    assert capsys.readouterr() == ("", "")
+
+
 ACTING = "[bold]a[/x] \x1b[31mred\x1b]0;title\x07 \x9b2J \u202egnp.exe \udcff\u2028"
 SHOWN = r"[bold]a[/x] \u001b[31mred\u001b]0;title\u0007 \u009b2J \u202egnp.exe \udcff\u2028"
 

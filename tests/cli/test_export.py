@@ -12,6 +12,25 @@ from sfmobile.checkpoint.directory import Checkpoint
 from tests.cli.run import run
 
 
+def test_a_plan_for_a_place_that_takes_no_files_says_so(tiny_checkpoint: Checkpoint, tmp_path: Path, capsys) -> None:
+    (tmp_path / "file").touch()
+    outcome = run(capsys, "export", tiny_checkpoint.root, "-o", tmp_path / "file" / "bundle", "--dry-run")
+    assert outcome.code == 2 and "can't be written (" in outcome.sentence
+
+
+def test_a_choice_that_is_none_is_said_in_plain_words(tiny_checkpoint: Checkpoint, tmp_path: Path, capsys) -> None:
+    outcome = run(capsys, "export", tiny_checkpoint.root, "-o", tmp_path / "b", "--format", "onx")
+    assert outcome.code == 2 and "'onx' is not one of" in outcome.err and "Value error" not in outcome.err
+
+
+def test_latents_that_are_meant_as_pixels_are_asked_about(tiny_checkpoint: Checkpoint, tmp_path: Path, capsys) -> None:
+    plan = ("export", tiny_checkpoint.root, "-o", tmp_path / "b", "--dry-run")
+    slip = run(capsys, *plan, "--latent-size", "64x64")
+    assert slip.code == 2 and "--size 64x64, or --size 128x128 if you mean that" in slip.sentence
+    assert "latents 64x64" in run(capsys, *plan, "--size", "128x128").out
+    assert run(capsys, *plan, "--size", "16x16", "--latent-size", "8x8").code == 2
+
+
 def test_export_prints_a_table_and_makes_a_whole_bundle(
     capsys: pytest.CaptureFixture[str], tiny_checkpoint: Checkpoint, tmp_path: Path
 ) -> None:

@@ -68,6 +68,66 @@ def test_several_prompts_are_numbered_and_the_sheet_holds_them_all(tiny_bundle: 
     assert np.array_equal(sheet[height:, :width], pixels(paths[4]))
 
 
+def test_prompts_seeds_guidance_and_steps_make_a_grid(tiny_bundle: Bundle, tmp_path: Path, capsys) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("# two of them\na blue star\n")
+    outcome = run(
+        capsys,
+        *("generate", tiny_bundle.root, "a red apple", "--prompts", prompts, "--seeds", "1-2", "--steps", "1,2"),
+        *("-o", tmp_path / "p.png", "--grid", tmp_path / "grid.png", "--json"),
+    )
+    assert outcome.code == 0, outcome.err
+    said = json.loads(outcome.out)
+    names = [Path(one["path"]).name for one in said["pictures"]]
+    assert names == [f"p-{n}-seed-{seed}-steps-{steps}.png" for n in (1, 2) for seed in (1, 2) for steps in (1, 2)]
+    settings = [read_settings(tmp_path / name) for name in names]
+    assert [one["prompt"] for one in settings] == ["a red apple"] * 4 + ["a blue star"] * 4
+    assert [(one["seed"], one["steps"]) for one in settings[:4]] == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    assert said["grid"] == str(tmp_path / "grid.png")
+    grid, one = pixels(tmp_path / "grid.png"), pixels(tmp_path / names[0])
+    assert grid.shape[1] >= 4 * one.shape[1] and grid.shape[0] >= 2 * one.shape[0]
+
+
+def test_several_bundles_draw_the_same_side_by_side(
+    tiny_bundle: Bundle, tiny_palettized_bundle: Bundle, tmp_path: Path, capsys
+) -> None:
+    outcome = run(
+        capsys,
+        *("generate", tiny_bundle.root, "a red apple", "--beside", tiny_palettized_bundle.root, "--steps", 1),
+        *("-o", tmp_path / "p.png", "--grid", tmp_path / "grid.png"),
+    )
+    assert outcome.code == 0, outcome.err
+    for bundle in (tiny_bundle, tiny_palettized_bundle):
+        assert (tmp_path / f"p-{bundle.root.name}.png").is_file()
+    again = run(capsys, "generate", tiny_bundle.root, "a", "--beside", tiny_bundle.root, "-o", tmp_path / "q.png")
+    assert again.code == 2 and "one name" in again.sentence
+
+
+def test_the_built_in_model_says_what_it_never_learnt(tiny_bundle: Bundle, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("sfmobile.sampling.vocabulary.BUILT_IN", tiny_bundle.manifest.name)
+    options = ("--steps", 1, "-o", tmp_path / "p.png")
+    assert "never learnt 'tree'" in run(capsys, "generate", tiny_bundle.root, "a green tree", *options).err
+    assert "never" not in run(capsys, "generate", tiny_bundle.root, "a red apple", *options).err
+
+
+def test_sizes_of_pictures_are_those_of_the_bundle(tiny_bundle: Bundle, tmp_path: Path, capsys) -> None:
+    out = ("--steps", 1, "-o", tmp_path / "p.png")
+    assert run(capsys, "generate", tiny_bundle.root, "a", "--size", "16x16", *out).code == 0
+    assert "8x16" in run(capsys, "generate", tiny_bundle.root, "a", "--size", "16x32", *out).sentence
+    assert (
+        "leave one out"
+        in run(capsys, "generate", tiny_bundle.root, "a", "--size", 16, "--latent-size", 8, *out).sentence
+    )
+    assert "multiple" in run(capsys, "generate", tiny_bundle.root, "a", "--size", "15x16", *out).sentence
+
+
+def test_models_lists_what_the_built_in_one_draws(capsys) -> None:
+    said = json.loads(run(capsys, "models", "--json").out)
+    assert said["model"] == "glyph" and len(said["things"]) == 288 and "sd15" in said["layouts"]
+    shown = " ".join(run(capsys, "models").out.split())
+    assert all(thing in shown for thing in said["things"])
+
+
 def test_samplers_are_compared_in_one_labelled_picture(tiny_bundle: Bundle, tmp_path: Path, capsys) -> None:
     out = tmp_path / "sheet.png"
     outcome = run(
@@ -240,6 +300,13 @@ def test_any_text_is_a_prompt(prompt: str, tiny_bundle: Bundle, tmp_path: Path, 
         (["a", "--guidance", -1], 2, "guidance scale -1"),
         (["a", "--seed", -1], 2, "-1"),
         (["a", "--seed", 2**64], 2, str(2**64)),
+        ([], 2, "nothing to draw"),
+        (["a", "--seeds", "3-1"], 2, "--seeds 3-1"),
+        (["a", "--steps", "4,x"], 2, "--steps 4,x"),
+        (["a", "--guidance", "2,2"], 2, "each once"),
+        (["a", "--prompts", "absent.txt"], 4, "absent.txt"),
+        (["a", "--grid", "grid.gif"], 2, "should end in .png"),
+        (["a", "--seeds", "0-1", "--compare-samplers", "all"], 2, "one prompt with one seed"),
         (["a", "-o", "picture.jpg"], 2, "should end in .png"),
         (["a", "--sheet", "sheet.gif"], 2, "should end in .png"),
         (["a", "--compute-unit", "CPU_AND_NE", "--runtime", "mil"], 2, "--compute-unit is for the coreml runtime"),

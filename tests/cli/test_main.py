@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Annotated
 
 import pytest
 import typer
@@ -14,11 +16,12 @@ import typer.rich_utils
 
 import sfmobile
 from sfmobile.cli import main as entry
+from sfmobile.cli.commands import COMMANDS as TABLE
 from sfmobile.cli.main import BUG, explain, take_debug
 from sfmobile.errors import ArtifactError, GateError, UnavailableError, UsageError
 from tests.cli.run import run
 
-COMMANDS = ("export", "verify", "generate", "bench", "inspect", "compare", "doctor")
+COMMANDS = tuple(TABLE)
 
 
 @pytest.fixture
@@ -28,7 +31,7 @@ def failing(monkeypatch: pytest.MonkeyPatch):
     app = typer.Typer(pretty_exceptions_enable=False)
 
     @app.command()
-    def command(debug: bool = False) -> None:
+    def command(words: Annotated[list[str] | None, typer.Argument()] = None, debug: bool = False) -> None:
         raise raised[0]
 
     monkeypatch.setattr(entry, "app", app)
@@ -38,8 +41,24 @@ def failing(monkeypatch: pytest.MonkeyPatch):
 def test_help_names_every_command_and_the_exit_codes(capsys) -> None:
     outcome = run(capsys, "--help")
     assert outcome.code == 0 and outcome.err == ""
-    assert all(f"│ {command} " in outcome.out for command in COMMANDS)
+    assert all(f"\n  {command} " in outcome.out for command in COMMANDS)
     assert "1 a gate failed" in outcome.out
+
+
+def test_help_is_quick() -> None:
+    def seconds() -> float:
+        script = "import time; from sfmobile.cli.main import main; main(['--help'])"
+        start = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+        end = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return end.ru_utime + end.ru_stime - start.ru_utime - start.ru_stime
+
+    assert min(seconds() for _ in range(3)) < 0.3
+
+
+def test_without_a_command_the_help_is_a_mistake(capsys) -> None:
+    outcome = run(capsys)
+    assert outcome.code == 2 and outcome.out == "" and "Usage: sfmobile" in outcome.err
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -104,6 +123,12 @@ def test_ctrl_c_exits_with_130_and_no_traceback(failing, capsys) -> None:
     failing.append(KeyboardInterrupt())
     outcome = run(capsys)
     assert outcome.code == 130 and "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize(("command", "kept"), [("export", "goes on with the others"), ("verify", "Nothing was")])
+def test_ctrl_c_says_what_is_kept(command: str, kept: str, failing, capsys) -> None:
+    failing.append(KeyboardInterrupt())
+    assert kept in run(capsys, "--debug", command).err
 
 
 def test_ctrl_c_in_a_real_process() -> None:

@@ -43,6 +43,16 @@ def test_steps_without_a_finite_value_leave_a_gap() -> None:
     assert line_chart([("none", [None])]) is None
 
 
+def test_ticks_are_round_numbers_within_the_lines_reach() -> None:
+    for low, high in ((58.9, 64.2), (41.0, 41.1), (20.0, 131.0)):
+        chart = line_chart([("fp16", [low, high])])
+        assert chart is not None
+        values = [tick.value for tick in chart.ticks]
+        assert 2 <= len(values) <= 6
+        assert all(value == round(value) for value in values) and values == sorted(values)
+        assert all(chart.top - 1 <= tick.y <= chart.bottom + 1 for tick in chart.ticks)
+
+
 def test_a_line_keeps_its_colour_whichever_of_the_others_can_be_drawn() -> None:
     lines = [(str(number), [float(number)] if number != 1 else [None]) for number in range(COLOURS + 1)]
     chart = line_chart(lines)

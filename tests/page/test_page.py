@@ -14,15 +14,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import sfmobile
 from sfmobile.bench.records import RuntimeRecord
 from sfmobile.bench.report import BenchReport, write_report
 from sfmobile.bench.verify_report import Exactness, ReferenceRecord, VerifyReport
 from sfmobile.bundle.digest import digest_file
 from sfmobile.bundle.directory import MANIFEST_FILE, Bundle
 from sfmobile.errors import UsageError
-from sfmobile.page.content import PageContent, gather, label_of, told_apart, work
-from sfmobile.page.page import render, write_page
+from sfmobile.page.content import EXAMPLES, PageContent, Shown, gather, label_of, prompts_of, told_apart, work
+from sfmobile.page.rendering import render, write_page
 from sfmobile.sampling.picture import to_pixels
+from sfmobile.sampling.vocabulary import built_in_vocabulary
 from sfmobile.verify.signal import agreement
 from tests.bench.sample import BUNDLE, MACHINE, bench, close_by, verify
 
@@ -154,6 +156,8 @@ def saying(content: PageContent, text: str, bench: BenchReport) -> PageContent:
             }
         ),
         verdict=failed(content, text),
+        shown=(Shown(text, {text: content.reference or b""}),),
+        fit=text,
         runs=(
             replace(run, label=text, runtime=text),
             replace(run, label=text, picture=None, failure=text),
@@ -314,6 +318,32 @@ def test_a_bundle_without_golden_vectors_says_so(tiny_bundle: Bundle) -> None:
     Page(text)
 
 
+def test_further_prompts_are_drawn_with_every_bundle(
+    tiny_bundle: Bundle, tiny_palettized_bundle: Bundle, tmp_path: Path
+) -> None:
+    told: list[int] = []
+    prompts = ["a red apple", "a <b>"]
+    found = gather(tiny_palettized_bundle, beside=[tiny_bundle], prompts=prompts, advance=told.append)
+    assert sum(told) == work(tiny_palettized_bundle, [tiny_bundle], prompts)
+    assert [(one.prompt, list(one.pictures)) for one in found.shown] == [(text, ["fp16", "6 bits"]) for text in prompts]
+    page = Page(render(found))
+    assert len(page.pictures) == 1 + 2 + 2 * 2
+    with sfmobile.Pipeline(tiny_bundle, precision="fp16") as pipeline:
+        assert found.shown[0].pictures["fp16"] == pipeline("a red apple").png()
+
+
+def test_the_built_in_model_draws_examples_that_it_knows(tiny_bundle: Bundle) -> None:
+    assert prompts_of(tiny_bundle, None) == () and prompts_of(tiny_bundle, ["x"]) == ("x",)
+    glyph = Bundle(tiny_bundle.root, tiny_bundle.manifest.model_copy(update={"name": "glyph"}))
+    assert prompts_of(glyph, None) == EXAMPLES
+    assert not [text for text in EXAMPLES if built_in_vocabulary().note(text)]
+
+
+def test_the_page_begins_with_verdict_memory_and_time(content: PageContent) -> None:
+    begins = render(content).split("<h2>")[0]
+    assert "not verified" in begins and "Memory, estimated: " in begins and "Time on iPhone 14 Pro, estimated" in begins
+
+
 def test_progress_advances_as_often_as_announced(tiny_bundle: Bundle, tiny_palettized_bundle: Bundle) -> None:
     told: list[int] = []
     gather(tiny_palettized_bundle, beside=[tiny_bundle], advance=told.append)
@@ -332,7 +362,7 @@ def test_bundles_that_store_weights_alike_are_told_apart_by_name(content: PageCo
 
 def test_the_page_is_written_whole(content: PageContent, tmp_path: Path) -> None:
     path = tmp_path / "pages" / "report.html"
-    write_page(content, path)
+    write_page(render(content), path)
     assert path.read_text(encoding="utf-8") == render(content)
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
 

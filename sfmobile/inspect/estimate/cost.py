@@ -1,12 +1,13 @@
 """How long a program takes on a device's Neural Engine: a roofline over fused segments. Every result is an estimate.
 
     segment    max(sum over kinds of 2 macs / (rate * efficiency of the kind),
-                   (weights + streamed activations) / (bandwidth * fraction))  + overhead
+                   (weights + streamed activations) / (bandwidth * fraction))  * long + overhead
     call       the sum of its segments + one dispatch for every run of operations on one unit
 
 rate is the chip's advertised fp16 rate times a factor of the chip; bandwidth its memory's. Efficiencies, fraction,
 overhead and factors are fitted to published latencies (`benchmarks/calibration.py`); the dispatch is bounded by the
-shortest published one. Operations that fall back to the CPU are charged their memory traffic and two dispatches,
+shortest published one. long is 1, or more for attention over long sequences at once, by what the two forms are known
+to differ. Operations that fall back to the CPU are charged their memory traffic and two dispatches,
 nothing for their arithmetic: a lower bound, because no published figure tells more.
 """
 
@@ -36,7 +37,8 @@ Bound = Literal["arithmetic", "memory", "cpu"]
 class Coefficients(StrictModel):
     """Fitted constants. spatial, pointwise, attention: shares of the chip's rate; bandwidth: share of the memory's.
 
-    overhead_us: of every segment. chips: factor on the advertised rate of each measured chip.
+    overhead_us: of every segment. long_queries: how many times as long segments of attention take whose scores are of
+    too many queries at once. chips: factor on the advertised rate of each measured chip.
     """
 
     spatial: float = Field(gt=0)
@@ -45,6 +47,7 @@ class Coefficients(StrictModel):
     bandwidth: float = Field(gt=0)
     overhead_us: float = Field(ge=0)
     dispatch_ms: float = Field(ge=0)
+    long_queries: float = Field(default=1.0, ge=1)
     chips: dict[str, float]
 
 
@@ -83,6 +86,7 @@ class SegmentRow(NamedTuple):
     streamed_bytes: int
     fallback: bool
     repeats: int
+    long: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,7 @@ def _row(segment: Segment) -> SegmentRow:
         segment.streamed_bytes,
         segment.fallback,
         1,
+        segment.long,
     )
 
 
@@ -135,7 +140,8 @@ def row_seconds(
         + row.attention / coefficients.attention
     ) * (2 / speed.flops_per_second)
     overhead = coefficients.overhead_us * 1e-6
-    return max(arithmetic, memory) + overhead, "arithmetic" if arithmetic >= memory else "memory"
+    longer = coefficients.long_queries if row.long else 1.0
+    return max(arithmetic, memory) * longer + overhead, "arithmetic" if arithmetic >= memory else "memory"
 
 
 def call_milliseconds(

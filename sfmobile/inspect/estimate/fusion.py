@@ -33,11 +33,13 @@ class Segment:
 
     macs: by kind of dense operation: "spatial" convolutions with kernels beyond 1x1, "pointwise" ones and other
     products with a weight, "attention" products of two activations. streamed_bytes: of values beyond `RESIDENT_BYTES`
-    read from or left to other segments; resident_bytes: of the smaller ones. fallback: runs on the CPU.
+    read from or left to other segments; resident_bytes: of the smaller ones. fallback: runs on the CPU. long: makes or
+    reads attention scores of more queries at once than are known to suit the Neural Engine.
     """
 
     block: str
     fallback: bool = False
+    long: bool = False
     positions: list[int] = field(default_factory=list)
     macs: dict[DenseKind, int] = field(default_factory=dict)
     elementwise: int = 0
@@ -51,8 +53,16 @@ class Segment:
         return 2 * sum(self.macs.values())
 
 
-def fuse(graph: Graph, cpu_kinds: frozenset[str], table: list[OpCost] | None = None) -> list[Segment]:
-    """Segments in running order. Operations of `cpu_kinds` and those in fp32 run on the CPU, in segments apart."""
+def fuse(
+    graph: Graph,
+    cpu_kinds: frozenset[str],
+    table: list[OpCost] | None = None,
+    long: frozenset[int] = frozenset(),
+) -> list[Segment]:
+    """Segments in running order. Operations of `cpu_kinds` and those in fp32 run on the CPU, in segments apart.
+
+    long: positions of operations whose segments are to be marked so.
+    """
     costs = {cost.position: cost for cost in (op_table(graph) if table is None else table)}
     segments: list[Segment] = []
     member: dict[int, int] = {}
@@ -64,6 +74,7 @@ def fuse(graph: Graph, cpu_kinds: frozenset[str], table: list[OpCost] | None = N
             segments.append(Segment(costs[operation.position].block, fallback))
             joins = len(segments) - 1
         member[operation.position] = joins
+        segments[joins].long |= operation.position in long
         _add(graph, segments[joins], operation, costs[operation.position])
     operations = {operation.position: operation for operation in graph.program.operations}
     for index, segment in enumerate(segments):

@@ -29,23 +29,26 @@ def phones(memory_gb: float) -> str:
     return f"iPhone {', '.join(names)}"
 
 
+# From the best on.
+VERDICTS = (
+    "fits",
+    "fits if each component is freed behind its use",
+    "fits with the entitlement",
+    "fits with the entitlement if each component is freed behind its use",
+    "fits with one chunk in memory at a time",
+    "fits with the entitlement and one chunk in memory at a time",
+    "iOS would kill the app",
+)
+
+
 def verdict(footprint: Footprint, limit: MemoryLimit) -> str:
     """What would become of an app that runs the bundle on the Neural Engine."""
     together, single = footprint.all_loaded(), footprint.one_at_a_time()
-    if together <= limit.default_bytes:
-        return "fits"
-    if single <= limit.default_bytes:
-        return "fits if each component is freed behind its use"
-    if together <= limit.increased_bytes:
-        return "fits with the entitlement"
-    if single <= limit.increased_bytes:
-        return "fits with the entitlement if each component is freed behind its use"
-    # Last: loading every chunk in every step is slow.
-    if footprint.package_at_a_time() <= limit.default_bytes:
-        return "fits with one chunk in memory at a time"
-    if footprint.package_at_a_time() <= limit.increased_bytes:
-        return "fits with the entitlement and one chunk in memory at a time"
-    return "iOS would kill the app"
+    limits = (limit.default_bytes, limit.increased_bytes)
+    # With one chunk in memory at a time comes last: loading every chunk in every step is slow.
+    ways = ((together, single), (footprint.package_at_a_time(),))
+    fits = (needed <= allowed for way in ways for allowed in limits for needed in way)
+    return next((words for words, fit in zip(VERDICTS, fits, strict=False) if fit), VERDICTS[-1])
 
 
 # Uniform bits, the most first, and chunks, the fewest first, that are tried for an advice.

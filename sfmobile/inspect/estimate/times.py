@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Literal
 from sfmobile.files import StrictModel
 from sfmobile.inspect.estimate.cost import CallEstimate, CostModel, cost_model, estimate_call
 from sfmobile.inspect.estimate.fusion import Segment, fuse
+from sfmobile.inspect.lint.attention import long_products
 from sfmobile.inspect.lint.rule import rule_book
 from sfmobile.mlpackage.graph import Graph
 
 if TYPE_CHECKING:
+    from sfmobile.bundle.choices import Runs
     from sfmobile.bundle.manifest import ComponentName, Manifest
     from sfmobile.inspect.estimate.devices import Device
     from sfmobile.inspect.estimate.measured import DeviceFactors, MeasuredTime
@@ -87,20 +89,27 @@ def calls_per_picture(manifest: Manifest, component: ComponentName, steps: int |
     """
     count = manifest.pipeline.default_steps if steps is None else steps
     guided = manifest.guidance.default_scale > 1 and not manifest.pipeline.takes_guidance
-    match manifest.components[component].runs:
+    return calls(manifest.components[component].runs, count, guided, manifest.guidance.batch, manifest.can_draw)
+
+
+def calls(runs: Runs, steps: int, guided: bool, batch: int, draws: bool = True) -> int:
+    """How often a picture of so many steps calls what runs so. batch: of guidance. draws: from a prompt alone."""
+    match runs:
         case "per_prompt":
             return 2 if guided else 1
         case "per_step":
-            return count * (2 // manifest.guidance.batch if guided else 1)
-        case "per_given_picture" | "per_preview" if manifest.can_draw:
+            return steps * (2 // batch if guided else 1)
+        case "per_given_picture" | "per_preview" if draws:
             return 0
         case _:
             return 1
 
 
 def segments_of(program: Program) -> list[Segment]:
-    """The fused segments of a program, CPU operations by the linter's rule."""
-    return fuse(Graph(program), frozenset(rule_book().rule("cpu-operation").kinds))
+    """The fused segments of a program, CPU operations and attention over long sequences by the linter's rules."""
+    graph, book = Graph(program), rule_book()
+    long = long_products(graph, book.rule("long-queries"))
+    return fuse(graph, frozenset(book.rule("cpu-operation").kinds), long=long)
 
 
 def estimate_programs(programs: Sequence[Program], chip: str, model: CostModel) -> CallEstimate:

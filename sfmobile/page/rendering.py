@@ -19,6 +19,7 @@ from sfmobile.inspect.lint.rule import rule_book
 from sfmobile.page.charts import Bar, bar_chart, line_chart
 from sfmobile.page.content import PageContent
 from sfmobile.page.weights import by_package
+from sfmobile.tables import in_seconds
 
 PAGE, SCRIPT = "page.html", "print.js"
 # What HTML doesn't allow in a text, or what turns the direction of the text behind it: controls other than white space,
@@ -47,10 +48,10 @@ def render(content: PageContent) -> str:
     )
 
 
-def write_page(content: PageContent, path: Path) -> None:
-    """Write the page whole or not at all, making its folder if need be. Raises as `files.atomic_write` does."""
+def write_page(text: str, path: Path) -> None:
+    """Write a page whole or not at all, making its folder if need be. Raises as `files.atomic_write` does."""
     make_folder(path.parent)
-    write_text(path, render(content))
+    write_text(path, text)
 
 
 @lru_cache(maxsize=1)
@@ -66,6 +67,7 @@ def _environment() -> Environment:
     environment.filters.update(
         base64=lambda content: base64.b64encode(content).decode(),
         decibels=_decibels,
+        seconds=in_seconds,
         short=_short,
         spec=format,
     )
