@@ -12,6 +12,7 @@ from sfmobile.bundle.samplers import DDIMRecord
 from sfmobile.checkpoint.description import DEFAULT_GUIDANCE_SCALE, DEFAULT_STEPS, Description
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.checkpoint.source import Source
+from sfmobile.checkpoint.text import TextPart
 from sfmobile.checkpoint.tokenizer import TokenizerConstants
 from sfmobile.errors import UsageError
 from sfmobile.nets.layout import (
@@ -83,7 +84,17 @@ def unwritten_checkpoint(
     return Checkpoint(
         root=Path(name),
         name=name,
-        text_encoder_layout=text_encoder,
+        texts=(
+            TextPart(
+                component="text_encoder",
+                layout=text_encoder,
+                stored=text_encoder,
+                positions=text_encoder.max_length,
+                tokenizer_name="tokenizer",
+                tokenizer_dir=Path(name),
+                tokenizer=TokenizerConstants(text_encoder.vocabulary, text_encoder.max_length, last - 1, last, last),
+            ),
+        ),
         unet_layout=unet,
         autoencoder_layout=autoencoder,
         sampler=SD15_SCHEDULER,
@@ -99,9 +110,6 @@ def unwritten_checkpoint(
             guidance_scale=DEFAULT_GUIDANCE_SCALE,
             notes=(),
         ),
-        tokenizer_dir=Path(name),
-        tokenizer=TokenizerConstants(text_encoder.vocabulary, text_encoder.max_length, last - 1, last, last),
-        text_positions=text_encoder.max_length,
         licence="",
         parts=TEXT_TO_IMAGE,
         source=Source(name),

@@ -62,9 +62,10 @@ def trace(net: nn.Module, inputs: Sequence[TensorRecord]) -> ExportedProgram:
     replace_modules(net)
     arguments = example_inputs(inputs)
     with quiet(), torch.no_grad():
-        exported = torch.export.export(net.eval(), arguments, strict=False)
+        exported: ExportedProgram = torch.export.export(net.eval(), arguments, strict=False)
         if any(map(_to_be_decomposed, exported.graph.nodes)):
-            return exported.run_decompositions({})
+            exported = exported.run_decompositions({})
+            return exported
     return _inferring(exported)
 
 

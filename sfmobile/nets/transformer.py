@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,7 +20,7 @@ class GEGLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Value half times GELU of the gate half."""
         x = self.proj(x)
-        value, gate = x.split(x.shape[1] // 2, dim=1)
+        value, gate = torch.split(x, x.shape[1] // 2, dim=1)
         return value * F.gelu(gate)
 
 

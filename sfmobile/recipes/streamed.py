@@ -39,7 +39,7 @@ class WeightStream:
                 module.register_forward_pre_hook(partial(self._fill, prefix))
                 module.register_forward_hook(_drop)
             if isinstance(module, BLOCKS):
-                module.forward = partial(_recomputed, module.forward)
+                vars(module)["forward"] = partial(_recomputed, module.forward)
 
     def _fill(self, prefix: str, module: nn.Module, _inputs: object) -> None:
         for name, parameter in module._parameters.items():
@@ -49,7 +49,8 @@ class WeightStream:
             wanted = torch.is_grad_enabled() and key in self.wanted
             weight = nn.Parameter(self.read(key).float(), requires_grad=wanted)
             if wanted:
-                weight.register_post_accumulate_grad_hook(partial(self._hand_over, key))
+                hook: Callable[[Callable[[Tensor], None]], object] = weight.register_post_accumulate_grad_hook
+                hook(partial(self._hand_over, key))
             module._parameters[name] = weight
 
     def _hand_over(self, key: str, weight: Tensor) -> None:
