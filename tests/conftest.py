@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from sfmobile.testing import write_synthetic_checkpoint
 from tests.checkpoint.added_tokens import LAYOUTS
 from tests.exported import SharedExports, export_tiny, made_once, shared_folder
 from tests.tiny import (
+    SMALLEST_UNET,
     TINY_ASYMMETRIC_AUTOENCODER,
     TINY_AUTOENCODER,
     TINY_LATENT_SIZE,
@@ -60,6 +62,22 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
         )
 
     return Checkpoint.open(made_once(shared_folder(tmp_path_factory) / "tiny", write))
+
+
+@pytest.fixture(scope="session")
+def smallest_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A tiny checkpoint whose UNet has each kind of block once. Shared: don't write into it."""
+
+    def write(draft: Path) -> None:
+        write_synthetic_checkpoint(
+            draft,
+            unet_layout=SMALLEST_UNET,
+            text_encoder_layout=replace(TINY_TEXT_ENCODER, layers=1),
+            autoencoder_layout=TINY_AUTOENCODER,
+            latent_size=TINY_LATENT_SIZE,
+        )
+
+    return Checkpoint.open(made_once(shared_folder(tmp_path_factory) / "smallest", write))
 
 
 @pytest.fixture(scope="session")

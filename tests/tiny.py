@@ -20,6 +20,14 @@ TINY_UNET = UNetLayout(
     heads=(2, 4),
     norm_groups=8,
 )
+# Every kind of block, and no more attention than shows it: for what takes long to convert.
+SMALLEST_UNET = replace(
+    TINY_UNET,
+    name="smallest",
+    down=(Stage(32, 1, 0), Stage(64, 1, 1)),
+    mid=Stage(64, 1, 1),
+    up=(Stage(64, 2, 0), Stage(32, 2, 0)),
+)
 # One that it can't: SnapFusion's shape, with more attentions than ResNets and a stage without attention.
 TINY_SNAPFUSION_UNET = replace(
     TINY_UNET,

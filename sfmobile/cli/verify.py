@@ -33,7 +33,7 @@ def verify(
         ),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="One prompt, two steps, fewer inputs; the report says what is left out.")
+        bool, typer.Option("--quick", help="One prompt, two steps, one input each; the report says what is left out.")
     ] = False,
     gate: Annotated[
         float | None,

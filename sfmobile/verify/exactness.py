@@ -46,12 +46,17 @@ if TYPE_CHECKING:
 EXACT_GATE_DB = 95.0
 
 
+# What a run leaves parts of at rest: tokens, and rows of one timestep. Networks of images it doesn't.
+AT_REST = ("per_prompt", "per_step")
+
+
 @dataclass(frozen=True)
 class Thoroughness:
     """How much is tried of each component.
 
-    calls: of the trajectory. excitations: inputs that excite what it does and what it doesn't. reach: whether the
-    operations that these leave at rest are looked for, which runs the program once more, operation by operation.
+    calls: of the trajectory. excitations: inputs that excite what it does and what it doesn't; without calls those of
+    the trajectory, where they do that. reach: whether the operations that these leave at rest are looked for, which
+    runs the program once more, operation by operation.
     """
 
     calls: int = 2
@@ -154,9 +159,7 @@ def prove_component(
         return ExactAgreement(
             weights=stored, attributes=attributes, worst=None, gate_db=EXACT_GATE_DB, samples=(), passed=False
         )
-    inputs: list[tuple[str, Arrays]] = [(call.label, call.inputs) for call in calls[: thoroughness.calls]]
-    excitations = exciting_inputs(bundle.manifest, name, calls)[: thoroughness.excitations]
-    inputs += [(f"excitation {number}", found) for number, found in enumerate(excitations, start=1)]
+    inputs = _tried(bundle.manifest, name, calls, thoroughness)
     observer.start(f"Exact: {name}", 2 * len(inputs) + thoroughness.reach)
     reference = StoredRuntime(bundle, checkpoint, lambda _: program)
     with reference.load(name) as network:
@@ -184,6 +187,19 @@ def prove_component(
         first_divergence=fault,
         passed=reached and not stored.faults and not attributes,
     )
+
+
+def _tried(
+    manifest: Manifest, name: ComponentName, calls: Sequence[Call], thoroughness: Thoroughness
+) -> list[tuple[str, Arrays]]:
+    """The inputs that are tried, each with a label."""
+    found: list[tuple[str, Arrays]] = [(call.label, call.inputs) for call in calls[: thoroughness.calls]]
+    if not found and calls and manifest.components[name].runs not in AT_REST:
+        # As good as an excitation, and the package's answer to it is asked for anyway.
+        return [(call.label, call.inputs) for call in calls[: thoroughness.excitations]]
+    excitations = exciting_inputs(manifest, name, calls)[: thoroughness.excitations]
+    found += [(f"excitation {number}", arrays) for number, arrays in enumerate(excitations, start=1)]
+    return found
 
 
 def _answers(

@@ -27,10 +27,10 @@ SPELLED_OUT = {"Pow", "Sqrt", "Reciprocal", "ReduceMean", "ReduceSum", "ReduceSu
 
 @pytest.mark.parametrize("precision", GATES)
 def test_onnx_bundle_computes_what_the_networks_compute(
-    tiny_checkpoint: Checkpoint, tmp_path: Path, precision: FloatType
+    smallest_checkpoint: Checkpoint, tmp_path: Path, precision: FloatType
 ) -> None:
     options = ExportOptions(format="onnx", precision=precision, latent_size=(8, 16), attention="original", author="A")
-    export_bundle(tiny_checkpoint, tmp_path / "bundle", options)
+    export_bundle(smallest_checkpoint, tmp_path / "bundle", options)
     bundle = Bundle.open(tmp_path / "bundle")
     for name, record in bundle.manifest.components.items():
         torch.manual_seed(0)
@@ -43,7 +43,7 @@ def test_onnx_bundle_computes_what_the_networks_compute(
         assert {item.dtype for item in (*record.inputs, *record.outputs)} <= {precision, "int32"}
         with torch.no_grad():
             wide = [value if value.dtype == torch.int32 else value.float() for value in inputs.values()]
-            expected = tiny_checkpoint.load(name)(*wide).numpy()
+            expected = smallest_checkpoint.load(name)(*wide).numpy()
         session = onnxruntime.InferenceSession(str(bundle.package(name)), providers=["CPUExecutionProvider"])
         (found,) = session.run(None, {key: value.numpy() for key, value in inputs.items()})
         assert psnr(expected, found) > GATES[precision]

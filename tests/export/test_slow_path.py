@@ -58,34 +58,24 @@ def kinds(program: Program) -> Counter[str]:
 
 @pytest.mark.parametrize("name", TEXT_TO_IMAGE)
 def test_programs_differ_only_where_explained_and_never_for_the_worse(
-    tiny_checkpoint: Checkpoint, tmp_path: Path, name: ComponentName
+    smallest_checkpoint: Checkpoint, tmp_path: Path, name: ComponentName
 ) -> None:
     options = ExportOptions(attention="original", components=(name,))
-    ours = load_program(export_bundle(tiny_checkpoint, tmp_path / "bundle", options).package(name))
-    usual_package(tiny_checkpoint, name, tmp_path / "usual.mlpackage")
+    ours = load_program(export_bundle(smallest_checkpoint, tmp_path / "bundle", options).package(name))
+    usual_package(smallest_checkpoint, name, tmp_path / "usual.mlpackage")
     usual = load_program(tmp_path / "usual.mlpackage")
     found, expected = kinds(ours), kinds(usual)
-    for kind in (
-        "conv",
-        "matmul",
-        "softmax",
-        "silu",
-        "gelu",
-        "sigmoid",
-        "concat",
-        "gather",
-        "upsample_nearest_neighbor",
-    ):
+    for kind in COMMON:
         assert found[kind] == expected[kind], kind
     assert {kind for kind in expected if kind not in found} <= ONLY_THEIRS
     assert sum(found.values()) < sum(expected.values())
     torch.manual_seed(0)
     inputs = {
         item.name: torch.randint(0, 500, item.shape) if item.dtype == "int32" else torch.randn(item.shape).half()
-        for item in component_specs(tiny_checkpoint)[name].inputs(Setting(tiny_checkpoint, (8, 8), 2))
+        for item in component_specs(smallest_checkpoint)[name].inputs(Setting(smallest_checkpoint, (8, 8), 2))
     }
     with torch.no_grad():
         wide = [value.float() if value.is_floating_point() else value for value in inputs.values()]
-        reference = tiny_checkpoint.load(name)(*wide).numpy()
+        reference = smallest_checkpoint.load(name)(*wide).numpy()
     signal = [psnr(reference, next(iter(Evaluator(program, "fp16")(inputs).values()))) for program in (ours, usual)]
     assert signal[0] > signal[1] - 1, f"{signal[0]:.1f} dB against {signal[1]:.1f} dB the usual way"
