@@ -50,7 +50,7 @@ TINY_XL_UNET = UNetLayout(
     down=(Stage(32, 1, 0), Stage(64, 1, 1, (2,))),
     mid=Stage(64, 2, 1, (2,)),
     up=(Stage(64, 2, 2, (2, 2)), Stage(32, 2, 0)),
-    cross_attention_dim=56,
+    cross_attention_dim=48,
     heads=(2, 4),
     norm_groups=8,
     added_embedding_dim=72,
@@ -58,7 +58,8 @@ TINY_XL_UNET = UNetLayout(
 TINY_XL_TEXT_ENCODER = replace(TINY_TEXT_ENCODER, final_norm=False)
 TINY_XL_TEXT_ENCODER_2 = replace(
     TINY_TEXT_ENCODER,
-    hidden=24,
+    hidden=16,
+    heads=1,
     layers=3,
     activation="gelu",
     state_layers=2,

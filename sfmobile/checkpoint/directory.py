@@ -150,7 +150,7 @@ class Checkpoint:
         )
         _check_fit(root, texts, unet, autoencoder, added)
         if files is None:
-            files = ComponentFiles(root)
+            files = ComponentFiles(root, (FOLDERS[part] for part in held))
             for folder in dict.fromkeys(FOLDERS[part] for part in held if parts is None or part in parts):
                 files[folder]
         sampler = read_sampler(root, index)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -192,10 +192,11 @@ def check_float(file: SafetensorsFile, name: str) -> None:
 
 
 class ComponentFiles(Mapping[str, StoredWeights]):
-    """The weights of each folder of a checkpoint at `root`, opened when they are first asked for."""
+    """The weights of the `folders` of a checkpoint at `root`, each opened when it is first asked for."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, folders: Iterable[str]) -> None:
         self._root = root
+        self._folders = tuple(dict.fromkeys(folders))
         self._opened: dict[str, StoredWeights] = {}
 
     def __getitem__(self, folder: str) -> StoredWeights:
@@ -204,10 +205,10 @@ class ComponentFiles(Mapping[str, StoredWeights]):
         return self._opened[folder]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(STEMS)
+        return iter(self._folders)
 
     def __len__(self) -> int:
-        return len(STEMS)
+        return len(self._folders)
 
 
 def weight_files(folder: Path, stem: str) -> dict[Path, set[str] | None]:

@@ -43,7 +43,7 @@ def pipeline(pruned: bool) -> Any:
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         layers_per_block=1,
-        cross_attention_dim=128,
+        cross_attention_dim=64 + 128,
         attention_head_dim=(1, 2),
         use_linear_projection=True,
         addition_embed_type="text_time",
@@ -59,11 +59,13 @@ def pipeline(pruned: bool) -> Any:
         "eos_token_id": 49407,
         "num_hidden_layers": 2,
     }
+    # diffusers tells the encoders of a file apart by their widths.
+    second = {**text, "hidden_size": 128, "num_attention_heads": 2, "projection_dim": 64, "hidden_act": "gelu"}
     return StableDiffusionXLPipeline(
         vae=first.vae,
         unet=unet,
         text_encoder=CLIPTextModel(CLIPTextConfig(**text)),
-        text_encoder_2=CLIPTextModelWithProjection(CLIPTextConfig(**text, projection_dim=64, hidden_act="gelu")),
+        text_encoder_2=CLIPTextModelWithProjection(CLIPTextConfig(**second)),
         tokenizer=first.tokenizer,
         tokenizer_2=first.tokenizer,
         scheduler=EulerDiscreteScheduler(),

@@ -28,9 +28,9 @@ def test_the_bundle_has_what_both_sides_need(tiny_xl_bundle: Bundle) -> None:
     assert manifest.can_draw and set(manifest.tokenizers) == {"tokenizer", "tokenizer_2"}
     assert manifest.tokenizers["tokenizer_2"].pad_token_id == 0 != manifest.tokenizers["tokenizer"].pad_token_id
     inputs = {tensor.name: tensor.shape for tensor in manifest.components["unet"].inputs}
-    assert inputs["encoder_hidden_states"] == (2, 56, 1, 77) and inputs["added_embedding"] == (2, 72, 1, 1)
+    assert inputs["encoder_hidden_states"] == (2, 48, 1, 77) and inputs["added_embedding"] == (2, 72, 1, 1)
     outputs = {tensor.name: tensor.shape for tensor in manifest.components["text_encoder_2"].outputs}
-    assert outputs == {"encoder_hidden_states": (1, 24, 1, 77), "pooled": (1, 24, 1, 1)}
+    assert outputs == {"encoder_hidden_states": (1, 16, 1, 77), "pooled": (1, 24, 1, 1)}
 
 
 def test_verify_passes_with_every_reference(tiny_xl_bundle: Bundle, tiny_xl_checkpoint: Checkpoint) -> None:
