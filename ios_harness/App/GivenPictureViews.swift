@@ -61,7 +61,9 @@ struct ControlSection: View {
     }
 
     private var scale: Binding<Double> {
-        Binding(get: { session.form.controls[name]?.scale ?? 1 }, set: { session.form.scaleControl(name, to: $0) })
+        Binding(
+            get: { @MainActor [session, name] in session.form.controls[name]?.scale ?? 1 },
+            set: { @MainActor [session, name] in session.form.scaleControl(name, to: $0) })
     }
 }
 
