@@ -180,7 +180,7 @@ def parts(text: str) -> Iterator[Table | str]:
     for line in [*text.splitlines(), ""]:
         if line.startswith("|"):
             cells = tuple(cell.strip().replace("**", "") for cell in line.strip("|").split("|"))
-            if not all(set(cell) <= {"-", ":"} for cell in cells):
+            if not all(cell and set(cell) <= {"-", ":"} for cell in cells):
                 rows.append(cells)
             continue
         if rows:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfmobile.bundle.pipeline import TextCondition
 from sfmobile.checkpoint.hub import open_checkpoint
 from sfmobile.errors import GateError, UsageError
 from sfmobile.files import require_writable
@@ -115,10 +116,13 @@ def train_lora(
     pictures = read_folder(folder)
     told.start(f"Opening {source}")
     checkpoint = source if not isinstance(source, (str, Path)) else open_checkpoint(source)
-    if checkpoint.description.task != "text-to-image" or checkpoint.pipeline.takes_guidance:
+    more = [one.kind for one in checkpoint.description.conditions if not isinstance(one, TextCondition)]
+    if checkpoint.description.task != "text-to-image" or more or checkpoint.controls:
+        found = "".join(f" and {kind}" for kind in more)
         raise UsageError(
-            f"'{checkpoint.root}' is of task {checkpoint.description.task}, or takes the guidance scale as an input; "
-            "teach the text-to-image checkpoint that it was made from, and merge the LoRA into this one."
+            f"'{checkpoint.root}' can't be taught here: expected text-to-image by a UNet that takes text alone, found "
+            f"{checkpoint.description.task}{found}; teach the plain checkpoint that it was made from, if there is one, "
+            "and merge the LoRA into this."
         )
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.manual_seed(seed)

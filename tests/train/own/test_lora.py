@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
+from sfmobile.bundle.pipeline import GuidanceEmbeddingCondition
 from sfmobile.checkpoint.hub import open_checkpoint
 from sfmobile.errors import UsageError
 from sfmobile.sampling.picture import Picture
@@ -124,6 +126,16 @@ def test_the_command_says_what_to_run_next(base: Path, pictures: Path, tmp_path:
     assert outcome.code == 0, outcome.err
     assert f"Next: sfmobile export {base} --lora {out} -o out/mug" in outcome.out
     assert run(capsys, "train", "lora", base, tmp_path / "absent", "-o", out).code == 2
+
+
+def test_a_unet_that_takes_more_than_text_is_refused_before_anything_is_read(
+    base: Path, pictures: Path, tmp_path: Path
+) -> None:
+    plain = open_checkpoint(base)
+    conditions = (*plain.description.conditions, GuidanceEmbeddingCondition(dimension=8))
+    other = replace(plain, description=replace(plain.description, conditions=conditions))
+    with pytest.raises(UsageError, match="takes text alone, found text-to-image and guidance_embedding"):
+        train_lora(other, pictures, tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize(
