@@ -54,8 +54,9 @@ COMMANDS: dict[str, Entry | Group] = {
     ),
     "profile-blocks": Entry("profile_blocks.profile_blocks", "Time a network's blocks one by one."),
     "train": Group(
-        "Train a model: the data and the stages that made the built-in one.",
+        "Teach a checkpoint your own pictures (lora); the stages that made the built-in one.",
         {
+            "lora": Entry("train_lora.lora"),
             "data": Entry("train_data.data"),
             "stage": Entry("train_stages.stage"),
             "all": Entry("train_stages.all_stages"),

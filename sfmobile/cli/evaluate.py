@@ -175,7 +175,7 @@ def _finish(record: EvaluationRecord, output: Path, as_json: bool) -> None:
     from dataclasses import asdict
 
     from sfmobile.evaluate.plots import write_plots
-    from sfmobile.evaluate.report import markdown
+    from sfmobile.evaluate.report import markdown, parts
     from sfmobile.files import write_text
 
     write_text(output / "evaluation.md", markdown(record))
@@ -184,7 +184,7 @@ def _finish(record: EvaluationRecord, output: Path, as_json: bool) -> None:
     if as_json:
         console.print_json(asdict(record))
     else:
-        console.print_text(markdown(record))
+        console.print_parts(*parts(markdown(record)))
 
 
 def dual_encoder(

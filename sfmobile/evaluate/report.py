@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from pydantic import Field
 from sfmobile.errors import ArtifactError
 from sfmobile.evaluate.figures import KINDS, RECOGNITION, FigureKind
 from sfmobile.files import StrictModel, read_json, validated, write_json
+from sfmobile.tables import Table
 
 SCHEMA_VERSION = 2
 # Before figures had kinds, and sweeps an axis, in the record itself.
@@ -170,6 +171,25 @@ def markdown(record: EvaluationRecord) -> str:
             for key, value in extra.items()
         ]
     return "\n".join(lines) + "\n"
+
+
+def parts(text: str) -> Iterator[Table | str]:
+    """The Markdown of a record as tables and sentences for a terminal; a table's title is the heading above it."""
+    title = ""
+    rows: list[tuple[str, ...]] = []
+    for line in [*text.splitlines(), ""]:
+        if line.startswith("|"):
+            cells = tuple(cell.strip().replace("**", "") for cell in line.strip("|").split("|"))
+            if not all(cell and set(cell) <= {"-", ":"} for cell in cells):
+                rows.append(cells)
+            continue
+        if rows:
+            yield Table(title, rows[0], tuple(rows[1:]))
+            title, rows = "", []
+        if line.startswith("#"):
+            title = line.lstrip("# ")
+        elif line:
+            yield line
 
 
 def _heading(made: Mapping[str, Any]) -> list[str]:

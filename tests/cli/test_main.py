@@ -172,9 +172,10 @@ def test_a_closed_stdout_is_one_sentence() -> None:
     assert done.stderr.count(b"\n") == 1
 
 
-def test_a_reader_that_has_read_enough_is_no_error() -> None:
+@pytest.mark.parametrize("words", ["--help", "models", "models --json", "export --help"])
+def test_a_reader_that_has_read_enough_is_no_error(words: str) -> None:
     # The reader is gone before the first line is written.
-    done = _shell("(sleep 0.2; $S --help; echo $? >&2) | true")
+    done = _shell(f"(sleep 0.2; $S {words}; echo $? >&2) | true")
     assert done.stderr == b"141\n"
 
 

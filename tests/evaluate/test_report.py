@@ -10,7 +10,7 @@ from PIL import Image
 from sfmobile.errors import ArtifactError
 from sfmobile.evaluate.figures import KINDS, FigureKind, kinds_of_recognition
 from sfmobile.evaluate.plots import write_grid, write_plots
-from sfmobile.evaluate.report import EvaluationRecord, SamplerFigures, markdown, table
+from sfmobile.evaluate.report import EvaluationRecord, SamplerFigures, markdown, parts, table
 from tests.tiny import REPOSITORY
 
 OWN = {"compositions": {"pairs": 10, "candidates": 9, "recall_at_1": 0.5, "recall_at_5": 0.9, "agreement": 0.61}}
@@ -133,3 +133,15 @@ def test_plots_and_grid_are_pictures(tmp_path: Path) -> None:
         heading = height - 2 * 132
         assert heading >= 4 * 13
         assert (shown[heading - 4 : heading] == 255).all()
+
+
+def test_a_terminal_is_shown_tables_and_no_markup() -> None:
+    text = markdown(record())
+    shown = list(parts(text))
+    tables = [one for one in shown if not isinstance(one, str)]
+    assert [one.title for one in tables] == [
+        line.removeprefix("## ") for line in text.splitlines() if line.startswith("##")
+    ]
+    assert sum(len(one.rows) + 2 for one in tables) == sum(line.startswith("|") for line in text.splitlines())
+    assert all(len(row) == len(one.columns) for one in tables for row in one.rows)
+    assert not any(one.startswith(("#", "|")) for one in shown if isinstance(one, str))

@@ -1,0 +1,1 @@
+"""A checkpoint taught somebody's own pictures."""
