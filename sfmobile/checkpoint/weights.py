@@ -204,10 +204,11 @@ class ComponentFiles(Mapping[str, StoredWeights]):
         return self._opened[folder]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(STEMS)
+        # A family's own: one of a single text encoder has no second.
+        return (folder for folder in STEMS if folder in self._opened or (self._root / folder).is_dir())
 
     def __len__(self) -> int:
-        return len(STEMS)
+        return sum(1 for _ in self)
 
 
 def weight_files(folder: Path, stem: str) -> dict[Path, set[str] | None]:
