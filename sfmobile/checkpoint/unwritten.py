@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from sfmobile.bundle.manifest import TimeEmbeddingRecord
-from sfmobile.bundle.pipeline import TEXT_TO_IMAGE, TextCondition
+from sfmobile.bundle.pipeline import TEXT_TO_IMAGE, AddedEmbeddingCondition, ConditionRecord, TextCondition
 from sfmobile.bundle.samplers import DDIMRecord
-from sfmobile.checkpoint.description import DEFAULT_GUIDANCE_SCALE, DEFAULT_STEPS, Description
+from sfmobile.checkpoint.config import SIZES
+from sfmobile.checkpoint.description import DEFAULT_GUIDANCE_SCALE, DEFAULT_STEPS, PIPELINES, Description
 from sfmobile.checkpoint.directory import Checkpoint
 from sfmobile.checkpoint.source import Source
 from sfmobile.checkpoint.text import TextPart
@@ -19,8 +21,13 @@ from sfmobile.nets.layout import (
     SD15_AUTOENCODER,
     SD15_TEXT_ENCODER,
     SD15_UNET,
+    SDXL_AUTOENCODER,
+    SDXL_TEXT_ENCODER,
+    SDXL_TEXT_ENCODER_2,
+    SDXL_UNET,
     SNAPFUSION_AUTOENCODER,
     SNAPFUSION_UNET,
+    SSD1B_UNET,
     AutoencoderLayout,
     TextEncoderLayout,
     UNetLayout,
@@ -45,11 +52,29 @@ SD15_LATENT_SIZE = (64, 64)
 # Stable Diffusion 2: heads of 64 channels at every resolution, and OpenCLIP ViT-H without its last layer.
 _SD21_UNET = replace(SD15_UNET, name="sd21", heads=(5, 10, 20, 20), cross_attention_dim=1024)
 _SD21_TEXT_ENCODER = TextEncoderLayout(hidden=1024, layers=23, heads=16, intermediate=4096, activation="gelu")
-# Pipelines that are known by a name: their UNet, text encoder and autoencoder.
-LAYOUTS: dict[str, tuple[UNetLayout, TextEncoderLayout, AutoencoderLayout]] = {
-    "sd15": (SD15_UNET, SD15_TEXT_ENCODER, SD15_AUTOENCODER),
-    "sd21": (_SD21_UNET, _SD21_TEXT_ENCODER, SD15_AUTOENCODER),
-    "snapfusion": (SNAPFUSION_UNET, SD15_TEXT_ENCODER, SNAPFUSION_AUTOENCODER),
+XL_LATENT_SIZE = (128, 128)
+
+
+class Layouts(NamedTuple):
+    """The networks of a pipeline that is known by a name; a second text encoder makes it a Stable Diffusion XL."""
+
+    unet: UNetLayout
+    text_encoder: TextEncoderLayout
+    autoencoder: AutoencoderLayout
+    latent_size: tuple[int, int] = SD15_LATENT_SIZE
+    text_encoder_2: TextEncoderLayout | None = None
+
+
+def _xl(unet: UNetLayout) -> Layouts:
+    return Layouts(unet, SDXL_TEXT_ENCODER, SDXL_AUTOENCODER, XL_LATENT_SIZE, SDXL_TEXT_ENCODER_2)
+
+
+LAYOUTS: dict[str, Layouts] = {
+    "sd15": Layouts(SD15_UNET, SD15_TEXT_ENCODER, SD15_AUTOENCODER),
+    "sd21": Layouts(_SD21_UNET, _SD21_TEXT_ENCODER, SD15_AUTOENCODER),
+    "snapfusion": Layouts(SNAPFUSION_UNET, SD15_TEXT_ENCODER, SNAPFUSION_AUTOENCODER),
+    "sdxl": _xl(SDXL_UNET),
+    "ssd-1b": _xl(SSD1B_UNET),
 }
 
 
@@ -78,39 +103,55 @@ def unwritten_checkpoint(
     text_encoder: TextEncoderLayout,
     autoencoder: AutoencoderLayout,
     latent_size: tuple[int, int] = SD15_LATENT_SIZE,
+    text_encoder_2: TextEncoderLayout | None = None,
 ) -> Checkpoint:
     """A text-to-image checkpoint of these layouts, with Stable Diffusion's constants. Its weights can't be read."""
-    last = text_encoder.vocabulary - 1
+    layouts = (text_encoder,) if text_encoder_2 is None else (text_encoder, text_encoder_2)
+    pipeline_class = "StableDiffusionPipeline" if text_encoder_2 is None else "StableDiffusionXLPipeline"
+    kind = PIPELINES[pipeline_class]
+    texts = tuple(_text_part(name, *pair) for pair in zip(kind.texts, layouts, strict=True))
+    conditions: tuple[ConditionRecord, ...] = kind.texts
+    pooled = None if text_encoder_2 is None else text_encoder_2.projection
+    if pooled is not None and unet.added_embedding_dim is not None:
+        dimension = (unet.added_embedding_dim - pooled) // SIZES
+        component = kind.texts[-1].component
+        conditions += (AddedEmbeddingCondition(component=component, pooled=pooled, dimension=dimension),)
+    components = (*(part.component for part in texts), *TEXT_TO_IMAGE[1:])
     return Checkpoint(
         root=Path(name),
         name=name,
-        texts=(
-            TextPart(
-                component="text_encoder",
-                layout=text_encoder,
-                stored=text_encoder,
-                positions=text_encoder.max_length,
-                tokenizer_name="tokenizer",
-                tokenizer_dir=Path(name),
-                tokenizer=TokenizerConstants(text_encoder.vocabulary, text_encoder.max_length, last - 1, last, last),
-            ),
-        ),
+        texts=texts,
         unet_layout=unet,
         autoencoder_layout=autoencoder,
         sampler=SD15_SCHEDULER,
         time_embedding=TimeEmbeddingRecord(dimension=unet.down[0].channels),
         latent_size=latent_size,
         description=Description(
-            pipeline_class="StableDiffusionPipeline",
-            family="stable-diffusion",
-            task="text-to-image",
-            components=TEXT_TO_IMAGE,
-            conditions=(TextCondition(),),
-            default_steps=DEFAULT_STEPS,
-            guidance_scale=DEFAULT_GUIDANCE_SCALE,
+            pipeline_class=pipeline_class,
+            family=kind.family,
+            task=kind.task,
+            components=components,
+            conditions=conditions,
+            default_steps=kind.steps or DEFAULT_STEPS,
+            guidance_scale=kind.guidance_scale or DEFAULT_GUIDANCE_SCALE,
             notes=(),
         ),
         licence="",
-        parts=TEXT_TO_IMAGE,
+        parts=components,
         source=Source(name),
+    )
+
+
+def _text_part(name: str, condition: TextCondition, layout: TextEncoderLayout) -> TextPart:
+    # One whose states come before its last layer is stored with that layer and the norm behind it.
+    total = layout.layers if layout.final_norm or layout.projection is not None else layout.layers + 1
+    last = layout.vocabulary - 1
+    return TextPart(
+        component=condition.component,
+        layout=layout,
+        stored=replace(layout, layers=total, state_layers=None, final_norm=True),
+        positions=layout.max_length,
+        tokenizer_name=condition.tokenizer,
+        tokenizer_dir=Path(name),
+        tokenizer=TokenizerConstants(layout.vocabulary, layout.max_length, last - 1, last, last),
     )

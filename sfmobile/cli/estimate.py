@@ -15,7 +15,7 @@ def estimate(
         str,
         typer.Argument(
             metavar="CHECKPOINT|LAYOUT|BUNDLE",
-            help="A checkpoint as `export` takes it, a layout (sd15, sd21, snapfusion) or a bundle.",
+            help="A checkpoint as `export` takes it, a layout (sd15, sd21, snapfusion, sdxl, ssd-1b) or a bundle.",
         ),
     ],
     device: Annotated[str, typer.Option("--device", help='The phone: iphone-12, or "iPhone 12".')],

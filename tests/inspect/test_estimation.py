@@ -62,8 +62,23 @@ def test_a_layout_costs_what_a_checkpoint_of_it_costs(tiny_checkpoint: Checkpoin
 def test_the_named_layouts_are_those_of_full_size() -> None:
     parameters = {name: named_layout(name).parameters("unet") for name in LAYOUTS}  # type: ignore[union-attr]
     # CompVis and Stability publish 859,520,964 and 865,910,724 parameters.
-    assert parameters == {"sd15": 859_520_964, "sd21": 865_910_724, "snapfusion": 759_327_364}
+    # SSD-1B is published as of 1.3 billion.
+    assert 1.29e9 < parameters.pop("ssd-1b") < 1.35e9
+    # SDXL's as diffusers counts it of the published config.
+    published = {"sd15": 859_520_964, "sd21": 865_910_724, "snapfusion": 759_327_364, "sdxl": 2_567_463_684}
+    assert parameters == published
     assert named_layout("sd21").parameters("text_encoder") == 340_387_840  # type: ignore[union-attr]
+
+
+def test_the_layout_of_two_text_encoders_is_described_as_its_checkpoints_are() -> None:
+    named = named_layout("sdxl")
+    assert named is not None
+    pipeline = named.pipeline
+    assert pipeline.components == ("text_encoder", "text_encoder_2", "unet", "decoder")
+    assert pipeline.added is not None and (pipeline.added.pooled, pipeline.added.dimension) == (1280, 256)
+    assert (named.latent_size, named.default_steps, named.guidance_scale) == ((128, 128), 20, 5.0)
+    # Of openai/clip-vit-large-patch14 without its last layer and norm, and of OpenCLIP's ViT-bigG with its projection.
+    assert [named.parameters(name) for name in pipeline.text_encoders] == [115_971_072, 694_659_840]
 
 
 def test_a_name_that_is_a_layout_and_a_path_is_asked_about(tmp_path: Path, monkeypatch) -> None:
