@@ -159,14 +159,30 @@ def test_a_download_fetches_configs_tokenizer_and_weights(
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: repository_of(SD15_FILES))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert open_checkpoint(SD15, "main").name == SD15
-    assert {"model_index.json", "tokenizer/*", "unet/diffusion_pytorch_model.fp16.safetensors"} <= set(asked)
+    assert {"model_index.json", "tokenizer*/*", "unet/diffusion_pytorch_model.fp16.safetensors"} <= set(asked)
     assert not any("bin" in pattern or pattern.endswith("model.safetensors") for pattern in asked)
 
 
+def test_weights_of_both_text_encoders_are_fetched(
+    tiny_xl_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def download(_: str, *, allow_patterns: list[str], revision: str | None) -> str:
+        asked.extend(allow_patterns)
+        return str(tiny_xl_checkpoint.root)
+
+    files = [*SD15_FILES, "text_encoder_2/model.fp16.safetensors", "tokenizer_2/vocab.json"]
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: repository_of(files))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert open_checkpoint(SD15, "main").pipeline.family == "stable-diffusion-xl"
+    assert "text_encoder_2/model.fp16.safetensors" in asked
+
+
 FOREIGN: dict[str, tuple[dict[str, str], str]] = {
-    "Stable Diffusion XL": (
-        {"model_index.json": '{"_class_name": "StableDiffusionXLPipeline"}'},
-        "this is Stable Diff",
+    "the refiner of Stable Diffusion XL": (
+        {"model_index.json": '{"_class_name": "StableDiffusionXLImg2ImgPipeline", "requires_aesthetics_score": true}'},
+        "this is the refiner of Stable Diffusion XL",
     ),
     "Flux": (
         {"model_index.json": '{"_class_name": "FluxPipeline"}'},
