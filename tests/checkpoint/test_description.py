@@ -40,7 +40,8 @@ def changed(root: Path, file: str, **changes: Any) -> Path:
     ("name", "sentence"),
     [
         ("StableDiffusionControlNetPipeline", "draws what a control picture says, which sfmobile can't do yet"),
-        ("StableDiffusionXLPipeline", "this is Stable Diffusion XL"),
+        ("StableDiffusionXLPipeline", "text_encoder_2.config.json' doesn't exist"),
+        ("StableDiffusionXLInstructPix2PixPipeline", "this is an editing model of Stable Diffusion XL"),
         ("StableDiffusionUpscalePipeline", "this is an upscaler"),
         ("StableDiffusionOwnPipeline", "is no pipeline that sfmobile has; expected one of StableDiffusionPipeline"),
         (["StableDiffusionPipeline"], "names no pipeline class"),
