@@ -215,10 +215,10 @@ def estimate(
     """Size, memory and time of a picture on a device, before anything is exported; nothing is executed.
 
     source: a checkpoint (as `open_checkpoint` takes it; its weights aren't read), the name of a layout (sd15, sd21,
-    snapfusion, sdxl, ssd-1b, or layout:NAME), or a bundle. device: "iphone-14-pro", or its name. compare: also with other bits, other
-    attention forms and smaller pictures, one thing changed at a time. bits, attention, size, latent_size,
-    guidance_batch, target: as `export` takes them; a bundle has its own. steps: of a picture, the model's own without
-    it. budget: seconds that a picture may take. revision, prediction: as `open_checkpoint` takes them.
+    snapfusion, sdxl, ssd-1b, or layout:NAME), or a bundle. device: "iphone-14-pro", or its name. compare: also with
+    other bits, other attention forms and smaller pictures, one thing changed at a time. bits, attention, size,
+    latent_size, guidance_batch, target: as `export` takes them; a bundle has its own. steps: of a picture, the model's
+    own without it. budget: seconds that a picture may take. revision, prediction: as `open_checkpoint` takes them.
 
     Raises `UsageError` for an unknown device and for options that don't fit, `ArtifactError` for what is none of these.
     """
