@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -58,9 +59,15 @@ def imports(path: Path) -> Iterator[str]:
         yield from (module.split(".")[0] for module in modules)
 
 
+@cache
+def installed() -> Mapping[str, list[str]]:
+    """Distributions by the modules they install; reading all of them takes a second."""
+    return packages_distributions()
+
+
 def distributions(module: str) -> set[str]:
     """Those that install `module`; a module that isn't installed counts as called like its distribution."""
-    return {canonicalize_name(name) for name in packages_distributions().get(module, [module])}
+    return {canonicalize_name(name) for name in installed().get(module, [module])}
 
 
 @pytest.mark.parametrize(

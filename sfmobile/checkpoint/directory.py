@@ -125,6 +125,12 @@ class Checkpoint:
             return cls.open_file(root, name=name)
         index = _read_index(root)
         kind = kind_of(root / MODEL_INDEX, index)
+        missing = [text.component for text in kind.texts if not (root / text.component).is_dir()]
+        if kind.is_xl and missing:
+            raise ArtifactError(
+                f"{root / missing[0]} is missing: a {index['_class_name']} has two text encoders; copy the checkpoint "
+                f"again, or name the class that it was saved by in '_class_name' of {MODEL_INDEX}."
+            )
         texts = tuple(
             read_text_part(
                 root,
@@ -145,10 +151,10 @@ class Checkpoint:
         safety = SafetyCheckerFiles.named(root, index)
         optional = held if safety is None else (*held, SAFETY_CHECKER)
         saved = _saved(root, index, scheduler)
+        _check_fit(root, texts, unet, autoencoder, added)
         description = describe(
             root / MODEL_INDEX, index, scheduler, unet, autoencoder.latent_channels, saved, optional, added
         )
-        _check_fit(root, texts, unet, autoencoder, added)
         if files is None:
             files = ComponentFiles(root, (FOLDERS[part] for part in held))
             for folder in dict.fromkeys(FOLDERS[part] for part in held if parts is None or part in parts):

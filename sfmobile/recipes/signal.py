@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -88,6 +89,8 @@ class StoredNetwork:
         self._originals = checkpoint.state_dict(component)
         self._changed: dict[str, torch.Tensor] = {}
         self._file: torch.Tensor | None = None
+        # Layers are stored by several threads.
+        self._opening = threading.Lock()
         self.stream: WeightStream | None = None
         if 4 * checkpoint.parameters(component) > MOST_IN_MEMORY:
             for key, value in self._originals.items():
@@ -105,6 +108,8 @@ class StoredNetwork:
         self.net.requires_grad_(False)
         shapes = {key: tuple(weight.shape) for key, weight in self._originals.items()}
         self.shapes = compressible_layers(shapes)
+        starts = np.cumsum([0, *map(math.prod, self.shapes.values())])
+        self._starts = dict(zip(self.shapes, map(int, starts), strict=False))
         self._stored = dict.fromkeys(self.shapes, ORIGINAL)
         self.other_bytes = sum(2 * math.prod(shape) for key, shape in shapes.items()) - sum(
             2 * math.prod(shape) for shape in self.shapes.values()
@@ -151,12 +156,11 @@ class StoredNetwork:
 
     def _place(self, layer: str) -> torch.Tensor:
         """A layer's place in the mapped file of weights in fewer bits, which goes when the last view of it does."""
-        if self._file is None:
-            with tempfile.NamedTemporaryFile(prefix="sfmobile-recipe-") as file:
-                total = sum(map(math.prod, self.shapes.values()))
-                self._file = torch.from_file(file.name, shared=True, size=total, dtype=torch.float16)
-            starts = np.cumsum([0, *map(math.prod, self.shapes.values())])
-            self._starts = dict(zip(self.shapes, map(int, starts), strict=False))
+        with self._opening:
+            if self._file is None:
+                with tempfile.NamedTemporaryFile(prefix="sfmobile-recipe-") as file:
+                    total = sum(map(math.prod, self.shapes.values()))
+                    self._file = torch.from_file(file.name, shared=True, size=total, dtype=torch.float16)
         shape = self.shapes[layer]
         return self._file[self._starts[layer] : self._starts[layer] + math.prod(shape)].view(shape)
 
