@@ -86,7 +86,9 @@ def assert_same_run(
     print(f"largest difference of the latents at each step: {differences}")
     assert max(differences) <= TOLERANCE
     with Image.open(folder / "swift.png") as image:
-        np.testing.assert_array_equal(np.asarray(image), picture.pixels)
+        levels = np.abs(np.asarray(image).astype(int) - picture.pixels)
+    # Latents that part in their last bits may leave a value on the other side of a rounding: rarely, and by one level.
+    assert levels.max() <= (max(differences) > 0) and np.mean(levels > 0) <= 1e-3
     assert read_settings(folder / "swift.png") == picture.settings
     report = json.loads(done.stdout)
     assert report["pictures"][0]["settings"] == picture.settings
