@@ -46,9 +46,9 @@ demo: environment
 	$(RUN)/sfmobile export $(MODEL) -o $(BUNDLE) --with encoder
 	$(RUN)/sfmobile verify $(BUNDLE) --source $(MODEL)
 	$(RUN)/sfmobile generate $(BUNDLE) $(PROMPTS) --seed $(SEED) -o $(OUT)/demo.png --sheet $(OUT)/demo-sheet.png
-	$(RUN)/sfmobile generate $(BUNDLE) "a red heart" "an orange" --image $(OUT)/demo-1.png --strength 0.7 -o $(OUT)/from-picture.png
+	$(RUN)/sfmobile generate $(BUNDLE) "a red heart" "an orange" --image $(OUT)/demo-01.png --strength 0.7 -o $(OUT)/from-picture.png
 	$(RUN)/python -c 'from PIL import Image; Image.linear_gradient("L").resize((128, 128)).point(lambda y: 255 * (y > 127)).save("$(OUT)/lower-half.png")'
-	$(RUN)/sfmobile generate $(BUNDLE) "a yellow star" "a pizza" "a cactus" --image $(OUT)/demo-1.png --mask $(OUT)/lower-half.png -o $(OUT)/repainted.png
+	$(RUN)/sfmobile generate $(BUNDLE) "a yellow star" "a pizza" "a cactus" --image $(OUT)/demo-01.png --mask $(OUT)/lower-half.png -o $(OUT)/repainted.png
 	$(RUN)/sfmobile generate $(BUNDLE) "a red apple" --compare-samplers ddim,euler,euler-ancestral,dpm++2m,unipc --compare-steps 2,4,8 -o $(OUT)/samplers.png
 	$(RUN)/sfmobile bench $(BUNDLE)
 
