@@ -14,6 +14,8 @@ from __future__ import annotations
 import hashlib
 import mmap
 import struct
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -143,6 +145,33 @@ class WeightFiles:
         return self._open[name]
 
 
+class _Checksum:
+    """SHA-256 of pieces in their order, taken on a thread of its own, which a few of them may wait for."""
+
+    WAITING = 4
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+        self._thread = ThreadPoolExecutor(1, "checksum")
+        self._running: deque[Future[None]] = deque()
+
+    def update(self, piece: bytes | memoryview) -> None:
+        """Take a piece in; it must not be changed any more."""
+        self._running.append(self._thread.submit(self._digest.update, piece))
+        if len(self._running) > self.WAITING:
+            self._running.popleft().result()
+
+    def hexdigest(self) -> str:
+        """Of all pieces so far."""
+        while self._running:
+            self._running.popleft().result()
+        return self._digest.hexdigest()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._thread.shutdown()
+
+
 class WeightWriter:
     """Writes a weight file. Use it as a context manager.
 
@@ -153,7 +182,7 @@ class WeightWriter:
     def __init__(self, path: Path, once: bool = True, count: int | None = None) -> None:
         self._once = once
         self._expected = count
-        self._digest = None if count is None else hashlib.sha256()
+        self._checksum = None if count is None else _Checksum()
         self._file = path.open("wb")
         self._put(STORAGE_HEADER.pack(count or 0, VERSION))
         self._count = 0
@@ -162,7 +191,7 @@ class WeightWriter:
     @property
     def sha256(self) -> str | None:
         """Hexadecimal SHA-256 of the file once it is closed; None if the number of blobs wasn't known before."""
-        return None if self._digest is None else self._digest.hexdigest()
+        return None if self._checksum is None else self._checksum.hexdigest()
 
     def add(self, blob: Blob) -> int:
         """Store `blob`, unless an equal one is stored already; returns the offset to name in a program."""
@@ -188,8 +217,8 @@ class WeightWriter:
     def _put(self, *pieces: bytes | memoryview) -> None:
         for piece in pieces:
             self._file.write(piece)
-            if self._digest is not None:
-                self._digest.update(piece)
+            if self._checksum is not None:
+                self._checksum.update(piece)
 
     def __enter__(self) -> Self:
         return self
@@ -201,5 +230,7 @@ class WeightWriter:
             self._file.seek(0)
             self._file.write(STORAGE_HEADER.pack(self._count, VERSION))
         self._file.close()
+        if self._checksum is not None:
+            self._checksum.close()
         if error is None and self._expected not in (None, self._count):
             raise RuntimeError(f"{self._expected} blobs were announced and {self._count} written")
