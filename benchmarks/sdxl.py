@@ -188,7 +188,7 @@ def seeded(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def unet_inputs(size: int) -> dict[str, torch.Tensor]:
-    """Inputs of our UNet, batch 1: at timestep 981, of a picture that fills its size."""
+    """Inputs of our UNet, batch 1, that float16 holds: at timestep 981, of a picture that fills its size."""
     import torch
 
     from sfmobile.bundle.manifest import TimeEmbeddingRecord
@@ -199,12 +199,13 @@ def unet_inputs(size: int) -> dict[str, torch.Tensor]:
         return torch.from_numpy(sinusoid(numbers, record)).reshape(1, -1, 1, 1)
 
     sizes = [8 * size, 8 * size, 0, 0, 8 * size, 8 * size]
-    return {
+    given = {
         "latents": seeded(1, 4, size, size),
         "time_embedding": waves([981], XL_UNET["block_out_channels"][0]),
         "encoder_hidden_states": seeded(1, XL_UNET["cross_attention_dim"], 1, 77, seed=1),
         "added_embedding": torch.cat([seeded(1, 1280, 1, 1, seed=2), waves(sizes, 256)], dim=1),
     }
+    return {name: value.half().float() for name, value in given.items()}
 
 
 def our_unet(cache: Path, size: int) -> torch.Tensor:

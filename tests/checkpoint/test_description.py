@@ -40,7 +40,7 @@ def changed(root: Path, file: str, **changes: Any) -> Path:
     ("name", "sentence"),
     [
         ("StableDiffusionControlNetPipeline", "draws what a control picture says, which sfmobile can't do yet"),
-        ("StableDiffusionXLPipeline", "text_encoder_2.config.json' doesn't exist"),
+        ("StableDiffusionXLPipeline", "text_encoder_2 is missing: a StableDiffusionXLPipeline has two text encoders"),
         ("StableDiffusionXLInstructPix2PixPipeline", "this is an editing model of Stable Diffusion XL"),
         ("StableDiffusionUpscalePipeline", "this is an upscaler"),
         ("StableDiffusionOwnPipeline", "is no pipeline that sfmobile has; expected one of StableDiffusionPipeline"),
