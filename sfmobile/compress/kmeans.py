@@ -55,11 +55,8 @@ class Palette:
         return indices.reshape(self.codes.shape)
 
     def packed(self) -> NDArray[np.uint8]:
-        """`indices` as `pack_bits` packs them, which are read once and not stored in between."""
-        bits = (self.lut.size - 1).bit_length()
-        if self.codes.size % 8:
-            return pack_bits(self.indices.reshape(-1), bits)
-        return _look_up_packed(self.codes.reshape(-1), self.nearest, bits)
+        """`indices` as `pack_bits` packs them, without storing them in between."""
+        return _pack(self.codes.reshape(-1), self.nearest, (self.lut.size - 1).bit_length())
 
 
 @compiled
@@ -297,27 +294,6 @@ def _look_up(codes: NDArray[np.uint16], nearest: NDArray[np.uint8], indices: NDA
 
 
 @compiled
-def _look_up_packed(codes: NDArray[np.uint16], nearest: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """What `pack_bits` makes of what `_look_up` writes; the codes (M,) are a multiple of eight."""
-    packed = np.empty(codes.size // 8 * bits, np.uint8)
-    shift = np.uint64(bits)
-    for group in range(codes.size // 8):
-        start = 8 * group
-        word = np.uint64(nearest[codes[start + 7]])
-        word = (word << shift) | np.uint64(nearest[codes[start + 6]])
-        word = (word << shift) | np.uint64(nearest[codes[start + 5]])
-        word = (word << shift) | np.uint64(nearest[codes[start + 4]])
-        word = (word << shift) | np.uint64(nearest[codes[start + 3]])
-        word = (word << shift) | np.uint64(nearest[codes[start + 2]])
-        word = (word << shift) | np.uint64(nearest[codes[start + 1]])
-        word = (word << shift) | np.uint64(nearest[codes[start]])
-        for byte in range(bits):
-            packed[group * bits + byte] = word & np.uint64(0xFF)
-            word >>= np.uint64(8)
-    return packed
-
-
-@compiled
 def _squared_error(
     histogram: Float, table: NDArray[np.float32], lut: NDArray[np.float32], nearest: NDArray[np.uint8]
 ) -> float:
@@ -330,33 +306,38 @@ def _squared_error(
 
 
 @compiled
-def pack_bits(indices: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """Indices of `bits` bits each, packed from the least significant bit on, as MIL's constexpr_lut_to_dense reads
-    them: (M,) to (ceil(M * bits / 8),)."""
-    packed = np.zeros((indices.size * bits + 7) // 8, np.uint8)
-    # Eight indices are a whole number of bytes: no bit is carried from group to group, and nothing waits for it.
-    groups = indices.size // 8
+def _pack(codes: NDArray[np.uint16], entries: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """`entries` of the codes (M,), of `bits` bits each, packed from the least significant bit on."""
+    packed = np.zeros((codes.size * bits + 7) // 8, np.uint8)
+    # Eight entries are a whole number of bytes: no bit is carried from group to group, and nothing waits for it.
+    groups = codes.size // 8
     shift = np.uint64(bits)
     for group in range(groups):
         start = 8 * group
-        word = np.uint64(indices[start + 7])
-        word = (word << shift) | np.uint64(indices[start + 6])
-        word = (word << shift) | np.uint64(indices[start + 5])
-        word = (word << shift) | np.uint64(indices[start + 4])
-        word = (word << shift) | np.uint64(indices[start + 3])
-        word = (word << shift) | np.uint64(indices[start + 2])
-        word = (word << shift) | np.uint64(indices[start + 1])
-        word = (word << shift) | np.uint64(indices[start])
+        word = np.uint64(entries[codes[start + 7]])
+        word = (word << shift) | np.uint64(entries[codes[start + 6]])
+        word = (word << shift) | np.uint64(entries[codes[start + 5]])
+        word = (word << shift) | np.uint64(entries[codes[start + 4]])
+        word = (word << shift) | np.uint64(entries[codes[start + 3]])
+        word = (word << shift) | np.uint64(entries[codes[start + 2]])
+        word = (word << shift) | np.uint64(entries[codes[start + 1]])
+        word = (word << shift) | np.uint64(entries[codes[start]])
         for byte in range(bits):
             packed[group * bits + byte] = word & np.uint64(0xFF)
             word >>= np.uint64(8)
     word = np.uint64(0)
-    for position in range(indices.size - 1, 8 * groups - 1, -1):
-        word = (word << shift) | np.uint64(indices[position])
+    for position in range(codes.size - 1, 8 * groups - 1, -1):
+        word = (word << shift) | np.uint64(entries[codes[position]])
     for byte in range(groups * bits, packed.size):
         packed[byte] = word & np.uint64(0xFF)
         word >>= np.uint64(8)
     return packed
+
+
+def pack_bits(indices: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """Indices of `bits` bits each, packed from the least significant bit on, as MIL's constexpr_lut_to_dense reads
+    them: (M,) to (ceil(M * bits / 8),)."""
+    return _pack(indices.astype(np.uint16), np.arange(1 << 8, dtype=np.uint8), bits)
 
 
 def _fp16_table() -> tuple[NDArray[np.float32], NDArray[np.uint16]]:

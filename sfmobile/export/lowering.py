@@ -63,10 +63,9 @@ def trace(net: nn.Module, inputs: Sequence[TensorRecord]) -> ExportedProgram:
     arguments = example_inputs(inputs)
     with quiet(), torch.no_grad():
         exported: ExportedProgram = torch.export.export(net.eval(), arguments, strict=False)
-        if any(map(_to_be_decomposed, exported.graph.nodes)):
-            exported = exported.run_decompositions({})
-            return exported
-    return _inferring(exported)
+        decompose = any(map(_to_be_decomposed, exported.graph.nodes))
+        exported = exported.run_decompositions({}) if decompose else _inferring(exported)
+    return exported
 
 
 def _to_be_decomposed(node: Node) -> bool:

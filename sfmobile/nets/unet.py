@@ -12,37 +12,34 @@ from sfmobile.nets.resnet import Downsample, ResnetBlock, Upsample
 from sfmobile.nets.transformer import CrossAttentionBlock
 
 
-class TimeEmbedding(nn.Module):
-    """Two-layer perceptron over the host-computed sinusoid, with the optional guidance-scale projection.
-
-    The sinusoid itself isn't in the graph: in fp16 its sine is off by 0.27 at t = 981.
-    """
-
-    def __init__(self, channels: int, embedding: int, guidance_channels: int | None) -> None:
-        super().__init__()
-        self.linear_1 = pointwise(channels, embedding)
-        self.linear_2 = pointwise(embedding, embedding)
-        if guidance_channels is not None:
-            self.cond_proj = pointwise(guidance_channels, channels, bias=False)
-
-    def forward(self, sinusoid: Tensor, guidance: Tensor | None) -> Tensor:
-        """sinusoid (B, C, 1, 1), guidance (B, G, 1, 1) or None; returns (B, E, 1, 1)."""
-        if guidance is not None:
-            sinusoid = sinusoid + self.cond_proj(guidance)
-        return self.linear_2(F.silu(self.linear_1(sinusoid)))
-
-
-class AddedEmbedding(nn.Module):
-    """Two-layer perceptron over what is added to the time embedding: the pooled text and the sinusoids of sizes."""
+class Perceptron(nn.Module):
+    """Two layers over an embedding: what is added to the time embedding is the pooled text and the sinusoids of
+    sizes."""
 
     def __init__(self, channels: int, embedding: int) -> None:
         super().__init__()
         self.linear_1 = pointwise(channels, embedding)
         self.linear_2 = pointwise(embedding, embedding)
 
-    def forward(self, added: Tensor) -> Tensor:
-        """added (B, C, 1, 1); returns (B, E, 1, 1)."""
-        return self.linear_2(F.silu(self.linear_1(added)))
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, 1, 1); returns (B, E, 1, 1)."""
+        return self.linear_2(F.silu(self.linear_1(x)))
+
+
+class TimeEmbedding(Perceptron):
+    """The perceptron over the host-computed sinusoid, with the optional guidance-scale projection.
+
+    The sinusoid itself isn't in the graph: in fp16 its sine is off by 0.27 at t = 981.
+    """
+
+    def __init__(self, channels: int, embedding: int, guidance_channels: int | None) -> None:
+        super().__init__(channels, embedding)
+        if guidance_channels is not None:
+            self.cond_proj = pointwise(guidance_channels, channels, bias=False)
+
+    def forward(self, sinusoid: Tensor, guidance: Tensor | None) -> Tensor:  # type: ignore[override]
+        """sinusoid (B, C, 1, 1), guidance (B, G, 1, 1) or None; returns (B, E, 1, 1)."""
+        return super().forward(sinusoid if guidance is None else sinusoid + self.cond_proj(guidance))
 
 
 class UNetStage(nn.Module):
@@ -116,7 +113,7 @@ class ContractingPath(nn.Module):
         self.conv_in = nn.Conv2d(layout.in_channels, width, kernel_size=3, padding=1)
         self.time_embedding = TimeEmbedding(width, width * 4, layout.guidance_embedding_dim)
         if layout.added_embedding_dim is not None:
-            self.add_embedding = AddedEmbedding(layout.added_embedding_dim, width * 4)
+            self.add_embedding = Perceptron(layout.added_embedding_dim, width * 4)
         down_blocks: list[DownStage] = []
         current = width
         for level, stage in enumerate(layout.down):

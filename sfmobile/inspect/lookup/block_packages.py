@@ -53,7 +53,7 @@ def build_block(key: BlockKey) -> nn.Module:
     from sfmobile.nets.attention import set_attention_form
     from sfmobile.nets.resnet import Downsample, ResnetBlock, Upsample
     from sfmobile.nets.transformer import CrossAttentionBlock
-    from sfmobile.nets.unet import AddedEmbedding, TimeEmbedding
+    from sfmobile.nets.unet import Perceptron, TimeEmbedding
 
     class Time(nn.Module):
         """The perceptron over the sinusoid, and that over what is added, through the SiLU that every block's projection
@@ -63,7 +63,7 @@ def build_block(key: BlockKey) -> nn.Module:
             super().__init__()
             self.time_embedding = TimeEmbedding(key.in_channels, key.channels, None)
             if key.context:
-                self.add_embedding = AddedEmbedding(key.context, key.channels)
+                self.add_embedding = Perceptron(key.context, key.channels)
 
         def forward(self, x: torch.Tensor, added: torch.Tensor | None = None) -> torch.Tensor:
             time = self.time_embedding(x, None)
